@@ -1,0 +1,47 @@
+"""The NumPy backend of bpnet: arrays in the host's memory, products by NumPy's BLAS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bpnet.errors import BackendError
+
+__all__ = ["NumpyBackend"]
+
+ALIGNMENT = 256  # bytes; every parameter starts at such a multiple
+
+
+class NumpyBackend:
+    """NumPy on the CPU. `device` may be None or "cpu"."""
+
+    def __init__(self, device: str | None = None) -> None:
+        if device not in (None, "cpu"):
+            raise BackendError(f"NumPy has no device {device!r}; use 'numpy'")
+        self.name = "numpy"
+        self.xp: Any = np
+        self.array_type: Any = np.ndarray
+        import bpnet_numpy.kernels  # noqa: F401  (registers the variants)
+
+    def asarray(self, x: Any, dtype: str | None = None) -> Any:
+        """Return `x` as an ndarray, itself where nothing has to change; memory-mapped data stays so."""
+        return np.asanyarray(x, dtype=dtype) if isinstance(x, np.memmap) else np.asarray(x, dtype=dtype)
+
+    def to_numpy(self, x: Any) -> Any:
+        """Return `x`."""
+        return np.asarray(x)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """Return zeros in C order whose data start at a multiple of 256 bytes."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        raw = np.zeros(size + ALIGNMENT, dtype=np.uint8)
+        start = -raw.__array_interface__["data"][0] % ALIGNMENT
+        return raw[start : start + size].view(dtype).reshape(shape)
+
+    def describe(self) -> dict[str, str]:
+        """Return NumPy's version and the device; the BLAS is reported by `bpnet doctor`."""
+        return {"version": np.__version__, "device": "cpu"}
+
+    def synchronize(self) -> None:
+        """Do nothing: NumPy's calls return when they are done."""

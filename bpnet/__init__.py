@@ -1,0 +1,105 @@
+"""bpnet: neural networks trained by explicit backpropagation, on any array backend."""
+
+from bpnet import data, errors, initializers, ops
+from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
+from bpnet.data import Dataset
+from bpnet.dispatch import kernel, namespace
+from bpnet.errors import (
+    BackendError,
+    BpnetError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DTypeError,
+    MissingExtraError,
+    NonFiniteError,
+    ShapeError,
+    StateError,
+)
+from bpnet.layers import (
+    Concatenate,
+    Dense,
+    Dropout,
+    Flatten,
+    Layer,
+    LeakyReLU,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from bpnet.losses import (
+    BinaryCrossEntropy,
+    CategoricalCrossEntropy,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    SoftmaxCrossEntropy,
+)
+from bpnet.metrics import Accuracy, BinaryAccuracy, Metric
+from bpnet.optimizers import SGD, Adam, AdamW, Optimizer
+from bpnet.parameter import Parameter, Stream
+from bpnet.trainer import History, Trainer, predict
+
+__version__ = "0.1.0"
+
+load = Layer.load
+
+__all__ = [
+    "SGD",
+    "Accuracy",
+    "Adam",
+    "AdamW",
+    "Backend",
+    "BackendError",
+    "BinaryAccuracy",
+    "BinaryCrossEntropy",
+    "BpnetError",
+    "CategoricalCrossEntropy",
+    "CheckpointError",
+    "Concatenate",
+    "ConfigError",
+    "DTypeError",
+    "DataError",
+    "Dataset",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "History",
+    "Layer",
+    "LeakyReLU",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Metric",
+    "MissingExtraError",
+    "NonFiniteError",
+    "Optimizer",
+    "Parameter",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "ShapeError",
+    "Sigmoid",
+    "Softmax",
+    "SoftmaxCrossEntropy",
+    "StateError",
+    "Stream",
+    "Tanh",
+    "Trainer",
+    "backend_names",
+    "data",
+    "errors",
+    "get_backend",
+    "initializers",
+    "kernel",
+    "load",
+    "namespace",
+    "ops",
+    "predict",
+    "register_backend",
+    "to_numpy",
+    "use_backend",
+]

@@ -1,0 +1,64 @@
+"""The checks at the door: made once when data enter, with the place of the first offender."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bpnet.backend import to_numpy
+from bpnet.dispatch import Array, namespace
+from bpnet.errors import DataError, DTypeError, ShapeError
+
+
+def check_finite(x: Array, name: str, offset: int = 0) -> None:
+    """Raise DataError when the floating `x` holds NaN or infinities: which array, how many, where the first is.
+
+    offset : added to the first index in the message, for parts of a longer array
+    """
+    xp = namespace(x)
+    if not xp.isdtype(x.dtype, "real floating") or bool(xp.all(xp.isfinite(x))):
+        return
+    import numpy as np
+
+    host = to_numpy(x)
+    bad = np.argwhere(~np.isfinite(host))
+    first = tuple(int(i) for i in bad[0])
+    n_nan = int(np.isnan(host).sum())
+    raise DataError(
+        f"{name} holds {n_nan} NaN and {len(bad) - n_nan} infinite values among {host.size}; the first is "
+        f"{host[first]} at index {(first[0] + offset, *first[1:]) if first else ()}; remove or impute them"
+    )
+
+
+def check_labels(y: Array, n_classes: int, name: str = "y", offset: int = 0) -> None:
+    """Raise DTypeError, ShapeError or DataError unless `y` is (N,) integers in 0 ... n_classes - 1."""
+    xp = namespace(y)
+    if not xp.isdtype(y.dtype, "integral"):
+        raise DTypeError(f"{name} must hold integer class labels, got {y.dtype}; use y.astype(int) if they are whole")
+    if y.ndim != 1:
+        raise ShapeError(f"{name} must have shape (N,), one label a sample, got {tuple(y.shape)}")
+    if y.shape[0] == 0 or bool(xp.all((y >= 0) & (y < n_classes))):
+        return
+    import numpy as np
+
+    host = to_numpy(y)
+    bad = np.flatnonzero((host < 0) | (host >= n_classes))
+    raise DataError(
+        f"{name} holds {len(bad)} labels outside 0 ... {n_classes - 1}, which is all that the model's {n_classes} "
+        f"outputs can name; the first is {host[bad[0]]} at index {int(bad[0]) + offset}"
+    )
+
+
+def check_lengths(x: Any, y: Any, name_x: str = "x", name_y: str = "y") -> int:
+    """Return the number of samples; ShapeError when the two differ, DataError when there are none."""
+    n_x, n_y = _length(x, name_x), _length(y, name_y)
+    if n_x != n_y:
+        raise ShapeError(f"{name_x} holds {n_x} samples and {name_y} {n_y}; they must be as many")
+    if n_x == 0:
+        raise DataError(f"{name_x} is empty; there is nothing to do with 0 samples")
+    return n_x
+
+
+def _length(x: Any, name: str) -> int:
+    if len(x.shape) == 0:
+        raise ShapeError(f"{name} must have a first axis of samples, got a 0-d array")
+    return int(x.shape[0])

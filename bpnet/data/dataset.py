@@ -1,0 +1,105 @@
+"""A data set in memory, and batches of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bpnet.data.checks import check_lengths
+from bpnet.dispatch import namespace
+from bpnet.errors import ConfigError, DTypeError
+from bpnet.random import HostStream
+
+
+def as_array(x: Any, name: str) -> Any:
+    """Return `x` as it is when it is an array of some library, else as a NumPy array of numbers; DTypeError else."""
+    if not isinstance(x, np.ndarray):
+        from array_api_compat import is_array_api_obj
+
+        if is_array_api_obj(x):
+            return x
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise DTypeError(f"{name} is no rectangular array: {error}") from error
+    if x.dtype.kind not in "biuf":
+        raise DTypeError(f"{name} must hold numbers, got dtype {x.dtype}")
+    return x
+
+
+class Dataset:
+    """Samples and targets of equal number.
+
+    x : (N, ...) array of any library, or nested lists; y : (N,) labels or (N, ...) values
+    name, split : what it is, for messages and results; classes : names of the classes, if any
+    Raises ShapeError when the lengths differ, DataError when there are no samples.
+    """
+
+    def __init__(self, x: Any, y: Any, *, name: str = "data", split: str = "", classes: tuple[str, ...] = ()) -> None:
+        self.x = as_array(x, "x")
+        self.y = as_array(y, "y")
+        self.name = name
+        self.split = split
+        self.classes = classes
+        check_lengths(self.x, self.y)
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give (x, y), so that `x, y = dataset` works."""
+        return iter((self.x, self.y))
+
+    def __repr__(self) -> str:
+        split = f", split {self.split}" if self.split else ""
+        return f"<Dataset {self.name}: {len(self)} samples of shape {tuple(self.x.shape[1:])}{split}>"
+
+    def batches(
+        self, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
+    ) -> Iterator[tuple[Any, Any]]:
+        """The same as `bpnet.data.batches(self, ...)`."""
+        return batches(self, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+
+
+def check_batch_size(batch_size: Any) -> int:
+    """Return `batch_size` as an int; ConfigError unless it is an integer of at least 1."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ConfigError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+    return int(batch_size)
+
+
+def batches(
+    data: Dataset, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
+) -> Iterator[tuple[Any, Any]]:
+    """Give (x, y) batches in an order that is a function of (seed, epoch) alone; the last one may be smaller.
+
+    Every sample comes once. Batches are new arrays of the data's library and dtype, C-contiguous.
+    """
+    batch_size = check_batch_size(batch_size)
+    order = HostStream(seed, f"shuffle/epoch {epoch}").permutation(len(data)) if shuffle else None
+    x, y = _Taker(data.x), _Taker(data.y)
+    for start in range(0, len(data), batch_size):
+        stop = min(start + batch_size, len(data))
+        if order is None:
+            yield x.range(start, stop), y.range(start, stop)
+        else:
+            yield x.take(order[start:stop]), y.take(order[start:stop])
+
+
+class _Taker:
+    """Takes rows of one array."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.on_host = isinstance(array, np.ndarray)
+
+    def range(self, start: int, stop: int) -> Any:
+        return self.array[start:stop]
+
+    def take(self, rows: Any) -> Any:
+        if self.on_host:
+            return np.asarray(self.array).take(rows, axis=0)
+        xp = namespace(self.array)
+        return xp.take(self.array, xp.asarray(rows, device=self.array.device), axis=0)

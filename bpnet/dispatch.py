@@ -1,0 +1,253 @@
+"""Kernels: a reference body in Array API vocabulary, and variants by array type that may be faster.
+
+A kernel is called with arrays of one library. The variants registered for that library are asked in order, the
+latest registered first, and the first whose `accepts(*args)` holds runs; when none does, the reference runs. A variant
+may change speed, never meaning: the tests walk every variant against its reference.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, overload
+
+import numpy as np
+
+Array = Any
+"""An array of any library; shapes and dtypes are stated in docstrings and held by tests."""
+
+_KERNELS: list[Kernel] = []
+_PROVIDERS: dict[str, Callable[[], object]] = {}
+_NAMESPACES: dict[type, Any] = {np.ndarray: np}
+_RECORDERS: dict[int, Recorder] = {}
+
+
+_version = 0
+
+
+class Tracked:
+    """Base of what takes part in a step: setting a public attribute tells recorded steps to look again."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        global _version
+        if name[0] != "_":
+            _version += 1
+        object.__setattr__(self, name, value)
+
+
+def version() -> int:
+    """A number that grows whenever a public attribute of a layer, loss, optimizer or metric is set."""
+    return _version
+
+
+class Recorder(Protocol):
+    """What the plan installs to see each outermost kernel call of its own thread."""
+
+    def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
+        """Make the call, note it, and return its result."""
+
+
+def namespace(x: Array) -> Any:
+    """Return the Array API namespace of `x`: NumPy's own for NumPy arrays, array-api-compat's for all others."""
+    try:
+        return _NAMESPACES[type(x)]
+    except KeyError:
+        pass
+    if isinstance(x, (np.ndarray, np.generic)):
+        return np
+    from array_api_compat import array_namespace
+
+    found = _NAMESPACES[type(x)] = array_namespace(x)
+    return found
+
+
+Call = Callable[[], Any]
+"""A prepared call: it has its arguments and the place of its result."""
+
+
+class Variant:
+    """One body of a kernel for one array library.
+
+    body : `body(*args)` returns the result
+    into : `into(out, *args)` writes the result to `out` (an array, a tuple of them, or None where there is no result)
+    bind : `bind(out, *args)` prepares that once and returns the calls which then do it again and again
+    """
+
+    __slots__ = ("accepts", "bind", "body", "into", "name")
+
+    def __init__(
+        self,
+        body: Callable[..., Any],
+        name: str,
+        accepts: Callable[..., bool] | None = None,
+        into: Callable[..., Any] | None = None,
+        bind: Callable[..., list[Call]] | None = None,
+    ) -> None:
+        self.body = body
+        self.name = name
+        self.accepts = accepts
+        self.into = into
+        self.bind = bind
+
+    def __repr__(self) -> str:
+        return f"<variant {self.name}>"
+
+
+class Kernel:
+    """A function of arrays with one meaning and one body per array library. Made by `@kernel`.
+
+    name        : the function's name; one that ends in `_` writes into its first argument
+    view        : the result shares its argument's memory where it can (reshape)
+    elementwise : the result has the first argument's shape and may be written over it
+    """
+
+    def __init__(self, reference: Callable[..., Any], view: bool, elementwise: bool) -> None:
+        self.reference = Variant(reference, "reference")
+        self.name = reference.__name__
+        self.view = view
+        self.elementwise = elementwise
+        self.__doc__ = reference.__doc__
+        self.__name__ = reference.__name__
+        self.__module__ = reference.__module__
+        self.__wrapped__ = reference
+        self._registered: dict[type, list[Variant]] = {}
+        self._table: dict[type, tuple[Variant, ...]] = {}
+        _KERNELS.append(self)
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the variant for the arguments' library; show the call to this thread's recorder, if it has one."""
+        if _RECORDERS:
+            recorder = _RECORDERS.get(threading.get_ident())
+            if recorder is not None:
+                with recording(None):
+                    return recorder.run(self, args)
+        return self.choose(args).body(*args)
+
+    def choose(self, args: tuple[Any, ...]) -> Variant:
+        """Return the variant that runs on `args`."""
+        cls = type(args[0])
+        if cls is tuple:
+            cls = type(args[0][0])
+        variants = self._table.get(cls)
+        if variants is None:
+            variants = self._resolve(cls)
+        for variant in variants:
+            if variant.accepts is None or variant.accepts(*args):
+                return variant
+        return self.reference
+
+    def register(
+        self, array_type: type, *, accepts: Callable[..., bool] | None = None, name: str = ""
+    ) -> Callable[[Callable[..., Any]], Variant]:
+        """Decorate a body for arrays of `array_type`; it is asked before those registered earlier.
+
+        accepts : called with the kernel's arguments; the body runs where it returns True (None: always)
+        """
+
+        def decorate(body: Callable[..., Any]) -> Variant:
+            return self._add(array_type, Variant(body, name or library(array_type), accepts))
+
+        return decorate
+
+    def register_bound(
+        self,
+        array_type: type,
+        *,
+        allocate: Callable[..., Any],
+        accepts: Callable[..., bool] | None = None,
+        name: str = "",
+    ) -> Callable[[Callable[..., list[Call]]], Variant]:
+        """Decorate `bind(out, *args) -> [call, ...]`, of which the body is made: allocate, bind, make the calls.
+
+        allocate : called with the kernel's arguments; returns what `bind` gets as `out`. One source serves the eager
+                   step and the planned one, so that the two cannot differ.
+        """
+
+        def decorate(bind: Callable[..., list[Call]]) -> Variant:
+            def into(out: Any, *args: Any) -> None:
+                for call in bind(out, *args):
+                    call()
+
+            def body(*args: Any) -> Any:
+                out = allocate(*args)
+                for call in bind(out, *args):
+                    call()
+                return out
+
+            body.__doc__ = bind.__doc__
+            return self._add(array_type, Variant(body, name or library(array_type), accepts, into, bind))
+
+        return decorate
+
+    def _add(self, array_type: type, variant: Variant) -> Variant:
+        self._registered.setdefault(array_type, []).insert(0, variant)
+        self._table.clear()
+        return variant
+
+    def variants(self) -> list[tuple[type, Variant]]:
+        """Every registered variant with its array type, in the order they are asked."""
+        return [(cls, variant) for cls, found in self._registered.items() for variant in found]
+
+    def _resolve(self, cls: type) -> tuple[Variant, ...]:
+        load_variants(cls)
+        found = next((self._registered[base] for base in cls.__mro__ if base in self._registered), [])
+        variants = self._table[cls] = tuple(found)
+        return variants
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.name}>"
+
+
+@overload
+def kernel(reference: Callable[..., Any], /) -> Kernel: ...
+@overload
+def kernel(*, view: bool = ..., elementwise: bool = ...) -> Callable[[Callable[..., Any]], Kernel]: ...
+def kernel(
+    reference: Callable[..., Any] | None = None, /, *, view: bool = False, elementwise: bool = False
+) -> Kernel | Callable[[Callable[..., Any]], Kernel]:
+    """Make a kernel of the decorated reference body. Its first argument is an array, or a tuple of arrays."""
+    if reference is not None:
+        return Kernel(reference, view, elementwise)
+    return lambda body: Kernel(body, view, elementwise)
+
+
+def kernels() -> list[Kernel]:
+    """Every kernel made so far, in order of definition."""
+    return list(_KERNELS)
+
+
+def library(array_type: type) -> str:
+    """The top-level module of an array type: "numpy"."""
+    return array_type.__module__.split(".")[0]
+
+
+def provide_variants(name: str, load: Callable[[], object]) -> None:
+    """Say that `load()` registers the variants for arrays of the library `name`.
+
+    It is called once, before the first dispatch on such an array, so that which body runs does not depend on whether
+    a backend happened to be selected before.
+    """
+    _PROVIDERS[name] = load
+
+
+def load_variants(cls: type) -> None:
+    """Load the variants for arrays of type `cls`, if some backend provides them and they are not loaded yet."""
+    load = _PROVIDERS.pop(library(cls), None)
+    if load is not None:
+        load()
+
+
+@contextmanager
+def recording(recorder: Recorder | None) -> Iterator[None]:
+    """Show every kernel call that this thread makes in the block to `recorder` (None: to nobody)."""
+    thread = threading.get_ident()
+    before = _RECORDERS.pop(thread, None)
+    if recorder is not None:
+        _RECORDERS[thread] = recorder
+    try:
+        yield
+    finally:
+        _RECORDERS.pop(thread, None)
+        if before is not None:
+            _RECORDERS[thread] = before

@@ -1,0 +1,45 @@
+"""The errors of bpnet. Each is a `BpnetError` and the built-in exception it refines."""
+
+
+class BpnetError(Exception):
+    """Base of every error that bpnet raises on purpose."""
+
+
+class ShapeError(BpnetError, ValueError):
+    """An array has a shape that the operation cannot take."""
+
+
+class DTypeError(BpnetError, TypeError):
+    """An array has a data type, or is of an array library, that the operation cannot take."""
+
+
+class DataError(BpnetError, ValueError):
+    """Values that cannot be trained on: NaN, labels out of range, an empty data set."""
+
+
+class ConfigError(BpnetError, ValueError):
+    """A setting outside its allowed range, or two settings that contradict each other."""
+
+
+class StateError(BpnetError, RuntimeError):
+    """A call at the wrong time, such as `backward` without `forward`."""
+
+
+class NonFiniteError(BpnetError, ArithmeticError):
+    """The loss became NaN or infinite; the parameters are those before that step."""
+
+
+class BackendError(BpnetError, RuntimeError):
+    """A backend is unknown or cannot run here; the message has the reason and the remedy."""
+
+
+class PlanError(BpnetError, RuntimeError):
+    """A step cannot be planned; the message says why. The Trainer then runs it eagerly."""
+
+
+class CheckpointError(BpnetError, ValueError):
+    """A file that cannot be read as a model, or does not fit the model it is read into."""
+
+
+class MissingExtraError(BpnetError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""

@@ -1,0 +1,91 @@
+"""Tensors in safetensors files, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bpnet.errors import CheckpointError
+
+MAX_HEADER = 100_000_000  # bytes; the limit of the format
+
+
+def write(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[str, str]) -> None:
+    """Write NumPy arrays and texts to `path`: a temporary file beside it, flushed to the disk, then renamed.
+
+    Raises CheckpointError when that is not possible; a file that was there before is then untouched.
+    """
+    from safetensors.numpy import save
+
+    target = Path(path)
+    # safetensors writes the memory as it lies and does not look at strides: C order, or other numbers are read back.
+    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    content = save(ordered, metadata=metadata)
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {str(target)!r}: {_reason(error)}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, target)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {str(target)!r}: {_reason(error)}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError unless a file could be written at `path`: to be asked before hours of training."""
+    target = Path(path)
+    if target.is_dir():
+        raise CheckpointError(f"cannot write {str(target)!r}: it is a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise CheckpointError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {str(target)!r}: {_reason(error)}") from error
+    os.close(handle)
+    os.unlink(name)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the NumPy arrays and the texts of a safetensors file. Nothing in it is executed.
+
+    Raises CheckpointError when it cannot be read, is truncated, or is something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {_reason(error)}") from error
+    try:
+        tensors = load(content)
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{str(path)!r} is no whole safetensors file ({len(content)} bytes): {error}") from error
+    return tensors, metadata

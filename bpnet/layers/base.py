@@ -1,0 +1,358 @@
+"""The layer: what all layers and containers share. A layer states its own derivative; nothing is traced.
+
+`layer(x)` is inference: it computes, saves nothing and writes nothing, so that threads may share a model.
+`layer.forward(x)` computes and saves what the derivative needs; `layer.backward(dy)` takes that and returns dx.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Self
+
+from bpnet.backend import Backend, get_backend, type_name
+from bpnet.dispatch import Array, Tracked
+from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
+from bpnet.parameter import Parameter, Stream
+from bpnet.random import check_seed
+from bpnet.store import Store
+
+_materialize_lock = threading.RLock()
+
+
+class Layer(Tracked):
+    """Base of all layers. A subclass sets its parameters in `__init__` and defines `__call__`, `forward`, `backward`.
+
+    The constructor's arguments are recorded in `config`, so that an architecture can be saved as JSON: they must be
+    numbers, strings, layers, initializers, or lists of them.
+    """
+
+    _config: dict[str, Any]
+    _kept: tuple[Any, ...] | None = None
+    _store: Store | None = None
+    _parent: Layer | None = None
+    _origin: tuple[int, str | Backend | None, str] = (0, None, "float32")
+    info: ClassVar[dict[str, Any]] = {}
+    side_inputs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+        if "forward" in cls.__dict__:
+            parameters = inspect.signature(cls.forward).parameters.values()
+            cls.side_inputs = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+    def __init__(self) -> None:
+        pass
+
+    # --- what a layer does ---
+
+    def __call__(self, x: Array) -> Array:
+        """Inference: return the output for `x`; save nothing."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__")
+
+    def forward(self, x: Array) -> Array:
+        """Return the output for `x` and save what the derivative needs."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        """Take what `forward` saved, accumulate the parameters' gradients, and return dx (None where not needed)."""
+        raise NotImplementedError(f"{type(self).__name__} must define backward")
+
+    def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one sample's output for that of one sample's input; by default found by inference on zeros."""
+        x = self.backend.zeros((1, *input_shape), self.store.dtype)
+        return tuple(self(x).shape[1:])
+
+    def keep(self, *values: Any) -> None:
+        """Keep `values` for the backward of this forward, in the layer's one slot."""
+        self._kept = values
+
+    def kept(self) -> tuple[Any, ...]:
+        """Take what `keep` kept; StateError when there is nothing."""
+        values = self._kept
+        if values is None:
+            raise StateError(
+                f"{type(self).__name__}.backward: nothing saved; call forward first, once for every backward: "
+                "`layer(x)` is inference and saves nothing"
+            )
+        self._kept = None
+        return values
+
+    # --- what a layer is made of ---
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments by name."""
+        found: dict[str, Any] = vars(self).get("_config", {})
+        return found
+
+    def children(self) -> Iterator[tuple[str, Layer]]:
+        """(name, layer) of every layer held by an attribute, or in a list or tuple held by one."""
+        for name, held in vars(self).items():
+            if name == "_parent":
+                continue
+            if isinstance(held, Layer):
+                yield name, held
+            elif isinstance(held, (list, tuple)):
+                for index, each in enumerate(held):
+                    if isinstance(each, Layer):
+                        yield f"{name}.{index}", each
+
+    def walk(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """(path, layer) of this layer and all below, parents first. The path of the model itself is ''."""
+        yield path, self
+        for name, child in self.children():
+            yield from child.walk(f"{path}.{name}" if path else name)
+
+    def _members(self, kind: type) -> Iterator[tuple[str, Any]]:
+        for path, layer in self.walk():
+            for name, held in vars(layer).items():
+                if isinstance(held, kind):
+                    yield f"{path}.{name}" if path else name, held
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Every parameter by path; a tied one stands once, at its first path."""
+        return _first_of_each(self._members(Parameter))
+
+    def tied(self) -> dict[str, str]:
+        """The further paths of tied parameters, each with its first path."""
+        first = {id(parameter): path for path, parameter in self.parameters().items()}
+        return {
+            path: first[id(parameter)] for path, parameter in self._members(Parameter) if first[id(parameter)] != path
+        }
+
+    def streams(self) -> dict[str, Stream]:
+        """Every random stream by path."""
+        return _first_of_each(self._members(Stream))
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of trainable numbers; tied ones count once."""
+        return sum(parameter.size for parameter in self.parameters().values())
+
+    # --- the arrays ---
+
+    def initialize(self, seed: int = 0, backend: str | Backend | None = None, dtype: str = "float32") -> Self:
+        """Draw every parameter anew on the host, keyed by (seed, path), lay them into a store, and return the model.
+
+        backend : as in `get_backend`; dtype : "float32" or "float64"
+        Raises BackendError, ConfigError.
+        """
+        if self._parent is not None:
+            raise StateError(
+                f"this {type(self).__name__} is part of a {type(self._parent).__name__}; initialize the whole model"
+            )
+        check_seed(seed)
+        self._build_store(seed, get_backend(backend), dtype, redraw=True)
+        return self
+
+    def materialize(self) -> None:
+        """Give the whole model its arrays where it has none yet: seed 0 and the selected backend unless it was told."""
+        root = self.root
+        with _materialize_lock:
+            if root._store is None:
+                seed, backend, dtype = root._origin
+                root._build_store(seed, get_backend(backend), dtype, redraw=False)
+
+    def materialize_with(self, seed: int, backend: str | Backend | None) -> None:
+        """Give the model its arrays: loaded or copied values where there are any, others drawn with `seed`."""
+        origin_seed, origin_backend, dtype = self._origin
+        pending = any(parameter.host_value() is not None for parameter in self.parameters().values())
+        chosen = get_backend(backend if backend is not None else origin_backend)
+        self._build_store(origin_seed if pending else seed, chosen, dtype, redraw=False)
+
+    def _build_store(self, seed: int, backend: Backend, dtype: str, redraw: bool) -> None:
+        self._check_tree()
+        self._store = Store(self.parameters(), self.streams(), backend=backend, dtype=dtype, seed=seed, redraw=redraw)
+
+    def _check_tree(self) -> None:
+        """Every layer stands once, and knows its parent; parameters know their layer."""
+        seen: dict[int, str] = {}
+        for path, layer in self.walk():
+            if id(layer) in seen:
+                raise ConfigError(
+                    f"the same {layer!r} stands at {seen[id(layer)]!r} and at {path!r}; a layer keeps one forward at a "
+                    "time: make a second layer and tie their parameters (second.weight = first.weight)"
+                )
+            seen[id(layer)] = path
+            layer._adopt()
+
+    def _adopt(self) -> None:
+        for _, child in self.children():
+            child._parent = self
+        for held in vars(self).values():
+            if isinstance(held, (Parameter, Stream)) and held._owner is None:
+                held._owner = self
+
+    @property
+    def root(self) -> Layer:
+        """The outermost layer that contains this one."""
+        layer = self
+        while layer._parent is not None:
+            layer = layer._parent
+        return layer
+
+    @property
+    def store(self) -> Store:
+        """The model's store; made now if there is none yet."""
+        root = self.root
+        if root._store is None:
+            root.materialize()
+        assert root._store is not None
+        return root._store
+
+    @property
+    def initialized(self) -> bool:
+        """Whether the model has arrays."""
+        return self.root._store is not None
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that holds the model's arrays."""
+        return self.store.backend
+
+    def to(self, backend: str | Backend | None = None, dtype: str | None = None) -> Self:
+        """Move the model, its gradients and its optimizer's state to `backend` and `dtype`; return the model.
+
+        Raises BackendError when the backend cannot be used; the model then stays where it is.
+        """
+        if self._parent is not None:
+            raise StateError(f"this {type(self).__name__} is part of a {type(self._parent).__name__}; move the model")
+        if self._store is None:
+            seed, old, old_dtype = self._origin
+            self._origin = (seed, get_backend(backend) if backend is not None else old, dtype or old_dtype)
+            return self
+        target = get_backend(backend) if backend is not None else self._store.backend
+        self._store.move(target, dtype or self._store.dtype)
+        for _, layer in self.walk():
+            layer._kept = None
+        return self
+
+    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+        """Return `x` as an array of the model's backend; floating values in the model's dtype, others as they are."""
+        backend = self.backend
+        if dtype is None:
+            found = str(getattr(x, "dtype", None) or backend.asarray(x).dtype).rpartition(".")[2]
+            dtype = self.store.dtype if found.startswith(("float", "bfloat")) else None
+        return backend.asarray(x, dtype=dtype)
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero. Never needed before a backward: the first contribution of a step replaces."""
+        self.store.consume_gradients()
+        self.store.complete_gradients()
+
+    def summary(self, input_shape: tuple[int, ...] | None = None) -> Any:
+        """Return a table of the layers; print it. See `bpnet.layers.summary.summarize`."""
+        from bpnet.layers.summary import summarize
+
+        return summarize(self, input_shape)
+
+    def save(self, path: Any, **info: Any) -> None:
+        """Write the model to a safetensors file, whole or not at all: values, and the architecture as JSON.
+
+        info : JSON values kept beside it, such as the name of the data; read back as `model.info`
+        Raises CheckpointError when the file cannot be written; a file that was there before is then untouched.
+        """
+        from bpnet.layers.serialization import save_model
+
+        save_model(self, path, info)
+
+    @staticmethod
+    def load(path: Any, *, backend: str | Backend | None = None, custom: tuple[type[Layer], ...] = ()) -> Layer:
+        """Read a model that `save` wrote. The same as `bpnet.load`.
+
+        custom : the classes of your own layers in it
+        Raises CheckpointError when the file is not a whole model of bpnet; BackendError.
+        """
+        from bpnet.layers.serialization import load_model
+
+        return load_model(path, backend=backend, custom=custom)
+
+    # --- checks at the door ---
+
+    def check_input(self, x: Any, width: int, like: Array) -> None:
+        """Raise unless `x` is an array of the model's library, device and dtype with a last axis of `width`."""
+        if type(x) is not type(like) and not isinstance(x, type(like)):
+            raise DTypeError(
+                f"{self!r} holds {type_name(like)} arrays, got a {type_name(x)}; bring it over with model.asarray(x), "
+                "or move the model with model.to(...)"
+            )
+        shape = x.shape
+        if len(shape) < 2 or shape[-1] != width:
+            hint = ""
+            if len(shape) == 1 and shape[0] == width:
+                hint = "; for one sample use x[None, :]"
+            elif len(shape) > 2 and functools.reduce(lambda a, b: a * b, shape[1:]) == width:
+                hint = "; put a Flatten() before it"
+            raise ShapeError(f"{self!r} needs x of shape (N, {width}), got {tuple(shape)}{hint}")
+        if x.dtype != like.dtype:
+            raise DTypeError(f"{self!r} computes in {like.dtype}, got x of {x.dtype}; use model.asarray(x)")
+        if x.device != like.device:
+            raise DTypeError(f"{self!r} is on device {like.device}, got x on {x.device}; use model.asarray(x)")
+
+    def check_gradient(self, dy: Any, shape: tuple[int, ...], dtype: Any, *kept: Any) -> None:
+        """Raise unless `dy` has the output's shape and dtype (None: any); what was kept is then kept again."""
+        if dy.shape == shape and (dtype is None or dy.dtype == dtype):
+            return
+        self.keep(*kept)
+        if tuple(dy.shape) != tuple(shape):
+            raise ShapeError(f"{self!r}.backward needs dy of the output's shape {tuple(shape)}, got {tuple(dy.shape)}")
+        raise DTypeError(f"{self!r}.backward needs dy of {dtype}, got {dy.dtype}")
+
+    # --- copies ---
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {k: v for k, v in vars(self).items() if k not in ("_kept", "_store", "_parent", "_origin")}
+        store = self._store
+        seed, backend, dtype = (store.seed, store.backend.name, store.dtype) if store else self._origin
+        if backend is not None and not isinstance(backend, str):
+            backend = backend.name
+        return state | {"_origin": (seed, backend, dtype)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        for held in vars(self).values():
+            if isinstance(held, (Parameter, Stream)):
+                held._owner = None
+        self._adopt()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(_shown(self.config))})"
+
+
+def _recording(init: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a constructor so that the outermost one records its arguments and adopts parameters and children."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def wrapped(self: Layer, *args: Any, **keywords: Any) -> None:
+        outermost = "_config" not in vars(self)
+        if outermost:
+            bound = signature.bind(self, *args, **keywords)
+            bound.apply_defaults()
+            self._config = dict(list(bound.arguments.items())[1:])
+        init(self, *args, **keywords)
+        if outermost:
+            self._adopt()
+
+    return wrapped
+
+
+def _first_of_each(members: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[int, tuple[str, Any]] = {}
+    for path, held in members:
+        found.setdefault(id(held), (path, held))
+    return dict(found.values())
+
+
+def _shown(config: dict[str, Any]) -> Iterator[str]:
+    """The constructor's arguments as they would be typed: sizes by position, the rest by keyword where set."""
+    for value in config.values():
+        if isinstance(value, tuple) and any(isinstance(each, Layer) for each in value):
+            yield ", ".join(repr(each) for each in value)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield f"{value}"

@@ -1,0 +1,172 @@
+"""Containers are the calculus: Sequential is the chain rule, Residual the sum rule, Concatenate the split rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bpnet import ops
+from bpnet.dispatch import Array
+from bpnet.errors import ConfigError, ShapeError
+from bpnet.layers.base import Layer
+
+
+class Container(Layer):
+    """A layer made of layers, held in `layers` and named by their index.
+
+    Side inputs (masks, lengths) are passed by keyword; they carry no gradient and reach the children whose `forward`
+    declares them.
+    """
+
+    def __init__(self, *layers: Layer) -> None:
+        for index, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                hint = "; write its instance, with parentheses" if isinstance(layer, type) else ""
+                raise ConfigError(f"{type(self).__name__}: item {index} is no layer but {layer!r}{hint}")
+        self.layers = tuple(layers)
+        self._check_tree()
+
+    def children(self) -> Iterator[tuple[str, Layer]]:
+        """(index as text, layer)."""
+        for index, layer in enumerate(self.layers):
+            yield str(index), layer
+
+    def input_shapes(self, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The shape of one sample's input of every child, for that of the container's."""
+        return [input_shape for _ in self.layers]
+
+    def accepted(self) -> frozenset[str]:
+        """The names of the side inputs that some child declares."""
+        names: set[str] = set()
+        for layer in self.layers:
+            names |= layer.accepted() if isinstance(layer, Container) else layer.side_inputs
+        return frozenset(names)
+
+    def _check_side(self, side: dict[str, Any]) -> None:
+        unknown = set(side) - self.accepted()
+        if unknown:
+            raise ConfigError(
+                f"no layer in {type(self).__name__} takes {', '.join(sorted(unknown))}; "
+                f"declared are: {', '.join(sorted(self.accepted())) or 'none'}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self.layers[index]
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+
+def _for(layer: Layer, side: dict[str, Any]) -> dict[str, Any]:
+    """The side inputs that `layer` declares."""
+    names = layer.accepted() if isinstance(layer, Container) else layer.side_inputs
+    return {name: value for name, value in side.items() if name in names}
+
+
+class Sequential(Container):
+    """Layers one after the other. Backward is the chain rule: each layer's dx is the dy of the one before it."""
+
+    def __call__(self, x: Array, **side: Any) -> Array:
+        """Return the last layer's output."""
+        if side:
+            self._check_side(side)
+        for layer in self.layers:
+            x = layer(x, **_for(layer, side)) if side else layer(x)
+        return x
+
+    def forward(self, x: Array, **side: Any) -> Array:
+        """Return the last layer's output; every layer keeps what it needs."""
+        if side:
+            self._check_side(side)
+        for layer in self.layers:
+            x = layer.forward(x, **_for(layer, side)) if side else layer.forward(x)
+        return x
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        """Return dx of the first layer; with need_dx=False that layer skips it."""
+        for layer in self.layers[:0:-1]:
+            dy = layer.backward(dy)
+        if not self.layers:
+            return dy if need_dx else None
+        return self.layers[0].backward(dy, need_dx)
+
+    def input_shapes(self, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Each layer's input is the output of the one before."""
+        shapes = [input_shape]
+        for layer in self.layers[:-1]:
+            shapes.append(layer.output_shape(shapes[-1]))
+        return shapes[: len(self.layers)]
+
+
+class Residual(Sequential):
+    """y = x + f(x), f being the layers in sequence. Backward is the sum rule: dx = dy + df."""
+
+    def __call__(self, x: Array, **side: Any) -> Array:
+        """Return x + f(x)."""
+        return self._sum(x, super().__call__(x, **side))
+
+    def forward(self, x: Array, **side: Any) -> Array:
+        """Return x + f(x)."""
+        return self._sum(x, super().forward(x, **side))
+
+    def _sum(self, x: Array, fx: Array) -> Array:
+        if fx.shape != x.shape:
+            raise ShapeError(
+                f"Residual adds its layers' output to x, so their shapes must agree: got {tuple(fx.shape)} "
+                f"for x of {tuple(x.shape)}"
+            )
+        return ops.add(x, fx)
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        """Return dy + (the layers' dx)."""
+        df = super().backward(dy, need_dx)
+        return ops.add(dy, df) if need_dx else None
+
+
+class Concatenate(Container):
+    """Every branch gets x; the outputs are joined along `axis`. Backward splits dy and sums the branches' dx.
+
+    axis : of the outputs; all others agree
+    """
+
+    def __init__(self, *branches: Layer, axis: int = -1) -> None:
+        super().__init__(*branches)
+        if not branches:
+            raise ConfigError("Concatenate needs at least one branch")
+        self.axis = axis
+
+    def __call__(self, x: Array, **side: Any) -> Array:
+        """Return the joined outputs."""
+        self._check_side(side)
+        return self._join(tuple(layer(x, **_for(layer, side)) for layer in self.layers))
+
+    def forward(self, x: Array, **side: Any) -> Array:
+        """Return the joined outputs; keep their sizes."""
+        self._check_side(side)
+        outputs = tuple(layer.forward(x, **_for(layer, side)) for layer in self.layers)
+        joined = self._join(outputs)
+        self.keep(tuple(y.shape[self.axis] for y in outputs))
+        return joined
+
+    def _join(self, outputs: tuple[Array, ...]) -> Array:
+        def others(y: Array) -> list[int]:
+            axis = self.axis % y.ndim if -y.ndim <= self.axis < y.ndim else -1
+            return [n for i, n in enumerate(y.shape) if i != axis] if axis >= 0 else [-1]
+
+        if any(others(y) != others(outputs[0]) for y in outputs) or others(outputs[0]) == [-1]:
+            shapes = ", ".join(str(tuple(y.shape)) for y in outputs)
+            raise ShapeError(f"Concatenate along axis {self.axis} needs outputs that agree elsewhere, got {shapes}")
+        return ops.concatenate(outputs, self.axis)
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        """Return the sum of the branches' dx."""
+        (sizes,) = self.kept()
+        total = None
+        for layer, part in zip(self.layers, ops.split(dy, sizes, self.axis), strict=True):
+            dx = layer.backward(part, need_dx)
+            if need_dx:
+                total = dx if total is None else ops.add(total, dx)
+        return total

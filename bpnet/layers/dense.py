@@ -1,0 +1,51 @@
+"""The fully connected layer."""
+
+from __future__ import annotations
+
+from bpnet import ops
+from bpnet.dispatch import Array
+from bpnet.errors import ConfigError
+from bpnet.initializers import Initializer, he_normal, zeros
+from bpnet.layers.base import Layer
+from bpnet.parameter import Parameter
+
+
+class Dense(Layer):
+    """y = x W + b over the last axis.
+
+    n_in, n_out : the numbers of inputs and of neurons, each at least 1
+    bias        : whether there is a b
+    x : (..., n_in); y : (..., n_out); weight : (n_in, n_out); bias : (n_out,)
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, *, bias: bool = True, weight_initializer: Initializer | str = he_normal
+    ) -> None:
+        if not all(isinstance(n, int) and n >= 1 for n in (n_in, n_out)):
+            raise ConfigError(f"Dense needs at least 1 input and 1 neuron, got Dense({n_in!r}, {n_out!r})")
+        self.n_in = n_in
+        self.n_out = n_out
+        self.weight = Parameter((n_in, n_out), weight_initializer)
+        self.bias = Parameter((n_out,), zeros, decay=False) if bias else None
+
+    def __call__(self, x: Array) -> Array:
+        """Return x W + b."""
+        W = self.weight.value
+        self.check_input(x, self.n_in, W)
+        return ops.linear(x, W, self.bias.value if self.bias is not None else None)
+
+    def forward(self, x: Array) -> Array:
+        """Return x W + b; keep x."""
+        y = self(x)
+        self.keep(x)
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        """Return dx = dy W^T; accumulate dW = x^T dy and db = sum of dy."""
+        (x,) = self.kept()
+        self.check_gradient(dy, (*x.shape[:-1], self.n_out), x.dtype, x)
+        dx, dW, db = ops.linear_backward(dy, x, self.weight.value, need_dx, self.bias is not None)
+        self.weight.accumulate(dW)
+        if self.bias is not None:
+            self.bias.accumulate(db)
+        return dx

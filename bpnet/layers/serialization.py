@@ -1,0 +1,170 @@
+"""Models as files: the architecture as JSON, the values as tensors. No pickle, no code."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from bpnet import initializers
+from bpnet.backend import Backend, get_backend, to_numpy
+from bpnet.errors import BpnetError, CheckpointError, ConfigError
+from bpnet.files import read, write
+from bpnet.layers import activations, containers, dense, dropout, flatten
+from bpnet.layers.base import Layer
+
+FORMAT = "bpnet-model"
+VERSION = 1
+
+_MODULES = (activations, containers, dense, dropout, flatten)
+
+
+def known_layers() -> dict[str, type[Layer]]:
+    """bpnet's own layers by name: what a file may name without `custom`."""
+    return {
+        name: cls
+        for module in _MODULES
+        for name, cls in vars(module).items()
+        if isinstance(cls, type) and issubclass(cls, Layer) and cls.__module__ == module.__name__
+    }
+
+
+def architecture(layer: Layer) -> dict[str, Any]:
+    """The layer as JSON values: its class and its constructor's arguments.
+
+    Raises ConfigError when an argument is nothing that JSON can hold.
+    """
+    return {
+        "layer": type(layer).__name__,
+        "config": {k: _encode(v, f"{type(layer).__name__}({k}=...)") for k, v in layer.config.items()},
+    }
+
+
+def _encode(value: Any, where: str) -> Any:
+    if isinstance(value, Layer):
+        return architecture(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_encode(each, where) for each in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {k: _encode(v, where) for k, v in value.items()}}
+    name = getattr(value, "__name__", "")
+    if initializers.INITIALIZERS.get(name) is value:
+        return name
+    raise ConfigError(
+        f"{where} is {value!r}, which JSON cannot hold; use numbers, strings, layers, lists of them, or the name of an "
+        "initializer in bpnet.initializers.INITIALIZERS"
+    )
+
+
+def build(description: Any, custom: tuple[type[Layer], ...] = ()) -> Layer:
+    """Make the layer that `architecture` described; it holds no arrays yet.
+
+    Raises CheckpointError when the description is malformed, names an unknown class, or the class refuses it.
+    """
+    classes = known_layers() | {cls.__name__: cls for cls in custom}
+    return _build(description, classes)
+
+
+def _build(description: Any, classes: dict[str, type[Layer]]) -> Layer:
+    if not isinstance(description, dict) or not isinstance(description.get("config"), dict):
+        raise CheckpointError(f"the architecture has {str(description)[:80]!r} in the place of a layer")
+    name = description.get("layer")
+    if not isinstance(name, str) or name not in classes:
+        raise CheckpointError(
+            f"the file has a layer of class {name!r}, which is not one of bpnet's; pass the class: "
+            f"load(path, custom=({name},))"
+        )
+    arguments = {k: _decode(v, classes) for k, v in description["config"].items()}
+    positional = arguments.pop("layers", None) or arguments.pop("branches", None) or []
+    try:
+        return classes[name](*positional, **arguments)
+    except (TypeError, BpnetError) as error:
+        raise CheckpointError(f"the file's {name} cannot be made of {str(arguments)[:200]}: {error}") from error
+
+
+def _decode(value: Any, classes: dict[str, type[Layer]]) -> Any:
+    if isinstance(value, dict) and set(value) == {"dict"}:
+        return {k: _decode(v, classes) for k, v in value["dict"].items()}
+    if isinstance(value, dict):
+        return _build(value, classes)
+    if isinstance(value, list):
+        return [_decode(each, classes) for each in value]
+    return value
+
+
+def save_model(model: Layer, path: str | os.PathLike[str], info: dict[str, Any]) -> None:
+    """See `Layer.save`."""
+    try:
+        metadata = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "architecture": json.dumps(architecture(model)),
+            "tied": json.dumps(model.tied()),
+            "dtype": model.store.dtype,
+            "seed": str(model.store.seed),
+            "info": json.dumps(model.info | info),
+        }
+    except TypeError as error:
+        raise ConfigError(f"the info given to save must be JSON values: {error}") from error
+    write(path, {name: to_numpy(p.value) for name, p in model.parameters().items()}, metadata)
+
+
+def load_model(
+    path: str | os.PathLike[str], *, backend: str | Backend | None = None, custom: tuple[type[Layer], ...] = ()
+) -> Layer:
+    """See `Layer.load`."""
+    chosen = get_backend(backend)
+    tensors, metadata = read(path)
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{str(path)!r} is a safetensors file, but not a model that bpnet saved")
+    try:
+        version, seed = int(metadata["version"]), int(metadata["seed"])
+        described, tied = json.loads(metadata["architecture"]), json.loads(metadata["tied"])
+        dtype, info = metadata["dtype"], json.loads(metadata["info"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{str(path)!r} has a damaged header: {error!r}") from error
+    if version > VERSION:
+        raise CheckpointError(f"{str(path)!r} is of format {version}; this bpnet reads up to {VERSION}: update it")
+    model = build(described, custom)
+    _tie(model, tied, path)
+    parameters = model.parameters()
+    _compare({name: p.shape for name, p in parameters.items()}, tensors, dtype, path)
+    for name, parameter in parameters.items():
+        parameter._pending = tensors[name]
+    try:
+        model._build_store(seed, chosen, dtype, redraw=False)
+    except ConfigError as error:
+        raise CheckpointError(f"{str(path)!r}: {error}") from error
+    model.info = info  # type: ignore[misc]
+    return model
+
+
+def _tie(model: Layer, tied: Any, path: Any) -> None:
+    layers = dict(model.walk())
+    parameters = model.parameters()
+    if not isinstance(tied, dict):
+        raise CheckpointError(f"{str(path)!r} has a damaged header: 'tied' is no table")
+    for further, first in tied.items():
+        owner, _, attribute = str(further).rpartition(".")
+        if first not in parameters or further not in parameters or owner not in layers:
+            raise CheckpointError(f"{str(path)!r} ties {further!r} to {first!r}, which the architecture does not have")
+        setattr(layers[owner], attribute, parameters[first])
+
+
+def _compare(shapes: dict[str, tuple[int, ...]], tensors: dict[str, Any], dtype: str, path: Any) -> None:
+    """Raise CheckpointError unless the tensors are exactly the architecture's parameters."""
+    missing, extra = sorted(set(shapes) - set(tensors)), sorted(set(tensors) - set(shapes))
+    if missing or extra:
+        raise CheckpointError(
+            f"{str(path)!r} does not fit its own architecture: missing {missing[:5]}, left over {extra[:5]}"
+        )
+    for name, shape in shapes.items():
+        found = tensors[name]
+        if tuple(found.shape) != shape or found.dtype != np.dtype(dtype if dtype in ("float32", "float64") else "V1"):
+            raise CheckpointError(
+                f"{str(path)!r}: {name!r} must be {dtype} of shape {shape}, found {found.dtype} of {tuple(found.shape)}"
+            )

@@ -1,0 +1,65 @@
+"""Moving values around: the ops that containers, gradients and counters are made of."""
+
+from __future__ import annotations
+
+from bpnet.dispatch import Array, kernel, namespace
+
+
+@kernel(elementwise=True)
+def add(x: Array, y: Array) -> Array:
+    """x + y for two arrays of one shape. Its derivative passes dy to both."""
+    return x + y
+
+
+@kernel
+def copy(x: Array) -> Array:
+    """Return a new array with the values of `x`."""
+    return namespace(x).asarray(x, copy=True)
+
+
+@kernel(view=True)
+def reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    """Return `x` in C order with another shape of the same size, sharing memory where that is possible."""
+    return namespace(x).reshape(x, shape)
+
+
+@kernel
+def concatenate(arrays: tuple[Array, ...], axis: int) -> Array:
+    """Join arrays along one axis; all other axes agree."""
+    return namespace(arrays[0]).concat(arrays, axis=axis)
+
+
+@kernel
+def split(x: Array, sizes: tuple[int, ...], axis: int) -> tuple[Array, ...]:
+    """Cut `x` along `axis` into new arrays of the given sizes, which sum to its length: the inverse of concatenate."""
+    xp = namespace(x)
+    before = (slice(None),) * (axis % x.ndim)
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(xp.asarray(x[(*before, slice(start, start + size))], copy=True))
+        start += size
+    return tuple(parts)
+
+
+@kernel
+def copy_(target: Array, source: Array) -> None:
+    """target[...] = source."""
+    target[...] = source
+
+
+@kernel
+def add_(target: Array, source: Array) -> None:
+    """target[...] += source."""
+    target[...] = target + source
+
+
+@kernel
+def fill_(target: Array, value: float) -> None:
+    """Set every element of `target` to `value`."""
+    target[...] = value
+
+
+@kernel
+def increment_(counters: Array, index: int) -> None:
+    """counters[index] += 1."""
+    counters[index] = counters[index] + 1

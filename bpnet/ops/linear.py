@@ -1,0 +1,43 @@
+"""The affine map, alone or followed by an elementwise activation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bpnet.dispatch import Array, Kernel, kernel, namespace
+
+
+def rows(x: Array) -> Array:
+    """(..., I) as (N, I), sharing memory where that is possible."""
+    return x if x.ndim == 2 else namespace(x).reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+@kernel
+def linear(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> Array:
+    """y = activation(x W + b).
+
+    x : (..., I); W : (I, O); b : (O,) or None; activation : an elementwise kernel called with (y, *settings), or None
+    Returns (..., O).
+    """
+    y = rows(x) @ W
+    if b is not None:
+        y = y + b
+    if activation is not None:
+        y = activation(y, *settings)
+    return y if x.ndim == 2 else namespace(y).reshape(y, (*x.shape[:-1], W.shape[1]))
+
+
+@kernel
+def linear_backward(
+    dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True
+) -> tuple[Array | None, Array, Array | None]:
+    """dx = dy W^T, dW = x^T dy, db = sum of dy over all leading axes; dx or db is None where it is not needed.
+
+    dy : (..., O); x : (..., I); W : (I, O)
+    """
+    xp = namespace(dy)
+    dy2 = rows(dy)
+    dx = xp.reshape(dy2 @ W.T, x.shape) if need_dx else None
+    db = xp.sum(dy2, axis=0) if need_db else None
+    return dx, rows(x).T @ dy2, db

@@ -1,0 +1,127 @@
+"""Losses as pairs. A forward returns the loss as a 0-d array, and what its backward needs beside the inputs.
+
+Every forward divides by `normalizer`, the total weight of the whole step's elements, and every backward multiplies by
+`scale / normalizer`; nothing else in bpnet divides a gradient by a count.
+"""
+
+from __future__ import annotations
+
+from bpnet.dispatch import Array, kernel, namespace
+
+
+def is_label(labels: Array, n_classes: int) -> Array:
+    """(N,) integer -> (N, C) bool, true at each row's label; a label outside 0..C-1, such as -1, matches nothing."""
+    xp = namespace(labels)
+    return labels[:, None] == xp.arange(n_classes, dtype=labels.dtype, device=labels.device)
+
+
+@kernel
+def softmax_cross_entropy(logits: Array, labels: Array, normalizer: float) -> tuple[Array, Array]:
+    """Negative log-likelihood of `labels` under softmax(`logits`), summed and divided by `normalizer`, in nats.
+
+    logits : (N, C) floating; labels : (N,) integer, 0 <= label < C
+    Returns the loss, shape (), and p = softmax(logits), shape (N, C), which the backward needs.
+    d loss / d logits = (p - onehot(labels)) / normalizer   [Bishop 2006, eq. 4.109]
+    """
+    xp = namespace(logits)
+    z = logits - xp.max(logits, axis=1, keepdims=True)  # exp cannot overflow
+    e = xp.exp(z)
+    total = xp.sum(e, axis=1, keepdims=True)
+    picked = xp.where(is_label(labels, z.shape[1]), z - xp.log(total), 0)
+    return xp.asarray(-xp.sum(picked) / normalizer), e / total
+
+
+@kernel
+def softmax_cross_entropy_backward(p: Array, labels: Array, normalizer: float, scale: float) -> Array:
+    """(p - onehot(labels)) * scale / normalizer."""
+    onehot = namespace(p).astype(is_label(labels, p.shape[1]), p.dtype)
+    return (p - onehot) * (scale / normalizer)
+
+
+def _tiny(p: Array) -> float:
+    return float(namespace(p).finfo(p.dtype).smallest_normal)
+
+
+@kernel
+def categorical_cross_entropy(p: Array, labels: Array, normalizer: float) -> Array:
+    """-sum(log p[label]) / normalizer, with p raised to the smallest normal number so that the loss stays finite.
+
+    p : (N, C) probabilities; labels : (N,) integer
+    """
+    xp = namespace(p)
+    picked = xp.where(is_label(labels, p.shape[1]), xp.log(xp.maximum(p, _tiny(p))), 0)
+    return xp.asarray(-xp.sum(picked) / normalizer)
+
+
+@kernel
+def categorical_cross_entropy_backward(p: Array, labels: Array, normalizer: float, scale: float) -> Array:
+    """-1 / p at each row's label, 0 elsewhere, times scale / normalizer."""
+    xp = namespace(p)
+    return xp.where(is_label(labels, p.shape[1]), (-scale / normalizer) / xp.maximum(p, _tiny(p)), 0)
+
+
+@kernel
+def sigmoid_binary_cross_entropy(logits: Array, targets: Array, normalizer: float) -> Array:
+    """Binary cross-entropy of sigmoid(`logits`) against `targets`, in nats, from the logits.
+
+    -t log s(x) - (1 - t) log(1 - s(x)) = max(x, 0) - x t + log(1 + exp(-|x|)), which neither overflows nor cancels.
+    logits, targets : one shape; 0 <= target <= 1
+    """
+    xp = namespace(logits)
+    each = xp.maximum(logits, 0) - logits * targets + xp.log1p(xp.exp(-xp.abs(logits)))
+    return xp.asarray(xp.sum(each) / normalizer)
+
+
+@kernel
+def sigmoid_binary_cross_entropy_backward(logits: Array, targets: Array, normalizer: float, scale: float) -> Array:
+    """(sigmoid(logits) - targets) * scale / normalizer."""
+    xp = namespace(logits)
+    e = xp.exp(-xp.abs(logits))
+    p = xp.where(logits >= 0, 1, e) / (1 + e)
+    return (p - targets) * (scale / normalizer)
+
+
+@kernel
+def binary_cross_entropy(p: Array, targets: Array, normalizer: float) -> Array:
+    """-sum(t log p + (1 - t) log(1 - p)) / normalizer, p and 1 - p raised to the smallest normal number.
+
+    p, targets : one shape; 0 <= p, target <= 1
+    """
+    xp = namespace(p)
+    each = targets * xp.log(xp.maximum(p, _tiny(p))) + (1 - targets) * xp.log(xp.maximum(1 - p, _tiny(p)))
+    return xp.asarray(-xp.sum(each) / normalizer)
+
+
+@kernel
+def binary_cross_entropy_backward(p: Array, targets: Array, normalizer: float, scale: float) -> Array:
+    """((1 - t) / (1 - p) - t / p) * scale / normalizer."""
+    xp = namespace(p)
+    each = (1 - targets) / xp.maximum(1 - p, _tiny(p)) - targets / xp.maximum(p, _tiny(p))
+    return each * (scale / normalizer)
+
+
+@kernel
+def mean_squared_error(y: Array, targets: Array, normalizer: float) -> Array:
+    """sum((y - targets)^2) / normalizer for two arrays of one shape."""
+    xp = namespace(y)
+    error = y - targets
+    return xp.asarray(xp.sum(error * error) / normalizer)
+
+
+@kernel
+def mean_squared_error_backward(y: Array, targets: Array, normalizer: float, scale: float) -> Array:
+    """2 (y - targets) * scale / normalizer."""
+    return (y - targets) * (2 * scale / normalizer)
+
+
+@kernel
+def mean_absolute_error(y: Array, targets: Array, normalizer: float) -> Array:
+    """sum(|y - targets|) / normalizer for two arrays of one shape."""
+    xp = namespace(y)
+    return xp.asarray(xp.sum(xp.abs(y - targets)) / normalizer)
+
+
+@kernel
+def mean_absolute_error_backward(y: Array, targets: Array, normalizer: float, scale: float) -> Array:
+    """sign(y - targets) * scale / normalizer; 0 where they are equal."""
+    return namespace(y).sign(y - targets) * (scale / normalizer)

@@ -1,0 +1,96 @@
+"""The optimizers' arithmetic over a segment of the store, and the flag that guards it.
+
+`ok` is a 0-d bool array. Where it is False nothing changes: a step whose loss is not finite leaves the parameters, the
+optimizer's state and the counters as they were. `learning_rate` is a 0-d float64 array and `counters[0]` the number of
+steps taken, so that a recorded step sees their present values.
+"""
+
+from __future__ import annotations
+
+from bpnet.dispatch import Array, kernel, namespace
+
+
+@kernel
+def check_finite_(ok: Array, value: Array) -> None:
+    """Make `ok` False where the 0-d `value` is NaN or infinite; it stays False once it is."""
+    xp = namespace(ok)
+    ok[...] = xp.logical_and(ok, xp.isfinite(value))
+
+
+@kernel
+def advance_(counters: Array, ok: Array) -> None:
+    """counters[0], the step, grows by one where `ok`; all others, the micro-batches, return to 0."""
+    counters[0] = counters[0] + namespace(ok).astype(ok, counters.dtype)
+    counters[1:] = 0
+
+
+@kernel
+def sgd_(value: Array, grad: Array, ok: Array, learning_rate: Array, weight_decay: float) -> None:
+    """value -= learning_rate * (grad + weight_decay * value)."""
+    xp = namespace(value)
+    rate = xp.astype(learning_rate, value.dtype)
+    if weight_decay:
+        grad = grad + weight_decay * value
+    value[...] = xp.where(ok, value - rate * grad, value)
+
+
+@kernel
+def sgd_momentum_(
+    value: Array,
+    grad: Array,
+    velocity: Array,
+    ok: Array,
+    learning_rate: Array,
+    weight_decay: float,
+    momentum: float,
+    nesterov: bool,
+) -> None:
+    """v = momentum v + g; value -= learning_rate * v, or with Nesterov's look-ahead learning_rate * (g + momentum v).
+
+    g = grad + weight_decay * value. Writes into `value` and `velocity`. [Sutskever et al. 2013]
+    """
+    xp = namespace(value)
+    rate = xp.astype(learning_rate, value.dtype)
+    if weight_decay:
+        grad = grad + weight_decay * value
+    v = momentum * velocity + grad
+    step = grad + momentum * v if nesterov else v
+    velocity[...] = xp.where(ok, v, velocity)
+    value[...] = xp.where(ok, value - rate * step, value)
+
+
+@kernel
+def adam_(
+    value: Array,
+    grad: Array,
+    m: Array,
+    v: Array,
+    ok: Array,
+    learning_rate: Array,
+    counters: Array,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    """Adam with decoupled weight decay; writes into `value`, `m` and `v`.
+
+    m += (1 - beta1) (g - m); v += (1 - beta2) (g^2 - v); t = counters[0] + 1
+    value -= learning_rate (weight_decay value + (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon))
+    [Kingma & Ba 2015, alg. 1; decay: Loshchilov & Hutter 2019, alg. 2]
+    The corrections are gathered into one factor, computed in float64:
+    with c = sqrt(1 - beta2^t), the second term is (learning_rate c / (1 - beta1^t)) m / (sqrt(v) + epsilon c).
+    """
+    xp = namespace(value)
+    t = xp.astype(counters[0] + 1, xp.float64)
+    c = xp.sqrt(1 - beta2**t)
+    factor = xp.astype(learning_rate * c / (1 - beta1**t), value.dtype)
+    floor = xp.astype(epsilon * c, value.dtype)
+    new_m = m + (1 - beta1) * (grad - m)
+    new_v = v + (1 - beta2) * (grad * grad - v)
+    new = value - factor * (new_m / (xp.sqrt(new_v) + floor))
+    if weight_decay:
+        new = new - xp.astype(learning_rate * weight_decay, value.dtype) * value
+    value[...] = xp.where(ok, new, value)
+    m[...] = xp.where(ok, new_m, m)
+    v[...] = xp.where(ok, new_v, v)

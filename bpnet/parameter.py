@@ -1,0 +1,167 @@
+"""What a layer learns (`Parameter`) and what it draws (`Stream`). Their arrays live in the model's store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bpnet import ops
+from bpnet.backend import to_numpy
+from bpnet.dispatch import Array
+from bpnet.errors import ConfigError, ShapeError, StateError
+from bpnet.initializers import INITIALIZERS, Initializer
+
+if TYPE_CHECKING:
+    from bpnet.store import Store
+
+
+class Owner(Protocol):
+    """What a parameter asks for when it is touched before the model has arrays."""
+
+    def materialize(self) -> None:
+        """Give every parameter of the whole model its arrays."""
+
+
+class Parameter:
+    """An array that training changes, with its gradient.
+
+    shape       : every axis at least 1
+    initializer : `f(stream, shape)`, or the name of one in `bpnet.initializers.INITIALIZERS`
+    decay       : whether weight decay applies to it; by default to arrays of two or more axes, so not to biases
+    """
+
+    def __init__(self, shape: tuple[int, ...], initializer: Initializer | str, *, decay: bool | None = None) -> None:
+        if any(not isinstance(n, int) or n < 1 for n in shape):
+            raise ConfigError(f"a parameter needs axes of at least 1, got shape {shape}")
+        if isinstance(initializer, str):
+            if initializer not in INITIALIZERS:
+                raise ConfigError(f"unknown initializer {initializer!r}; known are {', '.join(sorted(INITIALIZERS))}")
+            initializer = INITIALIZERS[initializer]
+        self.shape = tuple(shape)
+        self.initializer = initializer
+        self.decay = len(shape) > 1 if decay is None else decay
+        self.path = ""
+        self._owner: Owner | None = None
+        self._store: Store | None = None
+        self._value: Array = None
+        self._grad: Array = None
+        self._pending: Any = None  # a host array that waits for a store: unpickled, copied or loaded
+        self._filled = False  # whether the present step has contributed to the gradient
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        n = 1
+        for axis in self.shape:
+            n *= axis
+        return n
+
+    @property
+    def value(self) -> Array:
+        """The values, a view into the store. Assigning copies in, from any array library."""
+        if self._value is None:
+            self._touch()
+        return self._value
+
+    @value.setter
+    def value(self, new: Any) -> None:
+        if self._value is None:
+            self._touch()
+        assert self._store is not None
+        if not hasattr(new, "shape"):
+            new = self._store.backend.asarray(new, dtype=self._store.dtype)
+        if tuple(new.shape) != self.shape:
+            raise ShapeError(f"{self.label} has shape {self.shape}, got a value of shape {tuple(new.shape)}")
+        self._value[...] = self._store.backend.asarray(new, dtype=self._store.dtype)
+
+    @property
+    def grad(self) -> Array:
+        """The gradient of the latest step, a view into the store; zeros before the first."""
+        if self._grad is None:
+            self._touch()
+        return self._grad
+
+    def accumulate(self, gradient: Array) -> None:
+        """Add a contribution to the gradient; the first of a step replaces what is there."""
+        if self._grad is None:
+            self._touch()
+        if tuple(gradient.shape) != self.shape:
+            raise ShapeError(f"{self.label} has shape {self.shape}, got a gradient of shape {tuple(gradient.shape)}")
+        if self._filled:
+            ops.add_(self._grad, gradient)
+        else:
+            ops.copy_(self._grad, gradient)
+            self._filled = True
+            assert self._store is not None
+            self._store.filled = True
+
+    @property
+    def label(self) -> str:
+        """The path where it is known, for messages."""
+        return f"the parameter {self.path!r}" if self.path else "the parameter"
+
+    def attach(self, store: Store, path: str, value: Array, grad: Array) -> None:
+        """Take the views that the store has made."""
+        if self._store is not None and self._store is not store:
+            self._store.retire(f"its parameter {self.path!r} now belongs to another model")
+        self._store, self.path, self._value, self._grad = store, path, value, grad
+        self._pending, self._filled = None, False
+
+    def host_value(self) -> Any:
+        """The values as a NumPy array where there are any, else None."""
+        if self._value is not None:
+            return to_numpy(self._value).copy()
+        return self._pending
+
+    def _touch(self) -> None:
+        if self._owner is None:
+            raise StateError("this Parameter belongs to no layer; assign it to an attribute in a layer's __init__")
+        self._owner.materialize()
+        if self._value is None:
+            raise StateError(f"{self.label} was added to its layer after the model was initialized; initialize again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shape": self.shape, "initializer": self.initializer, "decay": self.decay, "value": self.host_value()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["shape"], state["initializer"], decay=state["decay"])  # type: ignore[misc]
+        self._pending = state["value"]
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.path or 'unattached'}, shape {self.shape})"
+
+
+class Stream:
+    """A layer's own random bits: the key from (seed, path), the micro-batch counter in the store.
+
+    `draw` arguments for kernels: `*stream.source` is (counters, index, key).
+    """
+
+    def __init__(self) -> None:
+        self.path = ""
+        self._owner: Owner | None = None
+        self._source: tuple[Array, int, tuple[int, int]] | None = None
+
+    @property
+    def source(self) -> tuple[Array, int, tuple[int, int]]:
+        """(counters, index of this stream's micro-batch counter, key)."""
+        if self._source is None:
+            if self._owner is None:
+                raise StateError("this Stream belongs to no layer; assign it to an attribute in a layer's __init__")
+            self._owner.materialize()
+        assert self._source is not None
+        return self._source
+
+    def attach(self, path: str, counters: Array, index: int, key: tuple[int, int]) -> None:
+        """Take the counter that the store has made."""
+        self.path, self._source = path, (counters, index, key)
+
+    def commit(self) -> None:
+        """Count the micro-batch whose backward this is; forward may be repeated before."""
+        counters, index, _ = self.source
+        ops.increment_(counters, index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]

@@ -1,0 +1,228 @@
+"""The store: one flat buffer for all values of a model, one for all gradients, one for each optimizer slot.
+
+Parameters lie in segments ordered by (decay group, path), each padded to 256 bytes; tied parameters lie there once. So
+an optimizer makes one pass a segment, a norm is one reduction, and moving a model is a few copies. Beside them are the
+counters (step, and one micro-batch counter for every random stream), the learning rate, and the flag `ok`, which turns
+False when a step's loss is not finite and then keeps updates from happening.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpnet import ops
+from bpnet.backend import FLOATING_DTYPES, Backend
+from bpnet.dispatch import Array
+from bpnet.errors import ConfigError, StateError
+from bpnet.parameter import Parameter, Stream
+from bpnet.random import HostStream, stream_key
+
+ALIGNMENT = 256  # bytes
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A contiguous range of the flat buffers: elements start ... stop - 1, all of one decay group."""
+
+    start: int
+    stop: int
+    decay: bool
+
+
+class Store:
+    """The arrays of one model on one backend.
+
+    values, grads     : (size,) of `dtype`
+    slots             : the optimizer's buffers by name, each (size,) of `dtype`
+    counters          : (1 + number of streams,) int64; counters[0] is the number of steps taken
+    ok, learning_rate : 0-d bool, 0-d float64
+    """
+
+    def __init__(
+        self,
+        parameters: dict[str, Parameter],
+        streams: dict[str, Stream],
+        *,
+        backend: Backend,
+        dtype: str,
+        seed: int,
+        redraw: bool,
+    ) -> None:
+        if dtype not in FLOATING_DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(FLOATING_DTYPES)}, got {dtype!r}")
+        self.backend = backend
+        self.dtype = dtype
+        self.seed = seed
+        self.parameters = parameters
+        self.streams = streams
+        self.retired = ""
+        self._optimizer: object = None
+        self.filled = False  # whether some backward has contributed since the last update
+        self.slots: dict[str, Array] = {}
+        self.offsets: dict[str, int] = {}
+        self.segments: tuple[Segment, ...] = ()
+        self.size = self._lay_out()
+        host = self._host_values(redraw)
+        self.values = self._load(host)
+        self.grads = backend.zeros((self.size,), dtype)
+        self.counters = backend.zeros((1 + len(streams),), "int64")
+        self.learning_rate = backend.zeros((), "float64")
+        self.ok = backend.zeros((), "bool")
+        self.ok[...] = True
+        self._ranges: dict[tuple[str, int, int], Array] = {}
+        self._attach()
+
+    def _lay_out(self) -> int:
+        """Give every parameter its offset and make the segments; return the size of a buffer in elements."""
+        pad = ALIGNMENT // np.dtype(self.dtype).itemsize
+        segments, start = [], 0
+        for decay in (True, False):
+            stop = start
+            for path in sorted(p for p, parameter in self.parameters.items() if parameter.decay == decay):
+                self.offsets[path] = stop
+                stop += -(-self.parameters[path].size // pad) * pad
+            if stop > start:
+                segments.append(Segment(start, stop, decay))
+            start = stop
+        self.segments = tuple(segments)
+        return start
+
+    def _host_values(self, redraw: bool) -> Any:
+        host = np.zeros(self.size, self.dtype)
+        for path, parameter in self.parameters.items():
+            value = None if redraw else parameter.host_value()
+            if value is None:
+                value = np.asarray(parameter.initializer(HostStream(self.seed, f"init/{path}"), parameter.shape))
+                if value.shape != parameter.shape:
+                    raise ConfigError(f"the initializer of {path!r} gave shape {value.shape}, not {parameter.shape}")
+            start = self.offsets[path]
+            host[start : start + parameter.size] = value.reshape(-1)
+        return host
+
+    def _load(self, host: Any) -> Array:
+        flat = self.backend.zeros(host.shape, str(host.dtype))
+        flat[...] = self.backend.asarray(host)
+        return flat
+
+    def _attach(self) -> None:
+        for path, parameter in self.parameters.items():
+            parameter.attach(self, path, self.view(self.values, path), self.view(self.grads, path))
+        for index, (path, stream) in enumerate(self.streams.items(), start=1):
+            stream.attach(path, self.counters, index, stream_key(self.seed, f"stream/{path}"))
+
+    def view(self, buffer: Array, path: str) -> Array:
+        """The part of a flat buffer that belongs to the parameter at `path`, in the parameter's shape."""
+        start, parameter = self.offsets[path], self.parameters[path]
+        return self.backend.xp.reshape(buffer[start : start + parameter.size], parameter.shape)
+
+    def retire(self, reason: str) -> None:
+        """Refuse updates from now on: some parameter has left this store."""
+        self.retired = reason
+
+    def check(self) -> None:
+        """StateError when the store has been retired."""
+        if self.retired:
+            raise StateError(f"this model can no longer be trained: {self.retired}; initialize() it to go on")
+
+    # --- what an optimizer needs ---
+
+    def slot(self, name: str) -> Array:
+        """The optimizer's buffer of that name, zeros when it is new."""
+        if name not in self.slots:
+            self.slots[name] = self.backend.zeros((self.size,), self.dtype)
+        return self.slots[name]
+
+    def claim(self, optimizer: object) -> None:
+        """Serve `optimizer` from now on. Another one than before starts at step 0 with empty slots."""
+        if self._optimizer is optimizer:
+            return
+        if self._optimizer is not None:
+            for slot in self.slots.values():
+                slot[...] = 0
+            self.counters[...] = 0
+        self._optimizer = optimizer
+
+    def ranges(self, by_decay: bool) -> Iterable[Segment]:
+        """The segments, or the whole as one where decay groups need no difference."""
+        if by_decay or not self.size:
+            return self.segments
+        return (Segment(0, self.size, False),)
+
+    def part(self, name: str, segment: Segment) -> Array:
+        """`segment` of the buffer `name` ("values", "grads" or a slot), always the same view object."""
+        key = (name, segment.start, segment.stop)
+        found = self._ranges.get(key)
+        if found is None:
+            buffer = getattr(self, name) if name in ("values", "grads") else self.slot(name)
+            found = self._ranges[key] = buffer[segment.start : segment.stop]
+        return found
+
+    def complete_gradients(self) -> None:
+        """Set the gradient of every parameter that got no contribution to zero."""
+        for parameter in self.parameters.values():
+            if not parameter._filled:
+                ops.fill_(parameter._grad, 0)
+
+    def consume_gradients(self) -> None:
+        """Let the next backward write afresh."""
+        for parameter in self.parameters.values():
+            parameter._filled = False
+        self.filled = False
+
+    # --- moving and keeping ---
+
+    def arrays(self) -> dict[str, Array]:
+        """Every array of the store by name; together they are its whole state."""
+        fixed = {
+            "values": self.values,
+            "grads": self.grads,
+            "counters": self.counters,
+            "learning_rate": self.learning_rate,
+            "ok": self.ok,
+        }
+        return fixed | {f"slot/{name}": slot for name, slot in self.slots.items()}
+
+    def known_arrays(self) -> Iterable[Array]:
+        """Every array object that the store hands out: buffers, their parts, and the parameters' views."""
+        yield from self.arrays().values()
+        yield from self._ranges.values()
+        for parameter in self.parameters.values():
+            yield parameter._value
+            yield parameter._grad
+
+    def move(self, backend: Backend, dtype: str) -> None:
+        """Bring every array to `backend` and floating ones to `dtype`; all views are made anew."""
+        if dtype not in FLOATING_DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(FLOATING_DTYPES)}, got {dtype!r}")
+        old = self.backend
+        old_offsets = dict(self.offsets)
+        host = {name: old.to_numpy(array) for name, array in self.arrays().items()}
+        self.backend, self.dtype = backend, dtype
+        self.size = self._lay_out()
+
+        def moved(flat: Any) -> Array:
+            new = np.zeros(self.size, dtype)
+            for path, parameter in self.parameters.items():
+                part = flat[old_offsets[path] : old_offsets[path] + parameter.size]
+                new[self.offsets[path] : self.offsets[path] + parameter.size] = part
+            return self._load(new)
+
+        self.values, self.grads = moved(host["values"]), moved(host["grads"])
+        self.slots = {name: moved(host[f"slot/{name}"]) for name in self.slots}
+        self.counters = self._load(host["counters"])
+        self.learning_rate = self._load(host["learning_rate"])
+        self.ok = self._load(host["ok"])
+        self._ranges = {}
+        filled = {path: parameter._filled for path, parameter in self.parameters.items()}
+        self._attach()
+        for path, parameter in self.parameters.items():
+            parameter._filled = filled[path]
+
+    def n_elements(self) -> int:
+        """The number of trainable numbers, without padding."""
+        return sum(math.prod(parameter.shape) for parameter in self.parameters.values())

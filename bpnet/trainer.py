@@ -1,0 +1,399 @@
+"""The Trainer: forward, loss, backward, update, over batches and epochs, with the data moved and cast."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from bpnet import ops
+from bpnet.backend import Backend, get_backend, to_numpy
+from bpnet.data.checks import check_finite, check_labels
+from bpnet.data.dataset import Dataset, as_array, batches, check_batch_size
+from bpnet.dispatch import Array, namespace
+from bpnet.errors import ConfigError, DataError, NonFiniteError
+from bpnet.layers.base import Layer
+from bpnet.losses import Loss
+from bpnet.metrics import Metric
+from bpnet.optimizers import Optimizer
+from bpnet.plan import Planner
+from bpnet.progress import make_progress
+from bpnet.random import check_seed
+
+READ_EVERY = 0.2  # seconds between looks at the device while an epoch runs
+
+
+class History:
+    """What each epoch ended with: rows of numbers, and columns by name (`history["val_accuracy"]`).
+
+    interrupted : whether Ctrl-C ended the fit
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.interrupted = False
+
+    def __getitem__(self, name: str) -> list[float]:
+        if self.rows and name not in self.rows[0]:
+            raise KeyError(f"{name!r}; there are {', '.join(self.rows[0])}")
+        return [row[name] for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{k} {v:.4g}" for k, v in self.rows[-1].items()) if self.rows else "nothing"
+        return f"<History of {len(self.rows)} epochs; the last: {last}>"
+
+
+class Trainer:
+    """Trains a model: moves and casts the data, runs steps, counts metrics.
+
+    model     : a Layer; initialized here with `seed` and `backend` if it has no arrays yet
+    loss      : a Loss; optimizer : an Optimizer; metrics : Metrics, evaluated on training and validation data
+    seed      : of the order of samples (and of the parameters and dropout masks, where the Trainer initializes)
+    backend   : where to train; None leaves an initialized model where it is, and selects as `get_backend` does else
+    plan      : whether steps that repeat are replayed from a recorded plan (the same bits, faster)
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        loss: Loss,
+        optimizer: Optimizer,
+        *,
+        metrics: Sequence[Metric] = (),
+        seed: int = 0,
+        backend: str | Backend | None = None,
+        plan: bool = True,
+    ) -> None:
+        for given, kind, name in ((model, Layer, "model"), (loss, Loss, "loss"), (optimizer, Optimizer, "optimizer")):
+            if not isinstance(given, kind):
+                hint = "; write its instance, with parentheses" if isinstance(given, type) else ""
+                raise ConfigError(f"Trainer: {name} must be a {kind.__name__}, got {given!r}{hint}")
+        for metric in metrics:
+            if not isinstance(metric, Metric):
+                raise ConfigError(f"Trainer: metrics must be Metrics such as Accuracy(), got {metric!r}")
+        self.model = model
+        self.loss = loss
+        self.optimizer = optimizer
+        self.metrics = tuple(metrics)
+        self.seed = check_seed(seed)
+        self.epoch = 0
+        self.plan = plan
+        self._planner: Planner | None = None
+        self._totals: dict[str, Array] = {}
+        self._weights: dict[str, float] = {}
+        self._step_weights: dict[Any, dict[str, float]] = {}  # by the shapes of x and y, as the eager step found them
+        if not model.initialized:
+            model.materialize_with(self.seed, backend)
+        elif backend is not None and get_backend(backend) is not model.backend:
+            model.to(backend)
+
+    # --- one step ---
+
+    def step(self, x: Any, y: Any) -> Array:
+        """Train on one batch: forward, loss, backward, update. Return the loss, a 0-d array on the device.
+
+        x : (N, ...), y : as the loss wants; any array library, moved and cast. Values are not checked here.
+        """
+        return self._run(self._step, "step", self._bring_x(x), self._bring_y(y))
+
+    def _run(self, step: Any, kind: str, x: Array, y: Array) -> Array:
+        store = self.model.store
+        if not self.plan:
+            return step(x, y)
+        if self._planner is None or self._planner.store is not store or self._planner.values is not store.values:
+            self._planner = Planner(store, lambda: self._totals)
+        self.optimizer.prepare(store)
+        return self._planner.run((kind, x.shape, y.shape, y.dtype), step, (x, y))
+
+    def _step(self, x: Array, y: Array) -> Array:
+        return self._forward_backward(x, y)[1]
+
+    def _forward_backward(self, x: Array, y: Array) -> tuple[Array, Array]:
+        prediction = self.model.forward(x)
+        value = self.loss.forward(prediction, y)
+        ops.check_finite_(self.model.store.ok, value)
+        self.model.backward(self.loss.backward(), need_dx=False)
+        self.optimizer.step(self.model)
+        return prediction, value
+
+    def _counted_step(self, x: Array, y: Array) -> Array:
+        prediction, value = self._forward_backward(x, y)
+        weights = {"loss": self.loss.total_weight(prediction, y)}
+        ops.accumulate_(self._totals["loss"], value, weights["loss"])
+        for metric in self.metrics:
+            ops.accumulate_(self._totals[metric.name], metric.measure(prediction, y), 1.0)
+            weights[metric.name] = metric.weight(prediction, y)
+        self._step_weights[x.shape, y.shape] = weights
+        return value
+
+    # --- many steps ---
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        validation_data: Any = None,
+        epochs: int = 10,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        progress: bool = True,
+    ) -> History:
+        """Train for `epochs` passes over the data and return their History.
+
+        x, y            : arrays of any library, or x alone a Dataset
+        validation_data : a Dataset or (x, y), evaluated after every epoch
+        shuffle         : a new order every epoch, a function of (seed, epoch); the last partial batch is kept
+        progress        : a bar on a terminal, a line an epoch elsewhere
+        Ctrl-C takes effect at the end of the present step: the parameters are whole, and the History so far is returned
+        with `interrupted` set; a second Ctrl-C interrupts at once.
+        Raises DataError, ShapeError, DTypeError before anything is changed; NonFiniteError when the loss stops being
+        finite, with the parameters as they were before that step.
+        """
+        data = _as_dataset(x, y)
+        check_batch_size(batch_size)
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise ConfigError(f"epochs must be an integer of at least 0, got {epochs!r}")
+        self._check_at_the_door(data, "x", "y")
+        validation = None
+        if validation_data is not None:
+            validation = (
+                validation_data if isinstance(validation_data, Dataset) else _as_dataset(*_pair(validation_data))
+            )
+            self._check_at_the_door(validation, "validation x", "validation y")
+        data = self._moved(data)
+        history = History()
+        n_steps = -(-len(data) // batch_size)
+        with make_progress(progress, epochs, n_steps) as shown, _Interrupt() as interrupt:
+            for epoch in range(1, epochs + 1):
+                start = time.perf_counter()
+                complete = self._train_epoch(data, batch_size, shuffle, shown, interrupt)
+                if not complete:
+                    history.interrupted = True
+                    break
+                row = {"epoch": float(self.epoch), **self._read_totals()}
+                if validation is not None:
+                    results = self._evaluate(validation, max(batch_size, 256))
+                    row |= {f"val_{name}": value for name, value in results.items()}
+                row["seconds"] = time.perf_counter() - start
+                history.rows.append(row)
+                shown.epoch(epoch, row)
+                if interrupt.asked:
+                    history.interrupted = True
+                    break
+        if history.interrupted:
+            steps = int(to_numpy(self.model.store.counters)[0])
+            print(
+                f"interrupted after {len(history)} complete epochs; the parameters are whole, as after step {steps}",
+                flush=True,
+            )
+        return history
+
+    def _train_epoch(self, data: Dataset, batch_size: int, shuffle: bool, shown: Any, interrupt: _Interrupt) -> bool:
+        """One pass over the data; False when an interrupt ended it early."""
+        self._reset_totals()
+        seen = time.perf_counter()
+        order = batches(data, batch_size, seed=self.seed, epoch=self.epoch, shuffle=shuffle)
+        n_steps = -(-len(data) // batch_size)
+        for done, (x, y) in enumerate(order, start=1):
+            if _is_memmap(data.x):
+                check_finite(x, "x")
+            bx, by = self._bring_x(x), self._bring_y(y)
+            self._run(self._counted_step, "counted step", bx, by)
+            for name, weight in self._step_weights[bx.shape, by.shape].items():
+                self._weights[name] += weight
+            now = time.perf_counter()
+            if now - seen > READ_EVERY:
+                seen = now
+                shown.step(done)
+                self._stop_if_not_finite()
+            if interrupt.asked and done < n_steps:
+                self._stop_if_not_finite()
+                return False
+        self._stop_if_not_finite()
+        self.epoch += 1
+        return True
+
+    def _reset_totals(self) -> None:
+        backend = self.model.backend
+        for name in ("loss", *(metric.name for metric in self.metrics)):
+            if type(self._totals.get(name)) is backend.array_type:
+                self._totals[name][...] = 0
+            else:
+                self._totals[name] = backend.zeros((), "float64")
+            self._weights[name] = 0.0
+
+    def _read_totals(self) -> dict[str, float]:
+        return {name: float(to_numpy(total)) / self._weights[name] for name, total in self._totals.items()}
+
+    def _stop_if_not_finite(self) -> None:
+        store = self.model.store
+        if bool(store.ok):
+            return
+        store.ok[...] = True
+        steps = int(to_numpy(store.counters)[0])
+        raise NonFiniteError(
+            f"the loss was NaN or infinite in step {steps + 1} (epoch {self.epoch + 1}); the parameters are "
+            f"those after step {steps}, the last good one. Lower the learning rate ({self.optimizer.learning_rate:g}), "
+            "or look at the data of that step"
+        )
+
+    # --- inference ---
+
+    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = 256) -> dict[str, float]:
+        """Return the loss and the metrics over the data (a Dataset, or x and y), by name. Nothing is changed."""
+        data = _as_dataset(x, y)
+        check_batch_size(batch_size)
+        self._check_at_the_door(data, "x", "y")
+        return self._evaluate(data, batch_size)
+
+    def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, float]:
+        backend = self.model.backend
+        names = ("loss", *(metric.name for metric in self.metrics))
+        totals = {name: backend.zeros((), "float64") for name in names}
+        weights = dict.fromkeys(names, 0.0)
+        for x, y in batches(data, batch_size, shuffle=False):
+            bx, by = self._bring_x(x), self._bring_y(y)
+            prediction = self.model(bx)
+            n = self.loss.total_weight(prediction, by)
+            ops.accumulate_(totals["loss"], self.loss(prediction, by), n)
+            weights["loss"] += n
+            for metric in self.metrics:
+                ops.accumulate_(totals[metric.name], metric.measure(prediction, by), 1.0)
+                weights[metric.name] += metric.weight(prediction, by)
+        return {name: float(to_numpy(totals[name])) / weights[name] for name in names}
+
+    def predict(self, x: Any, *, batch_size: int = 256) -> Any:
+        """Return the model's outputs for `x`, in the caller's kind of array (NumPy for lists)."""
+        return predict(self.model, x, batch_size=batch_size)
+
+    # --- the door ---
+
+    def _check_at_the_door(self, data: Dataset, name_x: str, name_y: str) -> None:
+        """Raise unless the model can take x and the loss y, and every value is one to train on."""
+        prediction = self.model(self._bring_x(data.x[:1]))
+        if prediction.shape[0] != 1:
+            raise DataError(f"the model made {prediction.shape[0]} outputs of 1 sample; the first axis is the samples'")
+        if self.loss.targets == "labels":
+            check_labels(data.y, int(prediction.shape[-1]), name_y)
+        else:
+            check_finite(data.y, name_y)
+        target = self._bring_y(data.y[:1])
+        self.loss.check(prediction, target)
+        for metric in self.metrics:
+            metric.measure(prediction, target)
+        if not _is_memmap(data.x):
+            check_finite(data.x, name_x)
+
+    def _bring_x(self, x: Any) -> Array:
+        store = self.model.store
+        if type(x) is store.backend.array_type and x.dtype == store.values.dtype:
+            return x
+        x = as_array(x, "x")
+        return store.backend.asarray(_host_if_foreign(x, store.backend), dtype=store.dtype)
+
+    def _bring_y(self, y: Any) -> Array:
+        store = self.model.store
+        if self.loss.targets != "labels":
+            return self._bring_x(y)
+        if type(y) is store.backend.array_type and y.dtype == store.counters.dtype:
+            return y
+        y = as_array(y, "y")
+        if not namespace(y).isdtype(y.dtype, "integral"):
+            check_labels(y, 1)
+        return store.backend.asarray(_host_if_foreign(y, store.backend), dtype="int64")
+
+    def _moved(self, data: Dataset) -> Dataset:
+        """The data on the model's device where that is not the host, so that batches are taken there."""
+        backend = self.model.backend
+        if backend.array_type is np.ndarray or _is_memmap(data.x):
+            return data
+        return Dataset(self._bring_x(data.x), self._bring_y(data.y), name=data.name, split=data.split)
+
+    def plan_report(self) -> str:
+        """For every kind of step so far, the calls of its plan, or why it runs eagerly."""
+        if self._planner is None:
+            return "no step has been made yet" if self.plan else "plans are off (plan=False)"
+        lines = []
+        for (kind, x, y, _), plan in self._planner.plans().items():
+            lines.append(f"{kind} for x {x}, y {y}: planned, {len(plan)} prepared calls, {plan.bytes} bytes")
+            lines += [f"    {line}" for line in repr(plan).splitlines()]
+        for (kind, x, y, _), reason in self._planner.refusals().items():
+            lines.append(f"{kind} for x {x}, y {y}: eager, because {reason}")
+        return "\n".join(lines) or "no kind of step has been made twice yet"
+
+
+def predict(model: Layer, x: Any, *, batch_size: int = 256) -> Any:
+    """Return `model`'s outputs for `x`, a batch at a time, in the caller's kind of array (NumPy for lists)."""
+    check_batch_size(batch_size)
+    given = as_array(x, "x")
+    if given.ndim < 1 or given.shape[0] == 0:
+        raise DataError(f"x is empty, of shape {tuple(given.shape)}; there is nothing to predict")
+    store = model.store
+    parts = []
+    for start in range(0, given.shape[0], batch_size):
+        part = _host_if_foreign(given[start : start + batch_size], store.backend)
+        parts.append(model(store.backend.asarray(part, dtype=store.dtype)))
+    result = store.backend.xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
+    if isinstance(given, store.backend.array_type):
+        return result
+    host = to_numpy(result)
+    return host if isinstance(given, np.ndarray) else namespace(given).asarray(host, device=given.device)
+
+
+def _host_if_foreign(x: Any, backend: Backend) -> Any:
+    """`x` itself where `backend` takes it (its own arrays, the host's), else a host copy."""
+    return x if isinstance(x, backend.array_type) else to_numpy(x)
+
+
+def _is_memmap(x: Any) -> bool:
+    return isinstance(x, np.memmap)
+
+
+def _as_dataset(x: Any, y: Any = None) -> Dataset:
+    if isinstance(x, Dataset):
+        if y is not None:
+            raise ConfigError("a Dataset brings its own targets; pass it alone")
+        return x
+    if y is None:
+        raise ConfigError("pass x and y, or a Dataset")
+    return Dataset(x, y)
+
+
+def _pair(data: Any) -> tuple[Any, Any]:
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ConfigError("validation_data must be a Dataset or a pair (x, y)")
+    return data[0], data[1]
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C into a request that is met at the end of a step; the second interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
