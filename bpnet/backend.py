@@ -105,19 +105,27 @@ def backend_names() -> list[str]:
         return sorted(_FACTORIES)
 
 
+def selection(choice: str | Backend | None = None) -> tuple[str | Backend, str]:
+    """Return what `get_backend(choice)` would take, and what decides it, without probing.
+
+    What decides: "the argument", "use_backend", "BPNET_BACKEND" or "the default".
+    """
+    if choice is not None:
+        return choice, "the argument"
+    chosen = _context_choice.get() or _process_choice
+    if chosen is not None:
+        return chosen, "use_backend"
+    named = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
+    return (named, ENVIRONMENT_VARIABLE) if named else ("numpy", "the default")
+
+
 def get_backend(choice: str | Backend | None = None) -> Backend:
     """Return a probed, ready backend: `choice`, or `use_backend`'s, or `BPNET_BACKEND`'s, or NumPy's.
 
     choice : "numpy", "cupy", "cupy:1", a registered name, a `Backend` object, or None
     Raises BackendError with the reason and the remedy when it is unknown or cannot run here.
     """
-    source = "the argument"
-    if choice is None:
-        choice, source = _context_choice.get() or _process_choice, "use_backend"
-    if choice is None:
-        choice, source = os.environ.get(ENVIRONMENT_VARIABLE, "").strip() or None, f"{ENVIRONMENT_VARIABLE}"
-    if choice is None:
-        choice, source = "numpy", "the default"
+    choice, source = selection(choice)
     if not isinstance(choice, str):
         return _probed(choice)
     ready = _READY.get(choice)

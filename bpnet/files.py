@@ -23,7 +23,7 @@ def write(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[
     """
     from safetensors.numpy import save
 
-    target = Path(path)
+    target = _regular(path)
     # safetensors writes the memory as it lies and does not look at strides: C order, or other numbers are read back.
     ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     content = save(ordered, metadata=metadata)
@@ -45,6 +45,15 @@ def write(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[
             os.unlink(name)
 
 
+def _regular(path: str | os.PathLike[str]) -> Path:
+    """Return `path`; CheckpointError when it is a folder or a device such as /dev/null, which no file may replace."""
+    if os.path.isdir(path):
+        raise CheckpointError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise CheckpointError(f"cannot write {str(path)!r}: it is no regular file; name one, or a new one")
+    return Path(path)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -57,10 +66,8 @@ def _reason(error: OSError) -> str:
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise CheckpointError unless a file could be written at `path`: to be asked before hours of training."""
-    target = Path(path)
-    if target.is_dir():
-        raise CheckpointError(f"cannot write {str(target)!r}: it is a folder; name a file in it")
-    if not target.parent.is_dir():
+    target = _regular(path)
+    if not os.path.isdir(target.parent):
         raise CheckpointError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
