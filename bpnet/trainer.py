@@ -279,14 +279,14 @@ class Trainer:
 
     def _check_at_the_door(self, data: Dataset, name_x: str, name_y: str) -> None:
         """Raise unless the model can take x and the loss y, and every value is one to train on."""
-        prediction = self.model(self._bring_x(data.x[:1]))
+        prediction = self.model(self._bring_x(data.x[:1, ...]))
         if prediction.shape[0] != 1:
             raise DataError(f"the model made {prediction.shape[0]} outputs of 1 sample; the first axis is the samples'")
         if self.loss.targets == "labels":
             check_labels(data.y, int(prediction.shape[-1]), name_y)
         else:
             check_finite(data.y, name_y)
-        target = self._bring_y(data.y[:1])
+        target = self._bring_y(data.y[:1, ...])
         self.loss.check(prediction, target)
         for metric in self.metrics:
             metric.measure(prediction, target)
@@ -340,7 +340,7 @@ def predict(model: Layer, x: Any, *, batch_size: int = 256) -> Any:
     store = model.store
     parts = []
     for start in range(0, given.shape[0], batch_size):
-        part = _host_if_foreign(given[start : start + batch_size], store.backend)
+        part = _host_if_foreign(given[start : start + batch_size, ...], store.backend)
         parts.append(model(store.backend.asarray(part, dtype=store.dtype)))
     result = store.backend.xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
     if isinstance(given, store.backend.array_type):

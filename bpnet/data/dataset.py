@@ -96,7 +96,7 @@ class _Taker:
         self.on_host = isinstance(array, np.ndarray)
 
     def range(self, start: int, stop: int) -> Any:
-        return self.array[start:stop]
+        return self.array[start:stop, ...]
 
     def take(self, rows: Any) -> Any:
         if self.on_host:

@@ -6,10 +6,8 @@ import json
 import os
 from typing import Any
 
-import numpy as np
-
 from bpnet import initializers
-from bpnet.backend import Backend, get_backend, to_numpy
+from bpnet.backend import FLOATING_DTYPES, Backend, get_backend, to_numpy
 from bpnet.errors import BpnetError, CheckpointError, ConfigError
 from bpnet.files import read, write
 from bpnet.layers import activations, containers, dense, dropout, flatten
@@ -164,7 +162,7 @@ def _compare(shapes: dict[str, tuple[int, ...]], tensors: dict[str, Any], dtype:
         )
     for name, shape in shapes.items():
         found = tensors[name]
-        if tuple(found.shape) != shape or found.dtype != np.dtype(dtype if dtype in ("float32", "float64") else "V1"):
+        if tuple(found.shape) != shape or str(found.dtype) != dtype or dtype not in FLOATING_DTYPES:
             raise CheckpointError(
                 f"{str(path)!r}: {name!r} must be {dtype} of shape {shape}, found {found.dtype} of {tuple(found.shape)}"
             )

@@ -36,7 +36,7 @@ def split(x: Array, sizes: tuple[int, ...], axis: int) -> tuple[Array, ...]:
     before = (slice(None),) * (axis % x.ndim)
     parts, start = [], 0
     for size in sizes:
-        parts.append(xp.asarray(x[(*before, slice(start, start + size))], copy=True))
+        parts.append(xp.asarray(x[(*before, slice(start, start + size), ...)], copy=True))
         start += size
     return tuple(parts)
 

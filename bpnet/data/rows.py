@@ -1,0 +1,82 @@
+"""Samples from a file of the user's: .npy, .npz or .csv."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bpnet.data.checks import check_finite, check_lengths
+from bpnet.errors import DataError
+
+READABLE = (".npy", ".npz", ".csv")
+
+
+def read_rows(path: str | os.PathLike[str]) -> tuple[Any, Any]:
+    """Return (x, y) of a file: x (N, ...) numbers, one sample a row, and y (N, ...) where the file has it, else None.
+
+    .npy : x; a one-dimensional array is one sample
+    .npz : the arrays "x" and, if there, "y"; or its only array, as x
+    .csv : x, numbers between commas, one sample a line; a first line of names is skipped
+    Raises DataError when the file cannot be read as such, is empty, or holds anything but finite numbers. Nothing in it
+    is executed: pickled objects are refused.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in READABLE:
+        raise DataError(f"cannot read {str(path)!r}: its name must end in one of {', '.join(READABLE)}")
+    try:
+        x, y = _read_csv(path) if suffix == ".csv" else _read_numpy(path)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"cannot read {str(path)!r} as {suffix[1:]}: {reason}") from error
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{str(path)!r} must hold numbers, found dtype {x.dtype}")
+    if x.ndim == 0 or x.size == 0:
+        raise DataError(f"{str(path)!r} holds no samples: its array has shape {x.shape}")
+    if x.ndim == 1:
+        x = x[None, :]
+    check_finite(x, str(path))
+    if y is not None:
+        check_lengths(x, y, f"x of {str(path)!r}", "y")
+    return x, y
+
+
+def _read_numpy(path: Path) -> tuple[Any, Any]:
+    with path.open("rb") as file:
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded, None
+        names = loaded.files
+        if "x" in names:
+            return loaded["x"], loaded["y"] if "y" in names else None
+        if len(names) != 1:
+            raise ValueError(f"it must hold one array, or one named 'x'; it holds {', '.join(names) or 'none'}")
+        return loaded[names[0]], None
+
+
+def _read_csv(path: Path) -> tuple[Any, Any]:
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    rows = [(number, line.split(",")) for number, line in enumerate(lines, start=1) if line.strip()]
+    if rows and all(_number(cell) is None for cell in rows[0][1]):
+        del rows[0]
+    values = []
+    for number, cells in rows:
+        row = [_number(cell) for cell in cells]
+        if None in row:
+            column = row.index(None)
+            raise ValueError(f"line {number}, column {column + 1} holds {cells[column].strip()!r}, which is no number")
+        if values and len(row) != len(values[0]):
+            raise ValueError(f"line {number} has {len(row)} columns, the first sample {len(values[0])}")
+        values.append(row)
+    return np.asarray(values, dtype=np.float64), None
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None

@@ -1,0 +1,239 @@
+"""Sample arguments for every kernel: what the generic tests call reference and variants with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from bpnet import ops
+
+SHAPES = [(1, 1), (3, 4), (32, 10), (0, 3), (5, 1), (2, 3, 4), (257, 33)]
+ROWS = [(1, 1), (3, 4), (32, 10), (5, 1), (129, 7)]
+SIZES = [1, 5, 16384, 16385, 40000]
+KEY = (7, 0xFFFFFFFFFFFFFFFF)
+
+
+def _normal(rng: Any, shape: Any, dtype: str) -> Any:
+    return rng.normal(size=shape).astype(dtype)
+
+
+def _special(rng: Any, shape: Any, dtype: str) -> Any:
+    """Numbers with zeros, infinities and NaN among them."""
+    x = _normal(rng, shape, dtype)
+    flat = x.reshape(-1)
+    for value in (0.0, -0.0, np.inf, -np.inf, np.nan):
+        if flat.size:
+            flat[rng.integers(flat.size)] = value
+    return x
+
+
+def one_array(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for shape in SHAPES:
+        yield (_normal(rng, shape, dtype),)
+        yield (_special(rng, shape, dtype),)
+        yield (1e3 * _normal(rng, shape, dtype),)
+
+
+def two_arrays(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for shape in SHAPES:
+        yield (_normal(rng, shape, dtype), _normal(rng, shape, dtype))
+        yield (_special(rng, shape, dtype), _normal(rng, shape, dtype))
+
+
+def _with(cases: Any, *more: Any) -> Callable[..., Iterator[tuple[Any, ...]]]:
+    def extended(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for case in cases(rng, dtype):
+            yield (*case, *more)
+
+    return extended
+
+
+def linear(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for leading in ((1,), (4,), (0,), (2, 3), (130,)):
+        for n_in, n_out in ((1, 1), (5, 3), (64, 33)):
+            x, W = _normal(rng, (*leading, n_in), dtype), _normal(rng, (n_in, n_out), dtype)
+            b = _normal(rng, (n_out,), dtype)
+            yield (x, W, b)
+            yield (x, W, None)
+            for activation in (ops.relu, ops.sigmoid, ops.tanh):
+                yield (x, W, b, activation)
+            yield (x, W, b, ops.leaky_relu, 0.1)
+
+
+def linear_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for leading in ((1,), (4,), (0,), (2, 3), (130,)):
+        for n_in, n_out in ((1, 1), (5, 3), (64, 33)):
+            x, W = _normal(rng, (*leading, n_in), dtype), _normal(rng, (n_in, n_out), dtype)
+            dy = _normal(rng, (*leading, n_out), dtype)
+            for flags in ((True, True), (False, True), (True, False)):
+                yield (dy, x, W, *flags)
+
+
+def _labels(rng: Any, n: int, c: int) -> Iterator[Any]:
+    yield rng.integers(0, c, n)
+    yield rng.integers(0, c, n).astype(np.int32)
+    outside = rng.integers(0, c, n)
+    outside[0] = -1
+    outside[-1] = c
+    yield outside
+
+
+def logits_and_labels(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for n, c in ROWS:
+        for labels in _labels(rng, n, c):
+            yield (_normal(rng, (n, c), dtype), labels, float(n))
+            yield (100 * _normal(rng, (n, c), dtype), labels, 2.5)
+            spread = _normal(rng, (n, c), dtype) + np.linspace(-500, 500, n)[:, None].astype(dtype)
+            yield (spread, labels, float(n))
+            masked = _normal(rng, (n, c), dtype)
+            masked[:, 0] = -np.inf if c > 1 else 0.0
+            yield (masked, np.maximum(labels, 1) if c > 1 else labels, float(n))
+
+
+def probabilities_and_labels(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for n, c in ROWS:
+        for labels in _labels(rng, n, c):
+            p = np.exp(_normal(rng, (n, c), dtype))
+            yield ((p / p.sum(axis=1, keepdims=True)).astype(dtype), labels, float(n))
+
+
+def elementwise_loss(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for shape in ((1,), (4, 1), (5, 3), (2, 3, 4)):
+        t = rng.uniform(size=shape).astype(dtype)
+        yield (_normal(rng, shape, dtype), t, 7.0)
+        yield (rng.uniform(0.01, 0.99, size=shape).astype(dtype), t, 1.0)
+
+
+def probability_loss(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for shape in ((1,), (4, 1), (5, 3)):
+        p = rng.uniform(0.01, 0.99, size=shape).astype(dtype)
+        yield (p, rng.uniform(size=shape).astype(dtype), 7.0)
+        yield (p, (rng.uniform(size=shape) > 0.5).astype(dtype), 1.0)
+
+
+def _counters() -> Any:
+    return np.array([5, 0, 2], dtype=np.int64)
+
+
+def random_words(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for n in (0, 1, 3, 4, 5, 1000):
+        yield (_counters(), 2, KEY, n)
+    yield (np.array([2**40, 2**33], dtype=np.int64), 1, (0, 0), 9)
+
+
+def masks(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for shape in SHAPES:
+        for rate in (0.0, 0.1, 0.5, 0.999):
+            yield (_counters(), 1, KEY, shape, rate)
+
+
+def dropout(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for shape in SHAPES:
+        yield (_special(rng, shape, dtype), _counters(), 2, KEY, 0.3)
+
+
+def dropout_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for shape in SHAPES:
+        yield (_special(rng, shape, dtype), rng.uniform(size=shape) > 0.5, 0.25)
+
+
+def _flags() -> Iterator[Any]:
+    yield np.array(True)
+    yield np.array(False)
+
+
+def sgd(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for size in SIZES:
+        for ok in _flags():
+            for decay in (0.0, 0.1):
+                yield (_normal(rng, size, dtype), _normal(rng, size, dtype), ok, np.array(0.1), decay)
+
+
+def sgd_momentum(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for size in SIZES:
+        for ok in _flags():
+            for decay, nesterov in ((0.0, False), (0.1, True)):
+                arrays = (_normal(rng, size, dtype) for _ in range(3))
+                yield (*arrays, ok, np.array(0.1), decay, 0.9, nesterov)
+
+
+def adam(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for size in SIZES:
+        for ok in _flags():
+            for decay, step in ((0.0, 0), (0.1, 1000)):
+                value, grad, m = (_normal(rng, size, dtype) for _ in range(3))
+                v = _normal(rng, size, dtype) ** 2
+                counters = np.array([step, 3], dtype=np.int64)
+                yield (value, grad, m, v, ok, np.array(0.01), counters, 0.9, 0.999, 1e-8, decay)
+
+
+def _zero_d(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for ok in _flags():
+        for value in (1.0, np.nan, np.inf, -np.inf):
+            yield (ok.copy(), np.array(value, dtype))
+
+
+def tuples(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    yield (tuple(_normal(rng, (3, n), dtype) for n in (1, 4, 0)), 1)
+    yield (tuple(_normal(rng, (n, 2), dtype) for n in (2, 5)), 0)
+
+
+CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
+    "relu": one_array,
+    "relu_backward": two_arrays,
+    "leaky_relu": _with(one_array, 0.1),
+    "leaky_relu_backward": _with(two_arrays, 0.1),
+    "sigmoid": one_array,
+    "sigmoid_backward": two_arrays,
+    "tanh": one_array,
+    "tanh_backward": two_arrays,
+    "softmax": lambda rng, dtype: ((_normal(rng, s, dtype),) for s in (*ROWS, (2, 3, 4))),
+    "softmax_backward": lambda rng, dtype: ((_normal(rng, s, dtype), _normal(rng, s, dtype)) for s in ROWS),
+    "add": two_arrays,
+    "copy": one_array,
+    "reshape": lambda rng, dtype: iter([(_normal(rng, (2, 6), dtype), (3, 4)), (_normal(rng, (0, 2), dtype), (0,))]),
+    "concatenate": tuples,
+    "split": lambda rng, dtype: iter(
+        [(_normal(rng, (4, 6), dtype), (1, 2, 3), 1), (_normal(rng, (4, 2), dtype), (4, 0), 0)]
+    ),
+    "copy_": two_arrays,
+    "add_": two_arrays,
+    "fill_": _with(one_array, 0.0),
+    "increment_": lambda rng, dtype: iter([(_counters(), 1)]),
+    "mul": two_arrays,
+    "mul_backward": lambda rng, dtype: (tuple(_normal(rng, s, dtype) for _ in range(3)) for s in SHAPES),
+    "sum_terms": lambda rng, dtype: ((tuple(_normal(rng, s, dtype) for _ in range(4)),) for s in SHAPES),
+    "sum_backward": _with(one_array, 3),
+    "accumulate_": lambda rng, dtype: iter([(np.array(1.5), np.array(2.5, dtype), 64.0)]),
+    "count_correct": lambda rng, dtype: (
+        (_normal(rng, (n, c), dtype), labels) for n, c in ROWS for labels in _labels(rng, n, c)
+    ),
+    "count_correct_binary": lambda rng, dtype: (
+        (_normal(rng, s, dtype), (rng.uniform(size=s) > 0.5).astype(dtype), t) for s in SHAPES for t in (0.0, 0.5)
+    ),
+    "linear": linear,
+    "linear_backward": linear_backward,
+    "softmax_cross_entropy": logits_and_labels,
+    "softmax_cross_entropy_backward": _with(probabilities_and_labels, 3.0),
+    "categorical_cross_entropy": probabilities_and_labels,
+    "categorical_cross_entropy_backward": _with(probabilities_and_labels, 3.0),
+    "sigmoid_binary_cross_entropy": elementwise_loss,
+    "sigmoid_binary_cross_entropy_backward": _with(elementwise_loss, 3.0),
+    "binary_cross_entropy": probability_loss,
+    "binary_cross_entropy_backward": _with(probability_loss, 3.0),
+    "mean_squared_error": elementwise_loss,
+    "mean_squared_error_backward": _with(elementwise_loss, 3.0),
+    "mean_absolute_error": elementwise_loss,
+    "mean_absolute_error_backward": _with(elementwise_loss, 3.0),
+    "philox": random_words,
+    "keep_mask": masks,
+    "dropout": dropout,
+    "dropout_backward": dropout_backward,
+    "sgd_": sgd,
+    "sgd_momentum_": sgd_momentum,
+    "adam_": adam,
+    "check_finite_": _zero_d,
+    "advance_": lambda rng, dtype: ((_counters(), ok) for ok in _flags()),
+}

@@ -1,0 +1,192 @@
+"""Every kernel: the reference runs on every backend, and every variant means what the reference means."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_cases import CASES
+
+import bpnet as bp
+from bpnet.dispatch import Kernel, Variant, kernel, kernels, load_variants, recording
+
+load_variants(np.ndarray)
+SHIPPED = [k for k in kernels() if k.__module__.startswith("bpnet.")]
+VARIANTS = [(k, v) for k in SHIPPED for cls, v in k.variants() if cls is np.ndarray]
+# Sums may be taken in another order and constants folded: a few units in the last place of the largest term.
+TOLERANCE = {"float32": 3e-5, "float64": 1e-12}
+
+
+def close(found: Any, expected: Any, dtype: str) -> None:
+    if isinstance(expected, tuple):
+        assert isinstance(found, tuple)
+        assert len(found) == len(expected)
+        for a, b in zip(found, expected, strict=True):
+            close(a, b, dtype)
+    elif expected is None:
+        assert found is None
+    else:
+        expected, found = np.asarray(expected), np.asarray(found)
+        assert found.shape == expected.shape
+        assert found.dtype == expected.dtype
+        if found.dtype.kind != "f":
+            assert np.array_equal(found, expected)
+            return
+        finite = expected[np.isfinite(expected)]
+        scale = max(1.0, float(np.max(np.abs(finite), initial=0.0)))
+        np.testing.assert_allclose(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale * 0.1)
+
+
+def call(body: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """The result of a body on copies of `args`, and the copies as they are afterwards."""
+    own = copy.deepcopy(args)
+    with np.errstate(all="ignore"):
+        return body(*own), own
+
+
+def frozen(args: Any) -> Any:
+    if isinstance(args, tuple):
+        return tuple(frozen(arg) for arg in args)
+    if isinstance(args, np.ndarray):
+        args = args.copy()
+        args.flags.writeable = False
+    return args
+
+
+def test_every_kernel_has_a_case() -> None:
+    assert {k.name for k in SHIPPED} == set(CASES)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("op", "variant"), VARIANTS, ids=[f"{k.name}-{v.name}" for k, v in VARIANTS])
+def test_a_variant_means_what_the_reference_means(op: Kernel, variant: Variant, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    accepted = 0
+    for args in CASES[op.name](rng, dtype):
+        if variant.accepts is not None and not variant.accepts(*args):
+            continue
+        accepted += 1
+        expected, after_reference = call(op.reference.body, args)
+        found, after = call(variant.body, args)
+        close(found, expected, dtype)
+        close(tuple(a for a in after if isinstance(a, np.ndarray)),
+              tuple(a for a in after_reference if isinstance(a, np.ndarray)), dtype)  # fmt: skip
+        if variant.into is not None and expected is not None:
+            own = copy.deepcopy(args)
+            out = copy.deepcopy(found)
+            for each in out if isinstance(out, tuple) else (out,):
+                if each is not None:
+                    each[...] = True if each.dtype.kind == "b" else 77
+            with np.errstate(all="ignore"):
+                variant.into(out, *own)
+            for a, b in zip(
+                out if isinstance(out, tuple) else (out,), found if isinstance(found, tuple) else (found,), strict=True
+            ):
+                assert (a is None and b is None) or a.tobytes() == b.tobytes()
+    assert accepted > 0
+
+
+@pytest.mark.parametrize(
+    ("op", "variant"),
+    [(k, v) for k, v in VARIANTS if k.elementwise and v.bind is not None],
+    ids=lambda each: getattr(each, "name", ""),
+)
+def test_an_elementwise_variant_may_write_over_its_first_argument(op: Kernel, variant: Variant) -> None:
+    assert variant.into is not None
+    for args in CASES[op.name](np.random.default_rng(1), "float32"):
+        if variant.accepts is not None and not variant.accepts(*args):
+            continue
+        expected, own = call(variant.body, args)
+        with np.errstate(all="ignore"):
+            variant.into(own[0], *own)
+        assert own[0].tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("op", [k for k in SHIPPED if not k.name.endswith("_")], ids=lambda k: k.name)
+def test_no_op_writes_into_its_arguments(op: Kernel) -> None:
+    for args in CASES[op.name](np.random.default_rng(2), "float32"):
+        with np.errstate(all="ignore"):
+            op(*frozen(args))
+            op.reference.body(*frozen(args))
+
+
+@pytest.mark.parametrize("op", [k for k in SHIPPED], ids=lambda k: k.name)
+def test_the_reference_runs_on_every_backend(op: Kernel, backend: bp.Backend) -> None:
+    def bring(arg: Any) -> Any:
+        if isinstance(arg, tuple) and any(isinstance(each, np.ndarray) for each in arg):
+            return tuple(bring(each) for each in arg)
+        return backend.asarray(arg.copy()) if isinstance(arg, np.ndarray) else arg
+
+    def back(result: Any) -> Any:
+        if isinstance(result, tuple):
+            return tuple(back(each) for each in result)
+        return None if result is None else bp.to_numpy(result)
+
+    for args in CASES[op.name](np.random.default_rng(3), "float32"):
+        if any(isinstance(a, np.ndarray) and a.size > 5000 for a in args) and op.name != "adam_":
+            continue
+        own = tuple(bring(arg) for arg in args)
+        with np.errstate(all="ignore"):
+            found = op.reference.body(*own)
+        expected, after = call(op.reference.body, args)
+        close(back(found), expected, "float32")
+        arrays = [(a, b) for a, b in zip(own, after, strict=True) if isinstance(b, np.ndarray)]
+        close(tuple(bp.to_numpy(a) for a, _ in arrays), tuple(b for _, b in arrays), "float32")
+        for each in found if isinstance(found, tuple) else (found,):
+            if each is not None and not isinstance(own[0], tuple):
+                assert each.device == own[0].device
+
+
+def test_the_latest_registered_variant_is_asked_first_and_the_reference_last() -> None:
+    @kernel
+    def double(x: Any) -> Any:
+        return ("reference", x)
+
+    @double.register(np.ndarray, accepts=lambda x: x.ndim == 1, name="plain")
+    def _(x: Any) -> Any:
+        return ("plain", x)
+
+    @double.register(np.ndarray, accepts=lambda x: x.size > 3, name="large")
+    def _(x: Any) -> Any:
+        return ("large", x)
+
+    try:
+        assert double(np.zeros(5))[0] == "large"
+        assert double(np.zeros(2))[0] == "plain"
+        assert double(np.zeros((1, 1)))[0] == "reference"
+        assert double(np.zeros(2).view(np.memmap))[0] == "plain"
+        assert [v.name for _, v in double.variants()] == ["large", "plain"]
+    finally:
+        from bpnet import dispatch
+
+        dispatch._KERNELS.remove(double)
+
+
+def test_a_recorder_sees_the_outermost_calls_of_its_own_thread_only() -> None:
+    seen: list[str] = []
+
+    class Notes:
+        def run(self, op: Kernel, args: tuple[Any, ...]) -> Any:
+            seen.append(op.name)
+            return op.choose(args).body(*args)
+
+    x = np.ones((2, 2), np.float32)
+    with recording(Notes()):
+        bp.ops.linear.reference.body  # noqa: B018  (not a call)
+        bp.ops.linear(x, x, None, bp.ops.leaky_relu, 0.1)
+        other = threading.Thread(target=lambda: bp.ops.tanh(x))
+        other.start()
+        other.join()
+    bp.ops.relu(x)
+    assert seen == ["linear"]
+
+
+def test_float16_and_mixed_dtypes_fall_to_the_reference() -> None:
+    x = np.ones((2, 3), np.float16)
+    assert bp.ops.relu.choose((x,)).name == "reference"
+    assert bp.ops.relu(x).dtype == np.float16
+    W = np.ones((3, 2), np.float64)
+    assert bp.ops.linear.choose((x, W, None)).name == "reference"

@@ -1,0 +1,169 @@
+"""Optimizers against their papers' formulas in float64, one parameter at a time, and the contract of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bpnet as bp
+
+
+def sgd(steps: int, w: Any, grads: Any, decay: bool) -> Any:
+    for g in grads[:steps]:
+        w = w - 0.1 * (g + (0.05 * w if decay else 0))
+    return w
+
+
+def momentum(steps: int, w: Any, grads: Any, decay: bool) -> Any:
+    v = 0 * w
+    for g in grads[:steps]:
+        v = 0.9 * v + g
+        w = w - 0.1 * v
+    return w
+
+
+def nesterov(steps: int, w: Any, grads: Any, decay: bool) -> Any:
+    v = 0 * w
+    for g in grads[:steps]:
+        g = g + (0.05 * w if decay else 0)
+        v = 0.9 * v + g
+        w = w - 0.1 * (g + 0.9 * v)
+    return w
+
+
+def adam(steps: int, w: Any, grads: Any, decay: bool, rate: float = 0.0) -> Any:
+    m = v = 0 * w
+    for t, g in enumerate(grads[:steps], start=1):
+        m = 0.9 * m + 0.1 * g
+        v = 0.999 * v + 0.001 * g**2
+        w = w - 0.1 * (rate * w if decay else 0) - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    return w
+
+
+OPTIMIZERS: dict[str, tuple[Callable[[], bp.Optimizer], Callable[..., Any]]] = {
+    "SGD with decay": (lambda: bp.SGD(0.1, weight_decay=0.05), sgd),
+    "SGD with momentum": (lambda: bp.SGD(0.1, momentum=0.9), momentum),
+    "SGD with Nesterov and decay": (lambda: bp.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.05), nesterov),
+    "Adam": (lambda: bp.Adam(0.1), adam),
+    "AdamW": (lambda: bp.AdamW(0.1, weight_decay=0.05), lambda *a: adam(*a, rate=0.05)),
+}
+
+
+def small_model(backend: Any = None, dtype: str = "float64") -> bp.Sequential:
+    return bp.Sequential(bp.Dense(3, 4), bp.Tanh(), bp.Dense(4, 2)).initialize(seed=1, backend=backend, dtype=dtype)
+
+
+@pytest.mark.parametrize(("make", "formula"), OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_fifty_steps_equal_the_formula_and_decay_spares_biases(
+    make: Callable[[], bp.Optimizer], formula: Callable[..., Any], backend: bp.Backend
+) -> None:
+    model, optimizer, rng = small_model(backend), make(), np.random.default_rng(0)
+    parameters = model.parameters()
+    start = {path: bp.to_numpy(p.value).copy() for path, p in parameters.items()}
+    grads = {path: [rng.normal(size=p.shape) for _ in range(50)] for path, p in parameters.items()}
+    for step in range(50):
+        for path, p in parameters.items():
+            p.accumulate(backend.asarray(grads[path][step]))
+        optimizer.step(model)
+    assert int(bp.to_numpy(model.store.counters)[0]) == 50
+    for path, p in parameters.items():
+        expected = formula(50, start[path], grads[path], path.endswith("weight"))
+        np.testing.assert_allclose(bp.to_numpy(p.value), expected, rtol=1e-10, atol=1e-12, err_msg=path)
+
+
+@pytest.mark.parametrize(("make", "formula"), OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_a_parameter_without_gradient_counts_as_zero_and_padding_stays_zero(
+    make: Callable[[], bp.Optimizer], formula: Callable[..., Any]
+) -> None:
+    model, optimizer = small_model(), make()
+    path, parameter = next(iter(model.parameters().items()))
+    others = {p: q.value.copy() for p, q in model.parameters().items() if p != path}
+    for q in model.parameters().values():
+        q.grad[...] = 5.0  # left by an earlier step
+    g = np.ones(parameter.shape)
+    start = parameter.value.copy()
+    parameter.accumulate(g)
+    optimizer.step(model)
+    np.testing.assert_allclose(parameter.value, formula(1, start, [g], path.endswith("weight")), rtol=1e-12)
+    for other, before in others.items():
+        expected = formula(1, before, [0 * before], other.endswith("weight"))
+        np.testing.assert_allclose(model.parameters()[other].value, expected, rtol=1e-12)
+    used = np.zeros(model.store.size, bool)
+    for p, q in model.parameters().items():
+        used[model.store.offsets[p] : model.store.offsets[p] + q.size] = True
+    assert np.all(model.store.values[~used] == 0)
+
+
+@pytest.mark.parametrize(("make", "formula"), OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_nothing_changes_where_the_flag_is_down(
+    make: Callable[[], bp.Optimizer], formula: Callable[..., Any], backend: bp.Backend
+) -> None:
+    model, optimizer = small_model(backend), make()
+    for p in model.parameters().values():
+        p.accumulate(backend.asarray(np.ones(p.shape)))
+    optimizer.step(model)
+    before = {k: bp.to_numpy(v).copy() for k, v in model.store.arrays().items() if k != "grads"}
+    bp.ops.check_finite_(model.store.ok, backend.asarray(np.array(np.nan)))
+    bp.ops.check_finite_(model.store.ok, backend.asarray(np.array(1.0)))  # it stays down
+    before["ok"] = np.array(False)
+    for p in model.parameters().values():
+        p.accumulate(backend.asarray(np.full(p.shape, np.nan)))
+    optimizer.step(model)
+    for name, array in model.store.arrays().items():
+        if name != "grads":
+            assert np.array_equal(bp.to_numpy(array), before[name]), name
+
+
+def test_the_learning_rate_may_change_between_steps() -> None:
+    model, optimizer = small_model(), bp.SGD(0.1)
+    p = model.parameters()["0.weight"]
+    start = p.value.copy()
+    for rate in (0.1, 0.5, np.float32(0.25)):
+        optimizer.learning_rate = rate
+        p.accumulate(np.ones(p.shape))
+        optimizer.step(model)
+    np.testing.assert_allclose(p.value, start - 0.85, rtol=1e-12)
+
+
+def test_another_optimizer_starts_afresh() -> None:
+    model, g = small_model(), np.ones((3, 4))
+    p = model.parameters()["0.weight"]
+    for _ in range(3):
+        p.accumulate(g)
+        (first := bp.Adam(0.1)) if not model.store.slots else None
+        first.step(model)
+    start = p.value.copy()
+    p.accumulate(2 * g)
+    bp.Adam(0.1).step(model)
+    np.testing.assert_allclose(p.value, adam(1, start, [2 * g], False), rtol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0, -1e-3, float("nan"), float("inf"), "fast", None, True])
+@pytest.mark.parametrize("make", [bp.SGD, bp.Adam, bp.AdamW])
+def test_a_bad_learning_rate_is_refused(make: Any, value: Any) -> None:
+    with pytest.raises(bp.ConfigError, match="learning_rate must be"):
+        make(value)
+    optimizer = make(0.1)
+    with pytest.raises(bp.ConfigError, match="learning_rate must be"):
+        optimizer.learning_rate = value
+    assert optimizer.learning_rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: bp.SGD(momentum=1.0), r"momentum must lie in \[0, 1\)"),
+        (lambda: bp.SGD(nesterov=True), "give a momentum above 0"),
+        (lambda: bp.SGD(weight_decay=-1), "weight_decay must lie in"),
+        (lambda: bp.Adam(beta1=-0.1), "beta1 must lie in"),
+        (lambda: bp.Adam(beta2=1), "beta2 must lie in"),
+        (lambda: bp.Adam(epsilon=0), "epsilon must be above 0"),
+        (lambda: bp.AdamW(weight_decay=float("nan")), "weight_decay must be a number"),
+    ],
+)
+def test_bad_settings_are_refused(make: Callable[[], bp.Optimizer], message: str) -> None:
+    with pytest.raises(bp.ConfigError, match=message):
+        make()
