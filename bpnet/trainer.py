@@ -72,10 +72,14 @@ class Trainer:
         backend: str | Backend | None = None,
         plan: bool = True,
     ) -> None:
-        for given, kind, name in ((model, Layer, "model"), (loss, Loss, "loss"), (optimizer, Optimizer, "optimizer")):
+        for given, kind, what in (
+            (model, Layer, "model must be a Layer"),
+            (loss, Loss, "loss must be a Loss"),
+            (optimizer, Optimizer, "optimizer must be an Optimizer"),
+        ):
             if not isinstance(given, kind):
                 hint = "; write its instance, with parentheses" if isinstance(given, type) else ""
-                raise ConfigError(f"Trainer: {name} must be a {kind.__name__}, got {given!r}{hint}")
+                raise ConfigError(f"Trainer: {what}, got {given!r}{hint}")
         for metric in metrics:
             if not isinstance(metric, Metric):
                 raise ConfigError(f"Trainer: metrics must be Metrics such as Accuracy(), got {metric!r}")
@@ -340,7 +344,7 @@ def predict(model: Layer, x: Any, *, batch_size: int = 256) -> Any:
     store = model.store
     parts = []
     for start in range(0, given.shape[0], batch_size):
-        part = _host_if_foreign(given[start : start + batch_size, ...], store.backend)
+        part = _host_if_foreign(given[start : min(start + batch_size, given.shape[0]), ...], store.backend)
         parts.append(model(store.backend.asarray(part, dtype=store.dtype)))
     result = store.backend.xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
     if isinstance(given, store.backend.array_type):

@@ -113,7 +113,7 @@ def test_no_op_writes_into_its_arguments(op: Kernel) -> None:
             op.reference.body(*frozen(args))
 
 
-@pytest.mark.parametrize("op", [k for k in SHIPPED], ids=lambda k: k.name)
+@pytest.mark.parametrize("op", SHIPPED, ids=lambda k: k.name)
 def test_the_reference_runs_on_every_backend(op: Kernel, backend: bp.Backend) -> None:
     def bring(arg: Any) -> Any:
         if isinstance(arg, tuple) and any(isinstance(each, np.ndarray) for each in arg):

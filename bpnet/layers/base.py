@@ -278,7 +278,7 @@ class Layer(Tracked):
         """Raise unless `x` is an array of the model's library, device and dtype with a last axis of `width`."""
         if type(x) is not type(like) and not isinstance(x, type(like)):
             raise DTypeError(
-                f"{self!r} holds {type_name(like)} arrays, got a {type_name(x)}; bring it over with model.asarray(x), "
+                f"{self!r} holds {type_name(like)} arrays, got {type_name(x)}; bring it over with model.asarray(x), "
                 "or move the model with model.to(...)"
             )
         shape = x.shape

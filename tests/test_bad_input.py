@@ -1,0 +1,322 @@
+"""Every mistake there is: a clear error, and nothing changed or lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bpnet as bp
+
+X = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+
+
+def trainer(**settings: Any) -> bp.Trainer:
+    model = bp.Sequential(bp.Dense(4, 5), bp.ReLU(), bp.Dense(5, 3))
+    return bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(), metrics=[bp.Accuracy()], seed=0, **settings)
+
+
+def strict(x: Any) -> Any:
+    return bp.get_backend("strict").asarray(x)
+
+
+LAYER_MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "width": (
+        lambda: bp.Dense(64, 10)(np.zeros((5, 63), np.float32)),
+        bp.ShapeError,
+        r"Dense\(64, 10\) needs x of shape \(N, 64\), got \(5, 63\)$",
+    ),
+    "images": (
+        lambda: bp.Dense(64, 10)(np.zeros((5, 8, 8), np.float32)),
+        bp.ShapeError,
+        r"got \(5, 8, 8\); put a Flatten\(\) before it",
+    ),
+    "one sample": (
+        lambda: bp.Dense(4, 2)(np.zeros(4, np.float32)),
+        bp.ShapeError,
+        r"got \(4,\); for one sample use x\[None, :\]",
+    ),
+    "scalar": (lambda: bp.Dense(4, 2)(np.zeros((), np.float32)), bp.ShapeError, r"got \(\)"),
+    "dtype": (
+        lambda: bp.Dense(4, 2)(np.zeros((5, 4))),
+        bp.DTypeError,
+        r"Dense\(4, 2\) computes in float32, got x of float64; use model.asarray",
+    ),
+    "integers": (lambda: bp.Dense(4, 2)(np.zeros((5, 4), int)), bp.DTypeError, "got x of int64"),
+    "list": (
+        lambda: bp.Dense(4, 2)([[1, 2, 3, 4]]),
+        bp.DTypeError,
+        "holds numpy.ndarray arrays, got list; bring it over",
+    ),
+    "foreign": (
+        lambda: bp.Dense(4, 2).initialize()(strict(X)),
+        bp.DTypeError,
+        "holds numpy.ndarray arrays, got array_api_strict.Array; bring it over with model.asarray",
+    ),
+    "other device": (
+        lambda: bp.Dense(4, 2).initialize(backend="strict:device1")(strict(X)),
+        bp.DTypeError,
+        "is on device .*device1.*, got x on .*CPU_DEVICE",
+    ),
+    "flatten a scalar": (lambda: bp.Flatten()(np.float32(1).reshape(())), bp.ShapeError, "Flatten needs x of shape"),
+    "softmax of nothing": (lambda: bp.Softmax()(np.zeros((2, 0))), bp.ShapeError, "last axis of at least 1"),
+    "residual": (
+        lambda: bp.Residual(bp.Dense(4, 3))(X),
+        bp.ShapeError,
+        r"their shapes must agree: got \(8, 3\) for x of \(8, 4\)",
+    ),
+    "concatenate": (
+        lambda: bp.Concatenate(bp.Dense(4, 3), bp.Dense(4, 2), axis=0)(X),
+        bp.ShapeError,
+        r"along axis 0 needs outputs that agree elsewhere, got \(8, 3\), \(8, 2\)",
+    ),
+    "concatenate, no such axis": (
+        lambda: bp.Concatenate(bp.Dense(4, 3), axis=5)(X),
+        bp.ShapeError,
+        "along axis 5",
+    ),
+    "width 0": (lambda: bp.Dense(0, 5), bp.ConfigError, r"at least 1 input and 1 neuron, got Dense\(0, 5\)"),
+    "no neuron": (lambda: bp.Dense(5, 0), bp.ConfigError, "at least 1"),
+    "fractional": (lambda: bp.Dense(5, 2.5), bp.ConfigError, "at least 1"),  # type: ignore[arg-type]
+    "initializer": (
+        lambda: bp.Dense(2, 2, weight_initializer="he"),
+        bp.ConfigError,
+        "unknown initializer 'he'; known are glorot_normal",
+    ),
+    "dropout 1": (lambda: bp.Dropout(1.0), bp.ConfigError, r"rate in \[0, 1\), got 1.0"),
+    "dropout -0.1": (lambda: bp.Dropout(-0.1), bp.ConfigError, "rate in"),
+    "dropout nan": (lambda: bp.Dropout(float("nan")), bp.ConfigError, "rate in"),
+    "slope": (lambda: bp.LeakyReLU(-1), bp.ConfigError, "slope above 0, got -1"),
+    "a class": (lambda: bp.Sequential(bp.ReLU), bp.ConfigError, "item 0 is no layer.*write its instance"),  # type: ignore[arg-type]
+    "a function": (lambda: bp.Sequential(bp.ops.relu), bp.ConfigError, "item 0 is no layer"),  # type: ignore[arg-type]
+    "dtype name": (lambda: bp.Dense(2, 2).initialize(dtype="float16"), bp.ConfigError, "one of float32, float64"),
+    "unknown backend": (lambda: bp.Dense(2, 2).initialize(backend="nunpy"), bp.BackendError, "did you mean 'numpy'"),
+}
+
+
+@pytest.mark.parametrize(("mistake", "kind", "message"), LAYER_MISTAKES.values(), ids=LAYER_MISTAKES)
+def test_layers_refuse(mistake: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message) as raised:
+        mistake()
+    assert isinstance(raised.value, bp.BpnetError)
+    assert isinstance(raised.value, (ValueError, TypeError, RuntimeError))
+
+
+def test_the_same_layer_twice_is_refused() -> None:
+    layer = bp.Dense(3, 3)
+    message = r"the same Dense\(3, 3\) stands at '0' and at '2'.*second.weight = first.weight"
+    with pytest.raises(bp.ConfigError, match=message):
+        bp.Sequential(layer, bp.ReLU(), layer)
+    with pytest.raises(bp.ConfigError, match="stands at '0' and at '1.0'"):
+        bp.Sequential(layer, bp.Residual(layer))
+
+
+def test_a_part_of_a_model_is_not_initialized_or_moved_alone() -> None:
+    model = bp.Sequential(bp.Dense(2, 2))
+    with pytest.raises(bp.StateError, match="part of a Sequential; initialize the whole model"):
+        model[0].initialize()
+    with pytest.raises(bp.StateError, match="part of a Sequential; move the model"):
+        model[0].to("strict")
+
+
+@pytest.mark.parametrize(
+    ("dy", "kind", "message"),
+    [
+        (np.zeros((7, 3), np.float32), bp.ShapeError, r"needs dy of the output's shape \(8, 3\), got \(7, 3\)"),
+        (np.zeros((8, 4), np.float32), bp.ShapeError, r"got \(8, 4\)"),
+        (np.zeros((8, 3)), bp.DTypeError, "needs dy of float32, got float64"),
+    ],
+)
+def test_a_wrong_dy_is_refused_and_the_forward_is_not_lost(dy: Any, kind: type[Exception], message: str) -> None:
+    model = bp.Dense(4, 3).initialize()
+    model.forward(X)
+    with pytest.raises(kind, match=message):
+        model.backward(dy)
+    assert not model.store.filled
+    assert model.backward(np.ones((8, 3), np.float32)).shape == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        (np.zeros((3, 4)), bp.ShapeError, r"'weight' has shape \(4, 3\), got a value of shape \(3, 4\)"),
+        (1.0, bp.ShapeError, r"got a value of shape \(\)"),
+        ([[1.0]], bp.ShapeError, r"got a value of shape \(1, 1\)"),
+    ],
+)
+def test_a_parameter_takes_only_its_shape(value: Any, kind: type[Exception], message: str) -> None:
+    layer = bp.Dense(4, 3).initialize()
+    before = layer.weight.value.copy()
+    with pytest.raises(kind, match=message):
+        layer.weight.value = value
+    with pytest.raises(kind, match="got a gradient of shape"):
+        layer.weight.accumulate(np.asarray(value))
+    assert np.array_equal(layer.weight.value, before)
+
+
+def test_assigning_a_value_copies_in_from_any_library() -> None:
+    layer = bp.Dense(2, 2).initialize()
+    view = layer.weight.value
+    source = np.array([[1.0, 2.0], [3.0, 4.0]])
+    layer.weight.value = source
+    source[...] = 0
+    assert view.tolist() == [[1, 2], [3, 4]]
+    assert view is layer.weight.value
+    layer.weight.value = strict(np.eye(2))
+    layer.bias.value = [5, 6]  # type: ignore[union-attr]
+    assert view.tolist() == [[1, 0], [0, 1]]
+    assert layer.store.values[layer.store.offsets["bias"]] == 5
+
+
+LOSS_MISTAKES: dict[str, tuple[bp.Loss, Any, Any, type[Exception], str]] = {
+    "floating labels": (
+        bp.SoftmaxCrossEntropy(), X, LABELS.astype(float), bp.DTypeError, "needs integer labels, got float64"
+    ),
+    "too few labels": (
+        bp.SoftmaxCrossEntropy(), X, LABELS[:5], bp.ShapeError, r"labels of shape \(8,\), one a row, got \(5,\)"
+    ),
+    "one-hot": (bp.SoftmaxCrossEntropy(), X, X.astype(int), bp.ShapeError, "for one-hot rows pass their argmax"),
+    "a column of labels": (bp.SoftmaxCrossEntropy(), X, LABELS[:, None], bp.ShapeError, r"got \(8, 1\)"),
+    "logits in 1-d": (bp.SoftmaxCrossEntropy(), X[0], LABELS, bp.ShapeError, r"shape \(N, C\), got \(4,\)"),
+    "no samples": (
+        bp.SoftmaxCrossEntropy(), X[:0], LABELS[:0], bp.DataError, r"empty batch, the prediction has shape \(0, 4\)"
+    ),
+    "column against row": (
+        bp.MeanSquaredError(), X[:, :1], X[:, 0], bp.ShapeError,
+        r"of the prediction's shape \(8, 1\), got \(8,\); they would broadcast to every pair: reshape one",
+    ),
+    "row against column": (
+        bp.BinaryCrossEntropy(), X[:, 0], X[:, :1], bp.ShapeError, "they would broadcast to every pair"
+    ),
+    "lengths": (bp.MeanAbsoluteError(), X, X[:5], bp.ShapeError, r"shape \(8, 4\), got \(5, 4\)$"),
+    "dtypes": (bp.MeanSquaredError(), X, X.astype(float), bp.DTypeError, "prediction's dtype float32, got float64"),
+    "integer targets": (bp.MeanSquaredError(), X, X.astype(int), bp.DTypeError, "got int64"),
+    "empty": (bp.MeanSquaredError(), X[:0], X[:0], bp.DataError, "empty batch"),
+    "a list": (bp.MeanSquaredError(), X, X.tolist(), bp.DTypeError, "prediction of numpy.ndarray and a target of list"),
+    "foreign": (
+        bp.SoftmaxCrossEntropy(), X, strict(LABELS), bp.DTypeError, "a target of array_api_strict.Array; bring"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "prediction", "target", "kind", "message"), LOSS_MISTAKES.values(), ids=LOSS_MISTAKES)
+def test_losses_refuse(loss: bp.Loss, prediction: Any, target: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        loss.forward(prediction, target)
+    with pytest.raises(kind, match=message):
+        loss(prediction, target)
+    with pytest.raises(bp.StateError):
+        loss.backward()
+
+
+def _nan(i: int, j: int, value: float = np.nan) -> Any:
+    x = X.copy()
+    x[i, j] = value
+    x[7, 3] = np.inf
+    return x
+
+
+FIT_MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
+    "NaN": (
+        (_nan(2, 1), LABELS), bp.DataError,
+        r"x holds 1 NaN and 1 infinite values among 32; the first is nan at index \(2, 1\); remove or impute",
+    ),
+    "infinity": (
+        (_nan(2, 1, -np.inf), LABELS), bp.DataError, r"0 NaN and 2 infinite .* first is -inf at index \(2, 1\)",
+    ),
+    "label -1": (
+        (X, np.array([0, 1, 2, -1, 0, 0, -1, 0])), bp.DataError,
+        "y holds 2 labels outside 0 ... 2, which is all that .* 3 outputs can name; the first is -1 at index 3",
+    ),
+    "label 3": ((X, np.array([0, 1, 2, 3, 0, 0, 0, 0])), bp.DataError, "the first is 3 at index 3"),
+    "floating labels": ((X, LABELS.astype(float)), bp.DTypeError, "y must hold integer class labels, got float64"),
+    "boolean labels": ((X, LABELS > 0), bp.DTypeError, "integer class labels, got bool"),
+    "one-hot": ((X, np.eye(3, dtype=int)[LABELS]), bp.ShapeError, r"must have shape \(N,\), one label a sample"),
+    "lengths": ((X, LABELS[:5]), bp.ShapeError, "x holds 8 samples and y 5; they must be as many"),
+    "empty": ((X[:0], LABELS[:0]), bp.DataError, "x is empty; there is nothing to do with 0 samples"),
+    "width": ((X[:, :3], LABELS), bp.ShapeError, r"Dense\(4, 5\) needs x of shape \(N, 4\), got \(1, 3\)"),
+    "texts": ((X.astype(str), LABELS), bp.DTypeError, "x must hold numbers, got dtype <U"),
+    "ragged": (([[1, 2], [3]], [0, 1]), bp.DTypeError, "x is no rectangular array"),
+    "objects": ((np.array([object()] * 8), LABELS), bp.DTypeError, "x must hold numbers, got dtype object"),
+    "complex": ((X.astype(complex), LABELS), bp.DTypeError, "x must hold numbers, got dtype complex128"),
+    "a number": ((3.0, LABELS), bp.ShapeError, "x must have a first axis of samples"),
+    "no y": ((X,), bp.ConfigError, "pass x and y, or a Dataset"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "kind", "message"), FIT_MISTAKES.values(), ids=FIT_MISTAKES)
+def test_fit_and_evaluate_refuse_and_nothing_is_changed(data: Any, kind: type[Exception], message: str) -> None:
+    each = trainer()
+    before = {name: array.tobytes() for name, array in each.model.store.arrays().items()}
+    for call in (each.fit, each.evaluate):
+        with pytest.raises(kind, match=message):
+            call(*data)
+    if len(data) == 2:
+        with pytest.raises(kind):
+            each.fit(X, LABELS, validation_data=data)
+    assert {name: array.tobytes() for name, array in each.model.store.arrays().items()} == before
+    assert each.epoch == 0
+    assert len(each.fit(X, LABELS, epochs=1, progress=False)) == 1
+
+
+SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "batch 0": ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+    "batch 2.5": ({"batch_size": 2.5}, "batch_size must be an integer"),
+    "batch True": ({"batch_size": True}, "batch_size must be an integer"),
+    "epochs -1": ({"epochs": -1}, "epochs must be an integer of at least 0, got -1"),
+    "epochs 1.5": ({"epochs": 1.5}, "epochs must be an integer"),
+    "validation": ({"validation_data": X}, r"validation_data must be a Dataset or a pair \(x, y\)"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), SETTINGS.values(), ids=SETTINGS)
+def test_fit_refuses_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(bp.ConfigError, match=message):
+        trainer().fit(X, LABELS, progress=False, **settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((bp.Dense, bp.MeanSquaredError(), bp.SGD()), "model must be a Layer.*write its instance"),
+        ((bp.Dense(1, 1), bp.MeanSquaredError, bp.SGD()), "loss must be a Loss.*write its instance"),
+        ((bp.Dense(1, 1), bp.MeanSquaredError(), "adam"), "optimizer must be an Optimizer, got 'adam'"),
+    ],
+)
+def test_the_trainer_refuses_what_is_no_model_loss_or_optimizer(arguments: Any, message: str) -> None:
+    with pytest.raises(bp.ConfigError, match=message):
+        bp.Trainer(*arguments)
+
+
+def test_a_metric_that_does_not_fit_the_model_is_found_before_training() -> None:
+    each = bp.Trainer(bp.Dense(4, 1), bp.MeanSquaredError(), bp.SGD(), metrics=[bp.Accuracy()], seed=0)
+    before = each.model.store.values.tobytes()
+    with pytest.raises(bp.ShapeError, match=r"Accuracy needs predictions \(N, C\) and labels \(N,\)"):
+        each.fit(X, X[:, :1], progress=False)
+    assert each.model.store.values.tobytes() == before
+
+
+@pytest.mark.parametrize(
+    ("x", "kind", "message"),
+    [
+        (X[:0], bp.DataError, "x is empty"),
+        (X[:, :2], bp.ShapeError, r"needs x of shape \(N, 4\)"),
+        ("abc", bp.DTypeError, "x must hold numbers"),
+    ],
+)
+def test_predict_refuses(x: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        trainer().predict(x)
+
+
+def test_a_nan_in_a_memory_map_is_found_when_its_batch_enters(tmp_path: Any) -> None:
+    np.save(tmp_path / "x.npy", _nan(2, 1))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    each = trainer()
+    before = each.model.store.values.tobytes()
+    with pytest.raises(bp.DataError, match="x holds 1 NaN and 1 infinite"):
+        each.fit(mapped, LABELS, batch_size=8, progress=False)
+    assert each.model.store.values.tobytes() == before
