@@ -47,6 +47,10 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[Any, Any]:
 
 def _read_numpy(path: Path) -> tuple[Any, Any]:
     with path.open("rb") as file:
+        start = file.read(6)
+        if not start.startswith((b"\x93NUMPY", b"PK")):
+            raise ValueError("it is no file that numpy.save or numpy.savez wrote")
+        file.seek(0)
         loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded, None
@@ -63,7 +67,7 @@ def _read_csv(path: Path) -> tuple[Any, Any]:
     rows = [(number, line.split(",")) for number, line in enumerate(lines, start=1) if line.strip()]
     if rows and all(_number(cell) is None for cell in rows[0][1]):
         del rows[0]
-    values = []
+    values: list[list[float | None]] = []
     for number, cells in rows:
         row = [_number(cell) for cell in cells]
         if None in row:

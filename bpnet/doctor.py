@@ -1,0 +1,272 @@
+"""What is here, what is not, and why: the backends, NumPy's BLAS, the versions, and packages that are in the way."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bpnet
+from bpnet.backend import Backend, backend_names, get_backend, selection
+from bpnet.errors import BackendError
+
+PACKAGES = ("numpy", "array-api-compat", "safetensors", "rich", "typer", "pydantic", "threadpoolctl")
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS")
+
+# The kernels of OpenBLAS on x86-64 by the widest instructions that they use.
+_AVX512_KERNELS = {"skylakex", "cooperlake", "sapphirerapids"}
+_AVX2_KERNELS = {"haswell", "zen", "excavator"}
+_WIDTHS = ("SSE or AVX", "AVX2", "AVX-512")
+
+
+def diagnose(choice: str | Backend | None = None) -> dict[str, Any]:
+    """Return all that the report says, as JSON values; nothing is changed, nothing raises for what is missing.
+
+    choice   : the backend whose usability is asked; by default the one that `get_backend()` would select
+    ok       : whether that one can be used
+    warnings : texts, each with its remedy
+    """
+    selected, source = selection(choice)
+    name = selected if isinstance(selected, str) else selected.name
+    backends = [_backend(known) for known in _names(name)]
+    blas = _blas()
+    package = _package()
+    return {
+        "ok": any(each["usable"] for each in backends if each["name"] == name),
+        "selected": {"backend": name, "by": source},
+        "backends": backends,
+        "blas": blas,
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "platform": {"system": platform.platform(), "cpus": _cpus()},
+        "versions": {each: _version(each) for each in PACKAGES},
+        "bpnet": package,
+        "warnings": [text for text in (*_blas_warnings(blas), *_package_warnings(package)) if text],
+    }
+
+
+def _names(selected: str) -> list[str]:
+    """All known backends, and the selected one where it is none of them (a device such as "cupy:1", or a mistake)."""
+    names = backend_names()
+    return names if selected in names else [*names, selected]
+
+
+def _backend(name: str) -> dict[str, Any]:
+    try:
+        backend = get_backend(name)
+        about = backend.describe()
+    except BackendError as error:
+        return {"name": name, "found": not _is_missing(error, name), "usable": False, "reason": _reason(error)}
+    except Exception as error:  # a plug-in's describe() may fail in any way; the others are reported all the same
+        reason = (
+            f"the backend {name!r} does not describe itself: {type(error).__name__}: {error}; report it to its author"
+        )
+        return {"name": name, "found": True, "usable": False, "reason": reason}
+    return {"name": name, "found": True, "usable": True, **about}
+
+
+def _reason(error: BackendError) -> str:
+    """Why, and the remedy: the backend's own words where it has some."""
+    cause = error.__cause__
+    if isinstance(cause, BackendError):
+        return str(cause)
+    if cause is not None:
+        return f"it fails with {type(cause).__name__}: {cause}; reinstall its package, or report this to its author"
+    return str(error)
+
+
+def _is_missing(error: BaseException, name: str) -> bool:
+    """Whether the backend is unknown, or could not be imported."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ImportError):
+            return True
+        cause = cause.__cause__
+    return name.partition(":")[0] not in backend_names()
+
+
+# --- the BLAS ---
+
+
+def _blas() -> dict[str, Any]:
+    """NumPy's BLAS: what it was built with, and, where threadpoolctl can see it, the kernel and threads at work."""
+    built: Any = np.show_config(mode="dicts")
+    built = (built or {}).get("Build Dependencies", {}).get("blas", {})
+    found: dict[str, Any] = {
+        "name": built.get("name", "unknown"),
+        "version": built.get("version", "unknown"),
+        "kernel": None,
+        "threads": None,
+        "forced_kernel": os.environ.get("OPENBLAS_CORETYPE") or None,
+        "thread_variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        "cpu": _WIDTHS[_cpu_level()] if _is_x86() else platform.machine(),
+        "note": None,
+    }
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        found["note"] = 'kernel and threads are unknown without threadpoolctl: pip install "bpnet-xp[cli]"'
+        return found
+    libraries = [each for each in threadpool_info() if each["user_api"] == "blas"]
+    own = [each for each in libraries if "numpy" in str(each["filepath"]).lower()] or libraries
+    if not own:
+        found["note"] = "threadpoolctl does not know this BLAS, so kernel and threads are unknown"
+        return found
+    library = own[0]
+    return found | {
+        "name": library["internal_api"],
+        "version": library.get("version") or found["version"],
+        "kernel": library.get("architecture"),
+        "threads": library["num_threads"],
+        "file": library["filepath"],
+    }
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def _cpu_level() -> int:
+    """The index into `_WIDTHS` of what this CPU can do, by NumPy's own detection; 0 where that cannot be asked."""
+    try:
+        internals = importlib.import_module("numpy._core._multiarray_umath")
+    except ImportError:
+        return 0
+    features: dict[str, bool] = getattr(internals, "__cpu_features__", {})
+    return 2 if features.get("AVX512_SKX") else 1 if features.get("AVX2") else 0
+
+
+def _kernel_level(kernel: str) -> int:
+    kernel = kernel.lower()
+    return 2 if kernel in _AVX512_KERNELS else 1 if kernel in _AVX2_KERNELS else 0
+
+
+def _blas_warnings(blas: dict[str, Any]) -> list[str]:
+    kernel = blas["kernel"]
+    if blas["name"] != "openblas" or not kernel or not _is_x86():
+        return []
+    can, does = _cpu_level(), _kernel_level(kernel)
+    if does >= can:
+        return []
+    text = (
+        f"OpenBLAS runs its {kernel} kernel ({_WIDTHS[does]}) on a CPU that can do {_WIDTHS[can]}: products are slower"
+    )
+    if blas["forced_kernel"]:
+        return [f"{text}. OPENBLAS_CORETYPE={blas['forced_kernel']} forces it; unset that variable"]
+    return [f"{text}. A newer NumPy from PyPI (pip install -U numpy) brings an OpenBLAS that knows this CPU"]
+
+
+# --- the packages ---
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpus() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _package() -> dict[str, Any]:
+    """This package, and the genomics package whose distribution and import name are both `bpnet`, where installed."""
+    here = Path(__file__).parent
+    file = getattr(bpnet, "__file__", None)
+    found: dict[str, Any] = {
+        "version": getattr(bpnet, "__version__", None),
+        "distribution": _version("bpnet-xp"),
+        "file": file,
+        "ours": file is not None and Path(file).parent == here and hasattr(bpnet, "Trainer"),
+        "genomics": None,
+    }
+    try:
+        other = importlib.metadata.distribution("bpnet")
+    except importlib.metadata.PackageNotFoundError:
+        return found
+    written = [
+        str(path) for path in other.files or () if Path(str(path.locate())).parent == here and path.suffix == ".py"
+    ]
+    return found | {"genomics": {"version": other.version, "files_in_our_folder": written}}
+
+
+def _package_warnings(package: dict[str, Any]) -> list[str]:
+    remedy = (
+        "the two cannot share an environment: put one into another, or `pip uninstall bpnet`, then "
+        "`pip install --force-reinstall bpnet-xp`"
+    )
+    other = package["genomics"]
+    texts = []
+    if other:
+        written = f", and has written {len(other['files_in_our_folder'])} files into {Path(__file__).parent}"
+        texts.append(
+            f"the genomics package `bpnet` {other['version']} is installed; it is imported by the same name"
+            f"{written if other['files_in_our_folder'] else ''}; {remedy}"
+        )
+    if not package["ours"]:
+        texts.append(f"`import bpnet` gives {package['file']}, which is not this package; {remedy}")
+    return texts
+
+
+# --- the report ---
+
+
+def print_report(facts: dict[str, Any]) -> None:
+    """Print what `diagnose` returned: a drawn table of backends on a terminal, plain lines elsewhere."""
+    package, python = facts["bpnet"], facts["python"]
+    print(f"bpnet {package['version']} in {Path(package['file'] or '?').parent}")
+    print(f"Python {python['version']} on {facts['platform']['system']}, {facts['platform']['cpus']} CPUs usable")
+    print("  ".join(f"{name} {version or 'missing'}" for name, version in facts["versions"].items()))
+    print()
+    _print_backends(facts)
+    print()
+    print(_blas_line(facts["blas"]))
+    if (facts["blas"]["threads"] or 1) > 1:
+        print(
+            "  several threads slow small networks down where other programs use the CPUs: OPENBLAS_NUM_THREADS=1 helps"
+        )
+    for text in facts["warnings"]:
+        print(f"warning: {text}")
+    if not facts["warnings"]:
+        print("nothing is in the way")
+    selected = facts["selected"]
+    verdict = "can be used" if facts["ok"] else "CANNOT be used"
+    print(f"selected: {selected['backend']}, by {selected['by']}; it {verdict}")
+
+
+def _print_backends(facts: dict[str, Any]) -> None:
+    header = ("backend", "found", "usable", "version", "device")
+    rows = []
+    for each in facts["backends"]:
+        cells = (each["name"], *("yes" if each[key] else "no" for key in ("found", "usable")))
+        rows.append((*cells, each.get("version", "-"), each.get("device", "-")))
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*row, style="green" if row[2] == "yes" else "yellow")
+        Console(markup=False).print(table)
+    else:
+        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+        for row in (header, *rows):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for each in facts["backends"]:
+        if not each["usable"]:
+            print(f"{each['name']}: {each['reason']}")
+
+
+def _blas_line(blas: dict[str, Any]) -> str:
+    kernel = f", kernel {blas['kernel']}" if blas["kernel"] else ""
+    threads = f", {blas['threads']} threads" if blas["threads"] else ""
+    variables = "".join(f", {name}={value}" for name, value in blas["thread_variables"].items())
+    note = f"; {blas['note']}" if blas["note"] else ""
+    return f"BLAS of NumPy: {blas['name']} {blas['version']}{kernel}{threads}{variables} (CPU: {blas['cpu']}){note}"
