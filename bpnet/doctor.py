@@ -178,22 +178,21 @@ def _cpus() -> int:
 
 def _package() -> dict[str, Any]:
     """This package, and the genomics package whose distribution and import name are both `bpnet`, where installed."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parent
     file = getattr(bpnet, "__file__", None)
     found: dict[str, Any] = {
         "version": getattr(bpnet, "__version__", None),
         "distribution": _version("bpnet-xp"),
         "file": file,
-        "ours": file is not None and Path(file).parent == here and hasattr(bpnet, "Trainer"),
+        "ours": file is not None and Path(file).resolve().parent == here and hasattr(bpnet, "Trainer"),
         "genomics": None,
     }
     try:
         other = importlib.metadata.distribution("bpnet")
     except importlib.metadata.PackageNotFoundError:
         return found
-    written = [
-        str(path) for path in other.files or () if Path(str(path.locate())).parent == here and path.suffix == ".py"
-    ]
+    places = [Path(str(path.locate())).resolve() for path in other.files or ()]
+    written = [str(place) for place in places if place.parent == here and place.suffix == ".py"]
     return found | {"genomics": {"version": other.version, "files_in_our_folder": written}}
 
 
@@ -228,7 +227,7 @@ def print_report(facts: dict[str, Any]) -> None:
     _print_backends(facts)
     print()
     print(_blas_line(facts["blas"]))
-    if (facts["blas"]["threads"] or 1) > 1:
+    if facts["blas"]["name"] == "openblas" and (facts["blas"]["threads"] or 1) > 1:
         print(
             "  several threads slow small networks down where other programs use the CPUs: OPENBLAS_NUM_THREADS=1 helps"
         )

@@ -1,0 +1,482 @@
+"""The command line: what it prints, where, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import why_no_gpu
+from typer.testing import CliRunner
+
+import bpnet as bp
+from bpnet import recipes
+from bpnet.commands import app
+from bpnet.commands.train import curve
+from bpnet.data.rows import read_rows
+from bpnet.files import read
+
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("BPNET_")}
+
+
+def invoke(*arguments: str) -> Any:
+    """Run the command in this process; `output` has both streams."""
+    return CliRunner().invoke(app, list(arguments))
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-W", "error", "-m", "bpnet", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=CLEAN | environment, timeout=60)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BPNET_BACKEND", raising=False)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """The model that `bpnet train digits` saves, and its results."""
+    out = str(tmp_path_factory.mktemp("trained") / "digits.safetensors")
+    done = invoke("train", "digits", "--out", out, "--backend", "numpy", "--json")
+    assert done.exit_code == 0, done.output
+    return out, json.loads(done.stdout.splitlines()[-1])
+
+
+# --- train ---
+
+
+def test_the_digits_recipe_reaches_97_percent_on_the_held_out_fifth(trained: tuple[str, dict[str, Any]]) -> None:
+    _, results = trained
+    assert results["test_accuracy"] >= 0.97
+    assert (results["n_train"], results["n_test"]) == (1438, 359)
+
+
+def test_the_results_say_what_was_run_and_where(trained: tuple[str, dict[str, Any]]) -> None:
+    out, results = trained
+    recipe = recipes.find("digits")
+    model = bp.load(out)
+    assert results["model"] == out
+    assert results["n_parameters"] == model.n_parameters == 9610
+    assert (results["data"], results["split_seed"], results["seed"]) == ("digits", 0, 0)
+    assert (results["backend"], results["device"]) == ("numpy", "cpu")
+    assert (results["epochs"], results["batch_size"]) == (recipe.epochs, recipe.batch_size)
+    assert results["learning_rate"] == recipe.learning_rate
+    assert results["seconds"] > 0
+    assert results["interrupted"] is False
+    assert results["versions"]["numpy"] == np.__version__
+    assert model.info["data"] == "digits"
+    assert (model.info["split_seed"], model.info["loss"]) == (0, "SoftmaxCrossEntropy")
+
+
+def test_train_in_its_own_process_prints_a_summary_an_epoch_a_line_and_json_last(tmp_path: Path) -> None:
+    done = run("train", "digits", "--epochs", "2", "--batch-size", "100", "--seed", "7", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("data      digits: 1438 samples to train on, 359 to test on")
+    assert lines[1].startswith(f"backend   numpy {np.__version__} on cpu")
+    assert "2 epochs of 15 steps" in lines[2]
+    assert sum(line.startswith("epoch ") for line in lines) == 2
+    results = json.loads(lines[-1])
+    assert (results["seed"], results["epochs"], results["batch_size"]) == (7, 2, 100)
+    assert (tmp_path / "digits.safetensors").is_file()
+
+
+def test_the_same_seed_gives_the_same_model_and_another_one_another() -> None:
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        assert invoke("train", "digits", "--epochs", "1", "--seed", seed, "--out", name).exit_code == 0
+    a, b, c = (read(name)[0]["0.weight"] for name in "abc")
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_zero_epochs_save_the_model_as_it_was_initialized() -> None:
+    assert invoke("train", "digits", "--epochs", "0", "--out", "m", "--seed", "5").exit_code == 0
+    expected = recipes.find("digits").make_model().initialize(seed=5)
+    assert np.array_equal(read("m")[0]["0.weight"], bp.to_numpy(expected.parameters()["0.weight"].value))
+
+
+def test_all_mistakes_are_reported_at_once_and_nothing_is_trained() -> None:
+    done = invoke(
+        "train", "digit", "--backend", "numpyy", "--seed", "-1", "--epochs", "-3", "--batch-size", "many",
+        "--learning-rate", "nan", "--split-seed", "0.5", "--out", str(Path("nowhere") / "m"),
+    )  # fmt: skip
+    assert done.exit_code == 2
+    lines = done.output.splitlines()
+    assert lines[0] == "bpnet: 8 settings cannot be used:"
+    assert [line.split()[0].rstrip(":") for line in lines[1:]] == [
+        "--backend", "DATA", "--epochs", "--batch-size", "--learning-rate", "--seed", "--split-seed", "--out"
+    ]  # fmt: skip
+    assert "did you mean 'numpy'?" in lines[1]
+    assert "did you mean 'digits'?" in lines[2]
+    assert lines[3] == "  --epochs must be an integer of at least 0, got '-3'"
+    assert lines[4] == "  --batch-size must be an integer of at least 1, got 'many'"
+    assert lines[5] == "  --learning-rate must be a finite number above 0, got 'nan'"
+    assert "there is no folder 'nowhere'" in lines[8]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--epochs", "1.5"), ("--epochs", ""), ("--batch-size", "0"), ("--learning-rate", "0"),
+        ("--learning-rate", "inf"), ("--learning-rate", "-1e-3"), ("--seed", "18446744073709551616"),
+    ],
+)  # fmt: skip
+def test_one_mistake_is_one_line_with_the_option_what_is_allowed_and_what_was_given(option: str, value: str) -> None:
+    done = invoke("train", "digits", option, value)
+    assert done.exit_code == 2
+    assert done.output.startswith(f"bpnet: {option} must be ")
+    assert done.output.endswith(f"got {value!r}\n")
+
+
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [(".", "it is a folder"), ("nowhere/m", "there is no folder 'nowhere'"), (os.devnull, "no regular file")],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_training(out: str, reason: str) -> None:
+    done = invoke("train", "digits", "--out", out)
+    assert done.exit_code == 2
+    assert f"--out: cannot write {out!r}" in done.output
+    assert reason in done.output
+    assert "epoch" not in done.output
+
+
+def test_a_loss_that_is_not_finite_exits_with_1_and_leaves_the_file_there_was() -> None:
+    Path("m").write_bytes(b"an older model")
+    done = invoke("train", "digits", "--learning-rate", "1e30", "--epochs", "2", "--out", "m")
+    assert done.exit_code == 1
+    last = done.output.splitlines()[-1]
+    assert last.startswith("bpnet: the loss was NaN or infinite in step ")
+    assert "No model was saved; --learning-rate" in last
+    assert Path("m").read_bytes() == b"an older model"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_saves_the_whole_model_says_so_and_exits_with_1(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from bpnet.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "train", "digits", "--epochs", "1000000", "--out", "m.safetensors", "--json"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=CLEAN
+    )
+    try:
+        assert process.stdout is not None
+        head = []
+        for line in process.stdout:
+            head.append(line)
+            if line.startswith("epoch ") and line.split()[1].startswith("3/"):
+                break
+        assert head[-1].startswith("epoch "), head
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "bpnet: interrupted after " in stderr
+    assert "is whole, in m.safetensors" in stderr
+    assert "Traceback" not in stderr
+    results = json.loads(stdout.splitlines()[-1])
+    assert results["interrupted"] is True
+    assert 3 <= results["epochs"] < 1000000
+    model = bp.load(tmp_path / "m.safetensors")
+    assert model.info["complete"] is False
+    test = bp.data.load("digits")[1]
+    accuracy = float(np.mean(np.argmax(bp.predict(model, test.x), axis=1) == test.y))
+    assert accuracy == pytest.approx(results["test_accuracy"])
+
+
+def test_the_curve_of_a_terminal_goes_down_where_the_loss_does() -> None:
+    line = curve([math.exp(-i) for i in range(8)])
+    assert line == "█▇▆▅▄▃▂▁  1.0000 ... 0.0009"
+    assert len(curve([1.0] * 500).split()[0]) == 60
+
+
+# --- the backend ---
+
+
+def test_a_backend_that_cannot_be_used_exits_with_2_what_was_tried_why_and_the_remedy(tmp_path: Path) -> None:
+    if not why_no_gpu():
+        pytest.skip("there is a usable GPU here, so CuPy cannot fail")
+    done = run("train", "digits", cwd=tmp_path, BPNET_BACKEND="cupy")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("bpnet: the backend 'cupy' (from BPNET_BACKEND) cannot be used: CuPy ")
+    assert "BPNET_BACKEND=numpy" in done.stderr or "pip install" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BPNET_BACKEND", "nonsense")
+    assert invoke("train", "digits", "--epochs", "0").exit_code == 2
+    assert invoke("train", "digits", "--epochs", "0", "--backend", "numpy").exit_code == 0
+
+
+def test_a_registered_backend_trains_the_same_network() -> None:
+    done = invoke("train", "digits", "--epochs", "1", "--backend", "strict:device1", "--json", "--out", "strict")
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert results["backend"] == "strict:device1"
+    assert "strict" in results["versions"]
+    reference = invoke("train", "digits", "--epochs", "1", "--json", "--out", "numpy")
+    expected = json.loads(reference.stdout.splitlines()[-1])
+    assert results["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+
+
+# --- evaluate ---
+
+
+def test_evaluate_gives_what_train_measured(trained: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    out, results = trained
+    done = run("evaluate", out, "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["test_accuracy"] == results["test_accuracy"]
+    assert found["test_loss"] == pytest.approx(results["test_loss"], rel=1e-6)
+    assert (found["n_samples"], found["split"]) == (359, results["split"])
+
+
+def test_evaluate_takes_the_training_part_and_warns_of_another_split(trained: tuple[str, dict[str, Any]]) -> None:
+    out, _ = trained
+    found = json.loads(invoke("evaluate", out, "--part", "train", "--json").stdout.splitlines()[-1])
+    assert (found["n_samples"], found["train_accuracy"] > 0.99) == (1438, True)
+    other = invoke("evaluate", out, "--split-seed", "1")
+    assert other.exit_code == 0
+    assert "it has seen most test samples of the split with seed 1" in other.output
+
+
+def test_a_model_that_does_not_name_its_data_is_evaluated_on_what_is_named() -> None:
+    model = bp.Sequential(bp.Dense(64, 10), bp.Softmax()).initialize()
+    model.save("plain")
+    refused = invoke("evaluate", "plain")
+    assert refused.exit_code == 2
+    assert "name it with --data" in refused.output
+    done = invoke("evaluate", "plain", "--data", "digits", "--json")
+    test = bp.data.load("digits")[1]
+    loss = bp.CategoricalCrossEntropy()(model(test.x), test.y)
+    assert json.loads(done.stdout.splitlines()[-1])["test_loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_evaluate_refuses_what_is_no_classifier_of_that_data() -> None:
+    bp.Sequential(bp.Dense(64, 1)).initialize().save("regression", data="digits", loss="MeanSquaredError")
+    done = invoke("evaluate", "regression")
+    assert done.exit_code == 2
+    assert "only classifiers" in done.output
+    bp.Sequential(bp.Dense(20, 10)).initialize().save("narrow", data="digits")
+    done = invoke("evaluate", "narrow")
+    assert done.exit_code == 2
+    assert "narrow cannot be evaluated on digits: Dense(20, 10) needs x of shape (N, 20)" in done.output
+
+
+def test_wrong_settings_of_evaluate_are_reported_together(trained: tuple[str, dict[str, Any]]) -> None:
+    done = invoke("evaluate", trained[0], "--data", "digts", "--part", "all", "--batch-size", "0")
+    assert done.exit_code == 2
+    assert "3 settings" in done.output
+    assert "did you mean 'digits'?" in done.output
+    assert "--part must be test or train, got 'all'" in done.output
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_missing_model_is_wrong_use_and_a_damaged_one_a_failure(
+    command: str, trained: tuple[str, dict[str, Any]]
+) -> None:
+    more = ["--sample", "0"] if command == "predict" else []
+    missing = invoke(command, "nowhere.safetensors", *more)
+    assert missing.exit_code == 2
+    assert "MODEL: there is no file 'nowhere.safetensors'" in missing.output
+    Path("cut").write_bytes(Path(trained[0]).read_bytes()[:-1000])
+    Path("foreign").write_text("weights: none\n" * 100)
+    for damaged in ("cut", "foreign"):
+        done = invoke(command, damaged, *more)
+        assert done.exit_code == 1, done.output
+        assert f"bpnet: '{damaged}' is no whole safetensors file" in done.output
+        assert "Give a model that `bpnet train` or model.save wrote" in done.output
+
+
+# --- predict ---
+
+
+def test_predict_names_class_probability_and_label_of_test_samples(trained: tuple[str, dict[str, Any]]) -> None:
+    done = invoke("predict", trained[0], "--sample", "0", "--sample", "358", "--json")
+    assert done.exit_code == 0, done.output
+    test = bp.data.load("digits")[1]
+    logits = bp.predict(bp.load(trained[0]), test.x[[0, 358]]).astype(np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    rows = json.loads(done.stdout.splitlines()[-1])["predictions"]
+    assert [row["sample"] for row in rows] == [0, 358]
+    assert [row["class"] for row in rows] == p.argmax(axis=1).tolist()
+    assert [row["probability"] for row in rows] == pytest.approx(p.max(axis=1))
+    assert [row["label"] for row in rows] == test.y[[0, 358]].tolist()
+    line = done.stdout.splitlines()[0]
+    assert line.startswith(f"sample 0  class {rows[0]['class']}  probability {rows[0]['probability']:.4f}  label ")
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "csv"])
+def test_predict_reads_rows_of_a_file(kind: str, trained: tuple[str, dict[str, Any]]) -> None:
+    test = bp.data.load("digits")[1]
+    x, y = test.x[:4], test.y[:4]
+    if kind == "npy":
+        np.save("in.npy", x)
+    elif kind == "npz":
+        np.savez("in.npz", x=x, y=y)
+    else:
+        np.savetxt("in.csv", x, delimiter=",", header=",".join(f"pixel{i}" for i in range(64)), comments="")
+    done = invoke("predict", trained[0], "--input", f"in.{kind}", "--json")
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout.splitlines()[-1])["predictions"]
+    assert [row["class"] for row in rows] == bp.predict(bp.load(trained[0]), x).argmax(axis=1).tolist()
+    assert [row.get("label") for row in rows] == (y.tolist() if kind == "npz" else [None] * 4)
+    assert ("of 4 right" in done.stdout) == (kind == "npz")
+
+
+def test_one_sample_may_come_without_the_axis_of_samples(trained: tuple[str, dict[str, Any]]) -> None:
+    np.save("one.npy", bp.data.load("digits")[1].x[3])
+    one = invoke("predict", trained[0], "--input", "one.npy").stdout
+    three = invoke("predict", trained[0], "--sample", "3").stdout
+    assert one.split()[2:6] == three.split()[2:6] != []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("no.csv", None, "--input: there is no file 'no.csv'"),
+        ("x.txt", b"1,2", "its name must end in one of .npy, .npz, .csv"),
+        ("x.npy", b"nonsense", "it is no file that numpy.save or numpy.savez wrote"),
+        ("x.npz", b"PK nonsense", "cannot read 'x.npz' as npz"),
+        ("x.csv", b"", "holds no samples"),
+        ("x.csv", b"1,2\n3,\n", "line 2, column 2 holds '', which is no number"),
+        ("x.csv", b"1,2\n3,4,5\n", "line 2 has 3 columns, the first sample 2"),
+        ("x.csv", b"1,nan\n", "holds 1 NaN"),
+        ("x.csv", b"\xff\xfe1", "cannot read 'x.csv' as csv"),
+        ("x.csv", b"1,2\n", "this model cannot take samples of shape (2,): Dense(64, 128) needs x of shape (N, 64)"),
+    ],
+)
+def test_an_input_that_cannot_be_used_exits_with_2_and_says_where(
+    name: str, content: bytes | None, reason: str, trained: tuple[str, dict[str, Any]]
+) -> None:
+    if content is not None:
+        Path(name).write_bytes(content)
+    done = invoke("predict", trained[0], "--input", name)
+    assert done.exit_code == 2
+    assert reason in done.output
+
+
+def test_objects_labels_out_of_range_and_images_are_refused(trained: tuple[str, dict[str, Any]]) -> None:
+    x = bp.data.load("digits")[1].x[:2]
+    np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez("labels.npz", x=x, y=np.array([3, 10]))
+    np.savez("lengths.npz", x=x, y=np.array([3]))
+    np.save("images.npy", x.reshape(2, 8, 8))
+    for name, reason in (
+        ("objects.npy", "cannot read 'objects.npy'"),
+        ("labels.npz", "1 labels outside 0 ... 9"),
+        ("lengths.npz", "holds 2 samples and y 1"),
+        ("images.npy", "x.reshape(len(x), -1)"),
+    ):
+        done = invoke("predict", trained[0], "--input", name)
+        assert done.exit_code == 2
+        assert reason in done.output
+
+
+def test_the_first_array_of_several_is_not_guessed() -> None:
+    np.savez("two.npz", a=np.ones((1, 2)), b=np.ones((1, 2)))
+    with pytest.raises(bp.DataError, match="it holds a, b"):
+        read_rows("two.npz")
+    np.savez("one.npz", a=np.ones((1, 2)))
+    assert read_rows("one.npz")[0].shape == (1, 2)
+
+
+def test_samples_on_another_scale_than_the_training_data_are_noted(trained: tuple[str, dict[str, Any]]) -> None:
+    np.save("raw.npy", bp.data.load("digits")[1].x[:2] * 255)
+    done = invoke("predict", trained[0], "--input", "raw.npy")
+    assert done.exit_code == 0
+    assert "trained on values in 0 ... 1, these samples have 0 ... 255; scale them alike" in done.output
+
+
+def test_predict_needs_exactly_one_source_and_samples_that_exist(trained: tuple[str, dict[str, Any]]) -> None:
+    np.save("x.npy", np.zeros((1, 64)))
+    for arguments in ([], ["--input", "x.npy", "--sample", "0"]):
+        done = invoke("predict", trained[0], *arguments)
+        assert done.exit_code == 2
+        assert "give either --input FILE" in done.output
+    done = invoke("predict", trained[0], "--sample", "359")
+    assert done.exit_code == 2
+    assert "--sample must be in 0 ... 358" in done.output
+    done = invoke("predict", trained[0], "--sample", "-1")
+    assert done.exit_code == 2
+    assert "--sample must be an integer of at least 0, got '-1'" in done.output
+
+
+def test_a_model_that_is_no_classifier_gives_its_outputs() -> None:
+    model = bp.Sequential(bp.Dense(3, 2)).initialize()
+    model.save("regression", loss="MeanSquaredError")
+    np.save("x.npy", np.ones((2, 3), dtype=np.float32))
+    done = invoke("predict", "regression", "--input", "x.npy", "--json")
+    rows = json.loads(done.stdout.splitlines()[-1])["predictions"]
+    expected = model(np.ones((2, 3), dtype=np.float32))
+    assert np.allclose([row["output"] for row in rows], expected)
+    assert "class" not in rows[0]
+
+
+def test_outputs_that_are_not_finite_are_a_failure() -> None:
+    model = bp.Sequential(bp.Dense(3, 2)).initialize()
+    model.parameters()["0.bias"].value = np.array([np.nan, 0], dtype=np.float32)
+    model.save("broken", loss="SoftmaxCrossEntropy")
+    np.save("x.npy", np.ones((2, 3), dtype=np.float32))
+    done = invoke("predict", "broken", "--input", "x.npy")
+    assert done.exit_code == 1
+    assert "outputs are NaN or infinite" in done.output
+
+
+# --- the command itself ---
+
+
+def test_version_and_help_exit_with_0() -> None:
+    version = invoke("--version")
+    assert version.exit_code == 0
+    assert version.stdout.startswith(f"bpnet {bp.__version__} (Python ")
+    for command in ([], ["train"], ["evaluate"], ["predict"], ["doctor"]):
+        assert invoke(*command, "--help").exit_code == 0
+        assert invoke(*command, "-h").exit_code == 0
+
+
+def test_no_arguments_print_the_help() -> None:
+    output = invoke().output
+    assert all(command in output for command in ("train", "evaluate", "predict", "doctor"))
+
+
+@pytest.mark.parametrize("arguments", [["trian", "digits"], ["train"], ["train", "digits", "--epoch-count", "3"]])
+def test_wrong_use_exits_with_2(arguments: list[str]) -> None:
+    assert invoke(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("missing", ["typer", "pydantic"])
+def test_without_the_extra_the_command_says_how_to_get_it(missing: str, tmp_path: Path) -> None:
+    stub = tmp_path / "stubs"
+    stub.mkdir()
+    (stub / f"{missing}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{missing}'\", name='{missing}')")
+    path = os.pathsep.join([str(stub), *filter(None, [CLEAN.get("PYTHONPATH", "")])])
+    done = run("train", "digits", cwd=tmp_path, PYTHONPATH=path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"No module named '{missing}'" in done.stderr
+    assert 'pip install "bpnet-xp[cli]"' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_installed_command_is_this_one(tmp_path: Path) -> None:
+    from importlib.metadata import entry_points
+
+    found = [entry.value for entry in entry_points(group="console_scripts") if entry.name == "bpnet"]
+    if not found:
+        pytest.skip("bpnet is not installed, only on the path")
+    assert found == ["bpnet.cli:main"]
