@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import numbers
 from typing import Any
-from weakref import ref
 
 from bpnet import ops
 from bpnet.dispatch import Tracked
@@ -29,7 +28,7 @@ class Optimizer(Tracked):
     def __init__(self, learning_rate: float, weight_decay: float = 0.0) -> None:
         self._learning_rate = _positive("learning_rate", learning_rate)
         self.weight_decay = _in_range("weight_decay", weight_decay, 0.0, math.inf)
-        self._written: tuple[Any, float] | None = None
+        self._written_to: Any = None  # the store's array that holds the present learning rate
 
     @property
     def learning_rate(self) -> float:
@@ -39,6 +38,7 @@ class Optimizer(Tracked):
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         self._learning_rate = _positive("learning_rate", value)
+        self._written_to = None
 
     def step(self, model: Layer) -> None:
         """Update the model's parameters and count the step; its gradients are then consumed."""
@@ -52,12 +52,11 @@ class Optimizer(Tracked):
 
     def prepare(self, store: Store) -> None:
         """Write the learning rate into the store where it has changed; the one thing a planned step does by hand."""
-        store.check()
+        if self._written_to is store.learning_rate and store.serves(self):
+            return
         store.claim(self)
-        written = self._written
-        if written is None or written[0]() is not store.learning_rate or written[1] != self._learning_rate:
-            store.learning_rate[...] = self._learning_rate
-            self._written = (_reference(store.learning_rate), self._learning_rate)
+        store.learning_rate[...] = self._learning_rate
+        self._written_to = store.learning_rate
 
     def _update(self, store: Store, segment: Segment, weight_decay: float) -> None:
         raise NotImplementedError
@@ -65,18 +64,10 @@ class Optimizer(Tracked):
     @property
     def config(self) -> dict[str, Any]:
         """The settings by name."""
-        return {k.lstrip("_"): v for k, v in vars(self).items() if k != "_written"}
+        return {k.lstrip("_"): v for k, v in vars(self).items() if k != "_written_to"}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in self.config.items())})"
-
-
-def _reference(array: Any) -> Any:
-    """A weak reference where the array's type allows one, a strong one otherwise."""
-    try:
-        return ref(array)
-    except TypeError:
-        return lambda: array
 
 
 def _number(name: str, value: Any) -> float:

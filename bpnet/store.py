@@ -124,11 +124,6 @@ class Store:
         """Refuse updates from now on: some parameter has left this store."""
         self.retired = reason
 
-    def check(self) -> None:
-        """StateError when the store has been retired."""
-        if self.retired:
-            raise StateError(f"this model can no longer be trained: {self.retired}; initialize() it to go on")
-
     # --- what an optimizer needs ---
 
     def slot(self, name: str) -> Array:
@@ -137,8 +132,17 @@ class Store:
             self.slots[name] = self.backend.zeros((self.size,), self.dtype)
         return self.slots[name]
 
+    def serves(self, optimizer: object) -> bool:
+        """Whether `optimizer` was the latest to claim the store, which is in use."""
+        return self._optimizer is optimizer and not self.retired
+
     def claim(self, optimizer: object) -> None:
-        """Serve `optimizer` from now on. Another one than before starts at step 0 with empty slots."""
+        """Serve `optimizer` from now on. Another one than before starts at step 0 with empty slots.
+
+        Raises StateError when the store has been retired.
+        """
+        if self.retired:
+            raise StateError(f"this model can no longer be trained: {self.retired}; initialize() it to go on")
         if self._optimizer is optimizer:
             return
         if self._optimizer is not None:

@@ -106,16 +106,22 @@ class Trainer:
 
         x : (N, ...), y : as the loss wants; any array library, moved and cast. Values are not checked here.
         """
-        return self._run(self._step, "step", self._bring_x(x), self._bring_y(y))
+        return self._run(self._step, "step", x, y)
 
-    def _run(self, step: Any, kind: str, x: Array, y: Array) -> Array:
+    def _run(self, step: Any, name: str, x: Any, y: Any) -> Array:
+        """Make one step on a batch of any kind: from its plan where there is one that takes it as it is."""
         store = self.model.store
+        planner = self._planner
         if not self.plan:
-            return step(x, y)
-        if self._planner is None or self._planner.store is not store or self._planner.values is not store.values:
-            self._planner = Planner(store, lambda: self._totals)
+            return step(self._bring_x(x), self._bring_y(y))
+        if planner is None or planner.store is not store or planner.values is not store.values:
+            planner = self._planner = Planner(store, lambda: self._totals)
         self.optimizer.prepare(store)
-        return self._planner.run((kind, x.shape, y.shape, y.dtype), step, (x, y))
+        if isinstance(x, store.backend.array_type) and isinstance(y, store.backend.array_type):
+            plan = planner.ready(name, x, y)
+            if plan is not None:
+                return plan.replay(x, y)
+        return planner.run(name, step, (self._bring_x(x), self._bring_y(y)))
 
     def _step(self, x: Array, y: Array) -> Array:
         return self._forward_backward(x, y)[1]
@@ -210,9 +216,8 @@ class Trainer:
         for done, (x, y) in enumerate(order, start=1):
             if _is_memmap(data.x):
                 check_finite(x, "x")
-            bx, by = self._bring_x(x), self._bring_y(y)
-            self._run(self._counted_step, "counted step", bx, by)
-            for name, weight in self._step_weights[bx.shape, by.shape].items():
+            self._run(self._counted_step, "counted step", x, y)
+            for name, weight in self._step_weights[x.shape, y.shape].items():
                 self._weights[name] += weight
             now = time.perf_counter()
             if now - seen > READ_EVERY:
@@ -327,11 +332,11 @@ class Trainer:
         if self._planner is None:
             return "no step has been made yet" if self.plan else "plans are off (plan=False)"
         lines = []
-        for (kind, x, y, _), plan in self._planner.plans().items():
-            lines.append(f"{kind} for x {x}, y {y}: planned, {len(plan)} prepared calls, {plan.bytes} bytes")
+        for (name, x, y), plan in self._planner.plans().items():
+            lines.append(f"{name} for x {x}, y {y}: planned, {len(plan)} prepared calls, {plan.bytes} bytes")
             lines += [f"    {line}" for line in repr(plan).splitlines()]
-        for (kind, x, y, _), reason in self._planner.refusals().items():
-            lines.append(f"{kind} for x {x}, y {y}: eager, because {reason}")
+        for (name, x, y), reason in self._planner.refusals().items():
+            lines.append(f"{name} for x {x}, y {y}: eager, because {reason}")
         return "\n".join(lines) or "no kind of step has been made twice yet"
 
 

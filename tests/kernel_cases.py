@@ -216,6 +216,7 @@ CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
     "linear": linear,
     "linear_backward": linear_backward,
     "softmax_cross_entropy": logits_and_labels,
+    "softmax_cross_entropy_gradient": _with(logits_and_labels, 3.0),
     "softmax_cross_entropy_backward": _with(probabilities_and_labels, 3.0),
     "categorical_cross_entropy": probabilities_and_labels,
     "categorical_cross_entropy_backward": _with(probabilities_and_labels, 3.0),

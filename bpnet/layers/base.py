@@ -199,11 +199,12 @@ class Layer(Tracked):
     @property
     def store(self) -> Store:
         """The model's store; made now if there is none yet."""
-        root = self.root
-        if root._store is None:
-            root.materialize()
-        assert root._store is not None
-        return root._store
+        store = self._store if self._parent is None else self.root._store
+        if store is None:
+            self.materialize()
+            store = self.root._store
+            assert store is not None
+        return store
 
     @property
     def initialized(self) -> bool:
@@ -290,7 +291,8 @@ class Layer(Tracked):
                 hint = "; put a Flatten() before it"
             raise ShapeError(f"{self!r} needs x of shape (N, {width}), got {tuple(shape)}{hint}")
         if x.dtype != like.dtype:
-            raise DTypeError(f"{self!r} computes in {like.dtype}, got x of {x.dtype}; use model.asarray(x)")
+            dtype = str(like.dtype).rpartition(".")[2]
+            raise DTypeError(f"{self!r} computes in {dtype}, got x of {x.dtype}; use model.asarray(x, dtype={dtype!r})")
         if x.device != like.device:
             raise DTypeError(f"{self!r} is on device {like.device}, got x on {x.device}; use model.asarray(x)")
 

@@ -33,6 +33,7 @@ from bpnet.ops.losses import (
     sigmoid_binary_cross_entropy_backward,
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
+    softmax_cross_entropy_gradient,
 )
 from bpnet.ops.random import dropout, dropout_backward, philox
 from bpnet.ops.update import adam_, advance_, check_finite_, sgd_, sgd_momentum_
@@ -81,6 +82,7 @@ __all__ = [
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_gradient",
     "split",
     "sum_backward",
     "sum_terms",

@@ -38,6 +38,15 @@ def softmax_cross_entropy_backward(p: Array, labels: Array, normalizer: float, s
     return (p - onehot) * (scale / normalizer)
 
 
+@kernel
+def softmax_cross_entropy_gradient(
+    logits: Array, labels: Array, normalizer: float, scale: float
+) -> tuple[Array, Array]:
+    """The loss and its derivative with respect to the logits in one pass; the plan puts it in the place of the pair."""
+    loss, p = softmax_cross_entropy(logits, labels, normalizer)
+    return loss, softmax_cross_entropy_backward(p, labels, normalizer, scale)
+
+
 def _tiny(p: Array) -> float:
     return float(namespace(p).finfo(p.dtype).smallest_normal)
 

@@ -1,0 +1,171 @@
+"""Gradients, counters and the optimizers' passes over the store."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bpnet import ops
+from bpnet.dispatch import Call
+from bpnet_numpy.kernels.common import Array, constant, floating, nothing
+
+
+@ops.copy_.register_bound(np.ndarray, allocate=nothing)
+def _(_: None, target: Array, source: Array) -> list[Call]:
+    return [partial(np.copyto, target, source)]
+
+
+@ops.add_.register_bound(np.ndarray, allocate=nothing)
+def _(_: None, target: Array, source: Array) -> list[Call]:
+    return [partial(np.add, target, source, target)]
+
+
+@ops.check_finite_.register_bound(np.ndarray, allocate=nothing)
+def _(_: None, ok: Array, value: Array) -> list[Call]:
+    def call() -> None:
+        number = float(value)
+        if number - number != 0.0:  # NaN for NaN and for an infinity
+            ok[...] = False
+
+    return [call]
+
+
+@ops.advance_.register_bound(np.ndarray, allocate=nothing)
+def _(_: None, counters: Array, ok: Array) -> list[Call]:
+    rest = counters[1:]
+
+    def call() -> None:
+        if ok:
+            counters[0] += 1
+        rest.fill(0)
+
+    return [call]
+
+
+CHUNK = 16384  # elements: value, gradient, two slots and two temporaries stay in the second-level cache
+
+
+def _chunks(*arrays: Array) -> list[tuple[Array, ...]]:
+    size = arrays[0].size
+    return [tuple(a[i : i + CHUNK] for a in arrays) for i in range(0, size, CHUNK)]
+
+
+def _guarded(ok: Array, prepare: Any, calls: list[Call]) -> list[Call]:
+    """One call that makes `calls` where `ok` holds, after `prepare()` has set this step's numbers."""
+
+    def call() -> None:
+        if ok:
+            prepare()
+            for each in calls:
+                each()
+
+    return [call]
+
+
+def _one_dimensional(value: Array, grad: Array, *slots: Any) -> bool:
+    return value.ndim == 1 and floating(value, grad, *(s for s in slots if isinstance(s, np.ndarray) and s.ndim))
+
+
+@ops.sgd_.register_bound(np.ndarray, accepts=lambda value, grad, *_: _one_dimensional(value, grad), allocate=nothing)
+def _(_: None, value: Array, grad: Array, ok: Array, learning_rate: Array, weight_decay: float) -> list[Call]:
+    rate, decay = constant(0, value.dtype), constant(weight_decay, value.dtype)
+    scratch = np.empty(min(CHUNK, value.size), value.dtype)
+    calls: list[Call] = []
+    for w, g in _chunks(value, grad):
+        s = scratch[: w.size]
+        if weight_decay:
+            calls += [partial(np.multiply, w, decay, s), partial(np.add, s, g, s), partial(np.multiply, s, rate, s)]
+        else:
+            calls.append(partial(np.multiply, g, rate, s))
+        calls.append(partial(np.subtract, w, s, w))
+    return _guarded(ok, partial(np.copyto, rate, learning_rate, "same_kind"), calls)
+
+
+@ops.sgd_momentum_.register_bound(
+    np.ndarray,
+    accepts=lambda value, grad, velocity, *_: _one_dimensional(value, grad, velocity),
+    allocate=nothing,
+)
+def _(
+    _: None,
+    value: Array,
+    grad: Array,
+    velocity: Array,
+    ok: Array,
+    learning_rate: Array,
+    weight_decay: float,
+    momentum: float,
+    nesterov: bool,
+) -> list[Call]:
+    dtype = value.dtype
+    rate, decay, mu = constant(0, dtype), constant(weight_decay, dtype), constant(momentum, dtype)
+    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype)
+    calls: list[Call] = []
+    for w, gradient, v in _chunks(value, grad, velocity):
+        s, g = scratch[: w.size], gradient
+        if weight_decay:
+            g = other[: w.size]
+            calls += [partial(np.multiply, w, decay, g), partial(np.add, g, gradient, g)]
+        calls += [partial(np.multiply, v, mu, v), partial(np.add, v, g, v)]
+        if nesterov:
+            calls += [partial(np.multiply, v, mu, s), partial(np.add, s, g, s), partial(np.multiply, s, rate, s)]
+        else:
+            calls.append(partial(np.multiply, v, rate, s))
+        calls.append(partial(np.subtract, w, s, w))
+    return _guarded(ok, partial(np.copyto, rate, learning_rate, "same_kind"), calls)
+
+
+@ops.adam_.register_bound(
+    np.ndarray,
+    accepts=lambda value, grad, m, v, *_: _one_dimensional(value, grad, m, v),
+    allocate=nothing,
+)
+def _(
+    _: None,
+    value: Array,
+    grad: Array,
+    m: Array,
+    v: Array,
+    ok: Array,
+    learning_rate: Array,
+    counters: Array,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+) -> list[Call]:
+    dtype = value.dtype
+    factor, floor, keep = (constant(0, dtype) for _ in range(3))
+    rest1, rest2 = constant(1 - beta1, dtype), constant(1 - beta2, dtype)
+    scratch = np.empty(min(CHUNK, value.size), dtype)
+    calls: list[Call] = []
+    for w, g, m1, v1 in _chunks(value, grad, m, v):
+        s = scratch[: w.size]
+        calls += [
+            partial(np.subtract, g, m1, s),
+            partial(np.multiply, s, rest1, s),
+            partial(np.add, m1, s, m1),
+            partial(np.multiply, g, g, s),
+            partial(np.subtract, s, v1, s),
+            partial(np.multiply, s, rest2, s),
+            partial(np.add, v1, s, v1),
+            partial(np.sqrt, v1, s),
+            partial(np.add, s, floor, s),
+            partial(np.divide, m1, s, s),
+            partial(np.multiply, s, factor, s),
+        ]
+        if weight_decay:
+            calls.append(partial(np.multiply, w, keep, w))
+        calls.append(partial(np.subtract, w, s, w))
+
+    def prepare() -> None:
+        t = int(counters[0]) + 1
+        rate = float(learning_rate)
+        c = (1 - beta2**t) ** 0.5
+        factor[...] = rate * c / (1 - beta1**t)
+        floor[...] = epsilon * c
+        keep[...] = 1 - rate * weight_decay
+
+    return _guarded(ok, prepare, calls)
