@@ -1,0 +1,127 @@
+"""Workloads: the networks that are timed, with the initial weights and the batches that every peer gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = Any
+Draw = Callable[[np.random.Generator, int], tuple[Array, Array]]
+
+
+def he_normal(rng: np.random.Generator, n_in: int, n_out: int) -> Array:
+    return rng.standard_normal((n_in, n_out)) * (2 / n_in) ** 0.5
+
+
+def near_identity(rng: np.random.Generator, n_in: int, n_out: int) -> Array:
+    """Keeps a signal alive through any number of narrow ReLU layers, where random weights would let it die."""
+    return np.eye(n_in, n_out) + 0.05 * rng.standard_normal((n_in, n_out))
+
+
+def flowers(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
+    """Four lengths and widths of three species of iris, drawn around their published means; two species overlap.
+
+    [Fisher 1936, table I]
+    """
+    means = np.array([[5.01, 3.43, 1.46, 0.25], [5.94, 2.77, 4.26, 1.33], [6.59, 2.97, 5.55, 2.03]])
+    spreads = np.array([[0.35, 0.38, 0.17, 0.11], [0.52, 0.31, 0.47, 0.20], [0.64, 0.32, 0.55, 0.27]])
+    labels = rng.integers(0, 3, n)
+    return means[labels] + spreads[labels] * rng.standard_normal((n, 4)), labels
+
+
+def digits(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
+    """Real handwritten digits, 8x8 in [0, 1], in passes over shuffled data."""
+    from bpnet.data import load
+
+    x, labels = load("digits")[0]
+    rows = np.concatenate([rng.permutation(len(labels)) for _ in range(-(-n // len(labels)))])[:n]
+    return x[rows], labels[rows]
+
+
+def large_digits(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
+    """The same digits enlarged three times and shifted at random in a field of 28x28, mostly background like MNIST."""
+    x, labels = digits(rng, n)
+    fields = np.zeros((n, 28, 28), np.float32)
+    for field, image, (top, left) in zip(fields, x.reshape(n, 8, 8), rng.integers(0, 5, (n, 2)), strict=True):
+        field[top : top + 24, left : left + 24] = np.kron(image, np.ones((3, 3)))
+    return fields.reshape(n, 784), labels
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A multilayer perceptron with ReLU between its Dense layers, and what is measured on it.
+
+    sizes  : the widths, input first
+    metric : a name in `benchmarks.metrics.METRICS`
+    count  : how often the metric repeats its unit of work in one round
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    batch: int
+    draw: Draw
+    metric: str = "step"
+    count: int = 1000
+    n_batches: int = 64
+    weights: Callable[[np.random.Generator, int, int], Array] = he_normal
+    seed: int = 0
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} {'-'.join(map(str, self.sizes))}, batch {self.batch}"
+
+    def make(self) -> Problem:
+        """The weights and batches, a function of the seed alone."""
+        rng = np.random.default_rng(self.seed)
+        pairs = zip(self.sizes, self.sizes[1:], strict=False)
+        weights = [self.weights(rng, n_in, n_out).astype(np.float32) for n_in, n_out in pairs]
+        x, labels = self.draw(rng, self.n_batches * self.batch)
+        x = np.ascontiguousarray(x, np.float32).reshape(self.n_batches, self.batch, self.sizes[0])
+        return Problem(weights, x, labels.astype(np.int64).reshape(self.n_batches, self.batch))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every peer starts from.
+
+    weights : one (n_in, n_out) float32 a layer; biases start at zero
+    x       : (batches, N, width) float32; labels : (batches, N) int64
+    """
+
+    weights: list[Array]
+    x: Array
+    labels: Array
+
+    @property
+    def batches(self) -> list[tuple[Array, Array]]:
+        """(x, labels) of every batch, each an array of its own."""
+        return [(x.copy(), labels.copy()) for x, labels in zip(self.x, self.labels, strict=True)]
+
+    def save(self, path: Path) -> None:
+        weights = {f"weight{index}": weight for index, weight in enumerate(self.weights)}
+        np.savez(path, x=self.x, labels=self.labels, **weights)
+
+    @classmethod
+    def load(cls, path: Path) -> Problem:
+        with np.load(path, allow_pickle=False) as archive:
+            n_layers = len(archive.files) - 2
+            return cls([archive[f"weight{index}"] for index in range(n_layers)], archive["x"], archive["labels"])
+
+
+STEPS = {
+    workload.name: workload
+    for workload in (
+        Workload("tiny", (4, 16, 3), 32, flowers, count=1500),
+        Workload("digits", (64, 128, 10), 64, digits, count=600),
+        Workload("mnist", (784, 512, 512, 10), 128, large_digits, count=100, n_batches=32),
+    )
+}
+"""The workloads of `python -m benchmarks.cpu`, by name.
+
+The counts end a round before training has gone so far that slots of Adam decay into denormal numbers, in digits after
+about 700 steps; `--count` looks beyond.
+"""
