@@ -182,7 +182,8 @@ class Trainer:
         data = self._moved(data)
         history = History()
         n_steps = -(-len(data) // batch_size)
-        with make_progress(progress, epochs, n_steps) as shown, _Interrupt() as interrupt:
+        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # NonFiniteError says it better
+        with make_progress(progress, epochs, n_steps) as shown, _Interrupt() as interrupt, quiet:
             for epoch in range(1, epochs + 1):
                 start = time.perf_counter()
                 complete = self._train_epoch(data, batch_size, shuffle, shown, interrupt)

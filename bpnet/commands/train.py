@@ -8,7 +8,6 @@ import sys
 import time
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from bpnet import recipes
@@ -61,8 +60,7 @@ def train(
 
     start = time.perf_counter()
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # NonFiniteError says it better
-            history = trainer.fit(training, epochs=epochs_asked, batch_size=size)
+        history = trainer.fit(training, epochs=epochs_asked, batch_size=size)
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}. No model was saved; --learning-rate sets the learning rate") from error
     seconds = time.perf_counter() - start

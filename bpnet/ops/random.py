@@ -51,8 +51,8 @@ def philox(counters: Array, index: int, key: tuple[int, int], n_words: int) -> A
     multipliers = [_halves(xp, m, device) for m in _MULTIPLIERS]
     c0 = xp.arange(1, n_blocks + 1, dtype=xp.uint64, device=device)  # NumPy counts up before it draws
     zero = xp.zeros((n_blocks,), dtype=xp.uint64, device=device)
-    c1 = zero + xp.astype(counters[index], xp.uint64)
-    c2 = zero + xp.astype(counters[0], xp.uint64)
+    c1 = zero + xp.astype(counters[index : index + 1], xp.uint64)
+    c2 = zero + xp.astype(counters[0:1], xp.uint64)
     c3 = zero
     k0, k1 = key
     for _ in range(_ROUNDS):

@@ -82,15 +82,16 @@ def adam_(
     with c = sqrt(1 - beta2^t), the second term is (learning_rate c / (1 - beta1^t)) m / (sqrt(v) + epsilon c).
     """
     xp = namespace(value)
-    t = xp.astype(counters[0] + 1, xp.float64)
+    t = xp.astype(counters[0:1] + 1, xp.float64)  # (1,), as all numbers of this step: some libraries lack 0-d results
+    rate = xp.reshape(learning_rate, (1,))
     c = xp.sqrt(1 - beta2**t)
-    factor = xp.astype(learning_rate * c / (1 - beta1**t), value.dtype)
+    factor = xp.astype(rate * c / (1 - beta1**t), value.dtype)
     floor = xp.astype(epsilon * c, value.dtype)
     new_m = m + (1 - beta1) * (grad - m)
     new_v = v + (1 - beta2) * (grad * grad - v)
     new = value - factor * (new_m / (xp.sqrt(new_v) + floor))
     if weight_decay:
-        new = new - xp.astype(learning_rate * weight_decay, value.dtype) * value
+        new = new - xp.astype(rate * weight_decay, value.dtype) * value
     value[...] = xp.where(ok, new, value)
     m[...] = xp.where(ok, new_m, m)
     v[...] = xp.where(ok, new_v, v)
