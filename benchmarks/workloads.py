@@ -122,6 +122,6 @@ STEPS = {
 }
 """The workloads of `python -m benchmarks.cpu`, by name.
 
-The counts end a round before training has gone so far that slots of Adam decay into denormal numbers, in digits after
-about 700 steps; `--count` looks beyond.
+The counts end a round before training has gone so far that slots of Adam decay into denormal numbers; `--count` looks
+beyond.
 """
