@@ -1,0 +1,197 @@
+"""The pages for readers: their code runs, their commands and links are right, their drawing shows bpnet's numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+import bpnet as bp
+from bpnet import nnfs
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
+BACKENDS = ROOT / "backends" / "README.md"
+PAGES = (README, CONTRIBUTING, BACKENDS, ROOT / "docs" / "gpu-status.md", ROOT / "CHANGELOG.md")
+COMMANDS = ('pip install ".[cli]" && bpnet train digits', 'pip install -e ".[test]" && pytest')
+ON_STRICT = "import strict_backend, bpnet; strict_backend.register(); bpnet.use_backend('strict:device1')\n"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of `page` in `language`."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def run(code: str, folder: Path) -> str:
+    """What `code` prints, as a script of its own in `folder`; a warning is an error."""
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "backends", "tests"))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        env=os.environ | {"BPNET_BACKEND": "numpy", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def drawing() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_network_svg", ROOT / "docs" / "make_network_svg.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_has_its_sections_in_their_order() -> None:
+    found = re.findall(r"^## (.*)$", README.read_text("utf-8"), flags=re.MULTILINE)
+    assert found[:7] == [
+        "The network, with its gradients",
+        "Two commands",
+        "The explicit loop",
+        "The same script on CuPy",
+        "The same words elsewhere",
+        "When not to use bpnet",
+        "Not the genomics package",
+    ]
+
+
+def test_the_two_commands_stand_in_the_readme_and_no_third() -> None:
+    lines = [line for block in blocks(README, "sh") for line in block.splitlines()]
+    assert [line for line in lines if "pip install" in line] == list(COMMANDS)
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    named = re.findall(r"(?<=`)(?:cuda\d+)(?=`)", README.read_text("utf-8"))
+    assert {"cli", "test", *named} <= set(extras)
+
+
+def test_every_script_of_the_readme_runs(tmp_path: Path) -> None:
+    scripts = blocks(README, "python")
+    outputs = [run(script, tmp_path) for script in scripts]
+    assert len(scripts) == 3
+    assert outputs[0] == blocks(README, "text")[0]
+    for output in outputs[1:]:
+        accuracy = re.search(r"accuracy\D*(0\.\d+)", output.splitlines()[-1] + output.splitlines()[-2])
+        assert accuracy is not None
+        assert float(accuracy[1]) > 0.9
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_the_scripts_of_the_readme_run_unchanged_on_another_array_library(index: int, tmp_path: Path) -> None:
+    script = blocks(README, "python")[index]
+    assert "numpy" not in script.replace("to_numpy", "")
+    run(ON_STRICT + script.replace("range(10)", "range(1)").replace("epochs=10", "epochs=1"), tmp_path)
+
+
+def test_the_cupy_section_says_that_the_script_is_the_same_and_has_not_run_on_a_gpu() -> None:
+    section = README.read_text("utf-8").split("## The same script on CuPy")[1].split("\n## ")[0]
+    assert "BPNET_BACKEND=cupy python loop.py" in section
+    assert "same script" in section
+    assert "BPNET_BACKEND=numpy" in section
+    assert "not run on a GPU yet" in section
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_local_links_exist(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            anchors = [h.lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)]
+            assert target[1:] in anchors, f"{page.name}: {target}"
+        elif "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_table_names_what_there_is() -> None:
+    table = [line.split("|") for line in README.read_text("utf-8").splitlines() if line.startswith("|")]
+    ours = " ".join(row[2] for row in table)
+    theirs = " ".join(row[5] for row in table)
+    for name in re.findall(r"`([A-Z]\w+)\(", ours):
+        assert hasattr(bp, name), name
+    classes = re.findall(r"`((?:Layer|Activation|Loss|Optimizer)_\w+)\(", theirs)
+    assert classes
+    for name in classes:
+        assert hasattr(nnfs, name), name
+    assert all(len(row) == 7 for row in table)
+
+
+def test_the_example_of_a_backend_trains_and_its_variant_means_what_the_reference_means(tmp_path: Path) -> None:
+    output = run("\n".join(blocks(BACKENDS, "python")), tmp_path)
+    assert "array_api_strict" in output
+    assert "<variant array_api_strict>" in output
+    assert re.search(r"\[\[ *0\., +2\., +nan\]\]", output)
+
+
+def test_the_example_of_an_operation_a_layer_and_a_numpy_body_is_right(tmp_path: Path) -> None:
+    check = """
+import numpy as np
+import bpnet as bp
+from finite_differences import check_layer
+
+rng = np.random.default_rng(0)
+model = bp.Sequential(bp.Dense(3, 4), Softplus(), bp.Dense(4, 2)).initialize(dtype="float64")
+check_layer(model, rng.normal(size=(5, 3)))
+x, dy = rng.normal(size=(2, 6, 7)).astype("float32")
+x[0] = [np.inf, -np.inf, np.nan, 0, 1e30, -1e30, 100]
+with np.errstate(all="ignore"):
+    for op, args in ((softplus_backward, (dy, softplus(x))), (softplus, (x,))):
+        variant = op.choose(args)
+        assert variant.bind is not None
+        expected = op.reference.body(*args)
+        np.testing.assert_allclose(variant.body(*args), expected, rtol=1e-6)
+        variant.into(args[0], *args)
+        np.testing.assert_allclose(args[0], expected, rtol=1e-6)
+print("checked")
+"""
+    assert run("\n".join(blocks(CONTRIBUTING, "python")) + check, tmp_path).endswith("checked\n")
+
+
+def test_the_drawing_is_what_its_script_makes_of_bpnets_numbers() -> None:
+    module = drawing()
+    assert module.TARGET.read_text("utf-8") == module.draw()
+    assert b"\r" not in module.TARGET.read_bytes()
+
+
+def test_the_drawing_shows_the_gradients_of_the_layer() -> None:
+    module = drawing()
+    n = module.neuron()
+    dense = bp.Dense(3, 1)
+    model = bp.Sequential(dense, bp.ReLU()).initialize(dtype="float64")
+    dense.weight.value, dense.bias.value = np.array(n["w"])[:, None], n["b"]
+    assert model.forward(np.array([n["x"]])).tolist() == [n["y"]]
+    assert model.backward(np.array([n["dy"]])).tolist() == [n["dx"]] == [[-3, -1, 2]]
+    assert dense.weight.grad[:, 0].tolist() == n["dw"] == [1, -2, 3]
+    assert dense.bias.grad.tolist() == n["db"] == [1]
+
+
+def test_the_drawing_can_be_read_by_those_who_do_not_see_it() -> None:
+    module = drawing()
+    n = module.neuron()
+    space = "{http://www.w3.org/2000/svg}"
+    svg = ElementTree.fromstring(module.draw())
+    title, description = svg.findtext(f"{space}title"), svg.findtext(f"{space}desc")
+    assert title
+    assert description
+    alternative = re.search(r"!\[(.*?)\]\(docs/network.svg\)", README.read_text("utf-8"), flags=re.DOTALL)
+    assert alternative is not None
+    for name in ("dx", "dw"):
+        shown = f"{name} = {module.listed(n[name])}"
+        assert shown in description
+        assert shown in alternative[1]
+
+
+def test_the_changelog_has_the_version() -> None:
+    assert f"\n## {bp.__version__} " in (ROOT / "CHANGELOG.md").read_text("utf-8")
