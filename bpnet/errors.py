@@ -33,10 +33,6 @@ class BackendError(BpnetError, RuntimeError):
     """A backend is unknown or cannot run here; the message has the reason and the remedy."""
 
 
-class PlanError(BpnetError, RuntimeError):
-    """A step cannot be planned; the message says why. The Trainer then runs it eagerly."""
-
-
 class CheckpointError(BpnetError, ValueError):
     """A file that cannot be read as a model, or does not fit the model it is read into."""
 

@@ -301,7 +301,8 @@ class Plan:
         return {value: index for value, index in last.items() if value not in kept_roots}, root
 
     def _new(self, value: Value) -> Array:
-        self.bytes += math.prod(value.shape) * (1 if value.dtype == "bool" else int(value.dtype[-2:]) // 8)
+        bits = value.dtype.lstrip("abcdefghijklmnopqrstuvwxyz")
+        self.bytes += math.prod(value.shape) * (int(bits) // 8 if bits else 1)
         return self.backend.zeros(value.shape, value.dtype)
 
     def __len__(self) -> int:
@@ -397,9 +398,14 @@ class Planner:
     ) -> None:
         """Replay the step that was just made from the state before it, and trust the plan if all bits agree."""
         after = self._snapshot()
-        plan = Plan(trace, value, self.store.backend)
-        self._restore(before)
-        again = plan.replay(*inputs)
+        try:
+            plan = Plan(trace, value, self.store.backend)
+            self._restore(before)
+            again = plan.replay(*inputs)
+        except Exception as error:  # a layer's own kernel that cannot be bound must not end the training
+            self._restore(after)
+            kind.refusal = f"its plan failed with {type(error).__name__}: {error}"
+            return
         bits = self.store.backend.to_numpy
         differing = [
             name

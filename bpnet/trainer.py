@@ -235,8 +235,9 @@ class Trainer:
     def _reset_totals(self) -> None:
         backend = self.model.backend
         for name in ("loss", *(metric.name for metric in self.metrics)):
-            if type(self._totals.get(name)) is backend.array_type:
-                self._totals[name][...] = 0
+            total: Any = self._totals.get(name)
+            if type(total) is backend.array_type and total.device == self.model.store.values.device:
+                total[...] = 0
             else:
                 self._totals[name] = backend.zeros((), "float64")
             self._weights[name] = 0.0

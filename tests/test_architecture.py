@@ -32,7 +32,7 @@ LEVELS = {
     "recipes": 5,
     "doctor": 5,
     "__init__": 5,
-    "cli": 6,
+    "command_line": 6,
     "commands": 6,
     "__main__": 6,
 }

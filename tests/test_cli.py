@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,7 +165,7 @@ def test_a_loss_that_is_not_finite_exits_with_1_and_leaves_the_file_there_was() 
 def test_ctrl_c_saves_the_whole_model_says_so_and_exits_with_1(tmp_path: Path) -> None:
     code = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from bpnet.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from bpnet.command_line import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "train", "digits", "--epochs", "1000000", "--out", "m.safetensors", "--json"]
     process = subprocess.Popen(
@@ -479,4 +480,22 @@ def test_the_installed_command_is_this_one(tmp_path: Path) -> None:
     found = [entry.value for entry in entry_points(group="console_scripts") if entry.name == "bpnet"]
     if not found:
         pytest.skip("bpnet is not installed, only on the path")
-    assert found == ["bpnet.cli:main"]
+    assert found == ["bpnet.command_line:main"]
+
+
+def test_the_genomics_packages_folder_does_not_hide_our_command(tmp_path: Path) -> None:
+    """That package of the same import name has a folder bpnet/cli; with a module of that name ours would be lost."""
+    site = tmp_path / "site"
+    shutil.copytree(Path(bp.__file__).parent, site / "bpnet", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("cli", "generators", "model", "train", "utils"):
+        (site / "bpnet" / name).mkdir()
+        (site / "bpnet" / name / "__init__.py").write_text("raise ImportError('not ours')")
+    done = subprocess.run(
+        [sys.executable, "-m", "bpnet", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=site,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bp.__version__ in done.stdout

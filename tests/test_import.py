@@ -17,7 +17,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("module", ["bpnet", "bpnet.cli", "bpnet.recipes", "bpnet.doctor"])
+@pytest.mark.parametrize("module", ["bpnet", "bpnet.command_line", "bpnet.recipes", "bpnet.doctor"])
 def test_importing_loads_numpy_and_nothing_else_of_size_and_prints_nothing(module: str) -> None:
     done = run(
         f"import sys, {module}\n"

@@ -236,3 +236,54 @@ def test_a_nan_freezes_a_planned_step() -> None:
         assert np.array_equal(store.arrays()[name], before[name]), name
     assert store.counters[0] == before["counters"][0]
     assert not store.ok
+
+
+@bp.kernel
+def small_mask(x: Any) -> Any:
+    """A user's kernel with a result of one byte an element."""
+    xp = bp.namespace(x)
+    return xp.astype(x > 0, xp.uint8)
+
+
+@bp.kernel
+def masked(x: Any, mask: Any) -> Any:
+    """A user's kernel: x where the mask is not 0."""
+    return bp.namespace(x).where(mask > 0, x, 0)
+
+
+class Masked(bp.Layer):
+    def __call__(self, x: Any) -> Any:
+        return masked(x, small_mask(x))
+
+    def forward(self, x: Any) -> Any:
+        mask = small_mask(x)
+        self.keep(mask)
+        return masked(x, mask)
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        (mask,) = self.kept()
+        return masked(dy, mask)
+
+
+def test_a_users_kernels_are_planned_too(backend: bp.Backend) -> None:
+    def make() -> bp.Layer:
+        return bp.Sequential(bp.Dense(6, 8), Masked(), bp.Dense(8, 3))
+
+    planned_losses, planned, trainer = run(make, bp.Adam(0.01), True, backend)
+    losses, state, _ = run(make, bp.Adam(0.01), False, backend)
+    assert "small_mask" in trainer.plan_report()
+    assert "planned, " in trainer.plan_report()
+    assert (planned_losses, planned) == (losses, state)
+
+
+def test_a_plan_that_cannot_be_bound_is_refused_and_the_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bpnet import plan
+
+    def fail(*_: Any) -> None:
+        raise OverflowError("no room")
+
+    monkeypatch.setattr(plan.Plan, "_bind", fail)
+    losses, state, trainer = run(MODELS["dropout"], bp.Adam(0.01), True, "numpy")
+    monkeypatch.undo()
+    assert "its plan failed with OverflowError: no room" in trainer.plan_report()
+    assert (losses, state) == run(MODELS["dropout"], bp.Adam(0.01), False, "numpy")[:2]

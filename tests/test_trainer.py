@@ -326,3 +326,13 @@ def test_evaluating_and_predicting_change_nothing() -> None:
     trainer.model(test.x)
     trainer.model.summary((64,))
     assert {name: array.tobytes() for name, array in trainer.model.store.arrays().items()} == before
+
+
+def test_a_model_may_be_moved_between_two_fits() -> None:
+    train, test = bp.data.load("digits")
+    trainer, stays = digits_trainer(), digits_trainer()
+    for place in ("numpy", "strict", "strict:device1", "numpy"):
+        trainer.model.to(place)
+        history = trainer.fit(train.x[:200], train.y[:200], validation_data=test, epochs=1, progress=False)
+        expected = stays.fit(train.x[:200], train.y[:200], validation_data=test, epochs=1, progress=False)
+        assert history["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-3)

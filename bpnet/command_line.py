@@ -1,4 +1,7 @@
-"""The command `bpnet`: looks for what the command line needs, then hands over to `bpnet.commands`."""
+"""The command `bpnet`: looks for what the command line needs, then hands over to `bpnet.commands`.
+
+Not called `cli`: the genomics package of the same import name has a folder `bpnet/cli`, which would win over a module.
+"""
 
 from __future__ import annotations
 
