@@ -27,8 +27,9 @@ def why_no_gpu() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and (reason := why_no_gpu()):
+        short = reason.partition("cannot be used: ")[2].partition("; ")[0] or reason
         for item in marked:
-            item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
+            item.add_marker(pytest.mark.skip(reason=f"no GPU: {short}"))
 
 
 @pytest.fixture(params=BACKENDS)

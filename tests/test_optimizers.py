@@ -128,6 +128,18 @@ def test_the_learning_rate_may_change_between_steps() -> None:
     np.testing.assert_allclose(p.value, start - 0.85, rtol=1e-12)
 
 
+def test_moments_of_weights_without_gradient_end_at_zero_and_never_in_denormals() -> None:
+    model, optimizer = small_model(dtype="float32"), bp.Adam(1e-3, beta2=0.9)
+    for step in range(1200):
+        for p in model.parameters().values():
+            p.accumulate(np.full(p.shape, 1e-2 if step < 5 else 0, np.float32))
+        optimizer.step(model)
+        if step % 50 == 0:
+            for slot in model.store.slots.values():
+                assert not np.any((slot != 0) & (np.abs(slot) < np.finfo(np.float32).smallest_normal)), step
+    assert not any(slot.any() for slot in model.store.slots.values())
+
+
 def test_another_optimizer_starts_afresh() -> None:
     model, g = small_model(), np.ones((3, 4))
     p = model.parameters()["0.weight"]
