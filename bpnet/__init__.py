@@ -16,6 +16,8 @@ from bpnet.errors import (
     ShapeError,
     StateError,
 )
+from bpnet.history import History
+from bpnet.inference import predict
 from bpnet.layers import (
     Concatenate,
     Dense,
@@ -41,7 +43,7 @@ from bpnet.losses import (
 from bpnet.metrics import Accuracy, BinaryAccuracy, Metric
 from bpnet.optimizers import SGD, Adam, AdamW, Optimizer
 from bpnet.parameter import Parameter, Stream
-from bpnet.trainer import History, Trainer, predict
+from bpnet.trainer import Trainer
 
 __version__ = "0.1.0"
 

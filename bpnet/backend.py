@@ -38,7 +38,7 @@ class Backend(Protocol):
     array_type: Any
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
-        """Return `x` (a host array, a nested sequence, or an array of this library) as an array on this device."""
+        """Return `x` (a host array, a nested sequence, or an array of this library) on this device, C-contiguous."""
 
     def to_numpy(self, x: Array) -> Any:
         """Return a NumPy array with the contents of `x`."""
@@ -68,7 +68,7 @@ provide_variants("numpy", lambda: importlib.import_module("bpnet_numpy.kernels")
 
 _READY: dict[str, Backend] = {}
 _lock = threading.RLock()
-_process_choice: str | Backend | None = None
+_process_choices: list[use_backend] = []  # the latest last
 _context_choice: ContextVar[str | Backend | None] = ContextVar("bpnet_backend", default=None)
 
 
@@ -112,7 +112,7 @@ def selection(choice: str | Backend | None = None) -> tuple[str | Backend, str]:
     """
     if choice is not None:
         return choice, "the argument"
-    chosen = _context_choice.get() or _process_choice
+    chosen = _context_choice.get() or (_process_choices[-1].backend if _process_choices else None)
     if chosen is not None:
         return chosen, "use_backend"
     named = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
@@ -157,11 +157,11 @@ def _make(choice: str, source: str) -> Backend:
     return _probed(backend)
 
 
-_PROBED: set[int] = set()
+_PROBED: list[Backend] = []
 
 
 def _probed(backend: Backend) -> Backend:
-    if id(backend) in _PROBED:
+    if any(each is backend for each in _PROBED):
         return backend
     if not isinstance(backend, Backend):
         raise BackendError(
@@ -169,14 +169,11 @@ def _probed(backend: Backend) -> Backend:
             + ", ".join(name for name in _PROTOCOL if not hasattr(backend, name))
         )
     probe(backend)
-    _PROBED.add(id(backend))
-    _READY.setdefault(backend.name, backend)  # also keeps it alive, so that its id stays its own
-    if _READY[backend.name] is not backend:
-        _KEPT.append(backend)
+    _PROBED.append(backend)
+    _READY.setdefault(backend.name, backend)
     return backend
 
 
-_KEPT: list[Backend] = []
 _PROTOCOL = ("name", "xp", "array_type", "asarray", "to_numpy", "zeros", "describe", "synchronize")
 
 
@@ -220,13 +217,11 @@ class use_backend:
     """
 
     def __init__(self, choice: str | Backend) -> None:
-        global _process_choice
         self.backend = get_backend(choice)
-        self._before, _process_choice = _process_choice, self.backend
+        _process_choices.append(self)
 
     def __enter__(self) -> Backend:
-        global _process_choice
-        _process_choice = self._before
+        _process_choices.remove(self)  # its own entry, whatever other threads have chosen since
         self._token = _context_choice.set(self.backend)
         return self.backend
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bpnet.errors import CheckpointError
-
-MAX_HEADER = 100_000_000  # bytes; the limit of the format
 
 
 def write(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[str, str]) -> None:
@@ -27,21 +27,26 @@ def write(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[
     # safetensors writes the memory as it lies and does not look at strides: C order, or other numbers are read back.
     ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     content = save(ordered, metadata=metadata)
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    except OSError as error:
-        raise CheckpointError(f"cannot write {str(target)!r}: {_reason(error)}") from error
-    try:
+    with _temporary(target) as (handle, name):
         with os.fdopen(handle, "wb") as file:
+            if target.exists():
+                os.chmod(name, stat.S_IMODE(target.stat().st_mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
         os.replace(name, target)
+
+
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[tuple[int, str]]:
+    """A new file beside `target`, open for writing, that is gone afterwards; an OSError becomes a CheckpointError."""
+    name = str(target.parent / f".{secrets.token_hex(8)}.tmp")
+    try:
+        yield os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), name
     except OSError as error:
         raise CheckpointError(f"cannot write {str(target)!r}: {_reason(error)}") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(name)
 
 
@@ -51,13 +56,7 @@ def _regular(path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
     if os.path.exists(path) and not os.path.isfile(path):
         raise CheckpointError(f"cannot write {str(path)!r}: it is no regular file; name one, or a new one")
-    return Path(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)  # a link stays; its target is written
 
 
 def _reason(error: OSError) -> str:
@@ -69,12 +68,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     target = _regular(path)
     if not os.path.isdir(target.parent):
         raise CheckpointError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}")
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    except OSError as error:
-        raise CheckpointError(f"cannot write {str(target)!r}: {_reason(error)}") from error
-    os.close(handle)
-    os.unlink(name)
+    with _temporary(target) as (handle, _):
+        os.close(handle)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from bpnet import ops
 from bpnet.backend import type_name
-from bpnet.dispatch import Array, Kernel, Tracked
+from bpnet.dispatch import Array, Kernel, Tracked, namespace
 from bpnet.errors import DataError, DTypeError, ShapeError, StateError
 
 
@@ -53,7 +53,10 @@ class Loss(Tracked):
         return self._backward(*kept, normalizer, scale)
 
     def total_weight(self, prediction: Array, target: Array) -> float:
-        """What the sum is divided by when nothing else is said: the number of elements."""
+        """What the sum is divided by when nothing else is said: the number of elements.
+
+        One of your own that depends on more than shapes needs a Trainer with plan=False.
+        """
         n = 1
         for axis in prediction.shape:
             n *= axis
@@ -77,6 +80,9 @@ class Loss(Tracked):
             )
         if 0 in prediction.shape:
             raise DataError(f"{type(self).__name__}: empty batch, the prediction has shape {tuple(prediction.shape)}")
+
+    def check_values(self, target: Array, name: str) -> None:
+        """Raise DataError when `target` holds values that the loss has no meaning for; asked once, when data enter."""
 
     def _forward(self, prediction: Array, target: Array, normalizer: float) -> tuple[Any, ...]:
         """The value, and what `_backward` takes before (normalizer, scale)."""
@@ -187,7 +193,19 @@ class BinaryCrossEntropy(_PlainForm, Loss):
 
     def __init__(self, *, from_logits: bool = True) -> None:
         super().__init__()
-        self.from_logits = from_logits
+        self._from_logits = from_logits
+
+    @property
+    def from_logits(self) -> bool:
+        """Whether predictions are logits; said at construction."""
+        return self._from_logits
+
+    def check_values(self, target: Array, name: str) -> None:
+        """Raise DataError unless every target lies in [0, 1]."""
+        if not bool(namespace(target).all((target >= 0) & (target <= 1))):
+            raise DataError(
+                f"{name} must lie in [0, 1] for BinaryCrossEntropy; map classes such as -1 and 1 to 0 and 1"
+            )
 
     def __repr__(self) -> str:
         return f"BinaryCrossEntropy(from_logits={self.from_logits})"

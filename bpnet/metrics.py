@@ -20,7 +20,7 @@ class Metric(Tracked):
         raise NotImplementedError
 
     def weight(self, prediction: Array, target: Array) -> float:
-        """What the sum counts for: the number of rows."""
+        """What the sum counts for: the number of rows. A function of the shapes alone."""
         return float(prediction.shape[0])
 
     def __repr__(self) -> str:

@@ -17,6 +17,15 @@ from bpnet.errors import ConfigError
 from bpnet.layers.base import Layer
 from bpnet.store import Segment, Store
 
+_OTHER_NAMES = {
+    "lr": "learning_rate",
+    "decay": "weight_decay",
+    "betas": "beta1 and beta2",
+    "beta_1": "beta1",
+    "beta_2": "beta2",
+    "eps": "epsilon",
+}
+
 
 class Optimizer(Tracked):
     """Base of all optimizers.
@@ -29,6 +38,14 @@ class Optimizer(Tracked):
         self._learning_rate = _positive("learning_rate", learning_rate)
         self.weight_decay = _in_range("weight_decay", weight_decay, 0.0, math.inf)
         self._written_to: Any = None  # the store's array that holds the present learning rate
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OTHER_NAMES:
+            raise AttributeError(f"{type(self).__name__} has no {name}; here it is called {_OTHER_NAMES[name]}")
+        if name == "learning_rate":  # lies in an array, which recorded steps read: nothing to record again
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def learning_rate(self) -> float:

@@ -34,6 +34,12 @@ class Segment:
     decay: bool
 
 
+def _load(backend: Backend, host: Any) -> Array:
+    array = backend.zeros(host.shape, str(host.dtype))
+    array[...] = backend.asarray(host)
+    return array
+
+
 class Store:
     """The arrays of one model on one backend.
 
@@ -64,11 +70,8 @@ class Store:
         self._optimizer: object = None
         self.filled = False  # whether some backward has contributed since the last update
         self.slots: dict[str, Array] = {}
-        self.offsets: dict[str, int] = {}
-        self.segments: tuple[Segment, ...] = ()
-        self.size = self._lay_out()
-        host = self._host_values(redraw)
-        self.values = self._load(host)
+        self.segments, self.offsets, self.size = self._lay_out(dtype)
+        self.values = _load(backend, self._host_values(redraw))
         self.grads = backend.zeros((self.size,), dtype)
         self.counters = backend.zeros((1 + len(streams),), "int64")
         self.learning_rate = backend.zeros((), "float64")
@@ -77,20 +80,21 @@ class Store:
         self._ranges: dict[tuple[str, int, int], Array] = {}
         self._attach()
 
-    def _lay_out(self) -> int:
-        """Give every parameter its offset and make the segments; return the size of a buffer in elements."""
-        pad = ALIGNMENT // np.dtype(self.dtype).itemsize
-        segments, start = [], 0
+    def _lay_out(self, dtype: str) -> tuple[tuple[Segment, ...], dict[str, int], int]:
+        """The segments, every parameter's offset, and the size of a buffer, in elements of `dtype`."""
+        pad = ALIGNMENT // np.dtype(dtype).itemsize
+        segments: list[Segment] = []
+        offsets: dict[str, int] = {}
+        start = 0
         for decay in (True, False):
             stop = start
             for path in sorted(p for p, parameter in self.parameters.items() if parameter.decay == decay):
-                self.offsets[path] = stop
+                offsets[path] = stop
                 stop += -(-self.parameters[path].size // pad) * pad
             if stop > start:
                 segments.append(Segment(start, stop, decay))
             start = stop
-        self.segments = tuple(segments)
-        return start
+        return tuple(segments), offsets, start
 
     def _host_values(self, redraw: bool) -> Any:
         host = np.zeros(self.size, self.dtype)
@@ -103,11 +107,6 @@ class Store:
             start = self.offsets[path]
             host[start : start + parameter.size] = value.reshape(-1)
         return host
-
-    def _load(self, host: Any) -> Array:
-        flat = self.backend.zeros(host.shape, str(host.dtype))
-        flat[...] = self.backend.asarray(host)
-        return flat
 
     def _attach(self) -> None:
         for path, parameter in self.parameters.items():
@@ -132,6 +131,16 @@ class Store:
             self.slots[name] = self.backend.zeros((self.size,), self.dtype)
         return self.slots[name]
 
+    def check(self) -> None:
+        """Raise StateError when some parameter has left this store."""
+        if self.retired:
+            raise StateError(f"this model can no longer be trained: {self.retired}; initialize() it to go on")
+
+    def abandon_gradients(self) -> None:
+        """Forget what an interrupted step has contributed, and count its micro-batches as not drawn."""
+        self.consume_gradients()
+        self.counters[1:] = 0
+
     def serves(self, optimizer: object) -> bool:
         """Whether `optimizer` was the latest to claim the store, which is in use."""
         return self._optimizer is optimizer and not self.retired
@@ -141,8 +150,7 @@ class Store:
 
         Raises StateError when the store has been retired.
         """
-        if self.retired:
-            raise StateError(f"this model can no longer be trained: {self.retired}; initialize() it to go on")
+        self.check()
         if self._optimizer is optimizer:
             return
         if self._optimizer is not None:
@@ -200,29 +208,33 @@ class Store:
             yield parameter._grad
 
     def move(self, backend: Backend, dtype: str) -> None:
-        """Bring every array to `backend` and floating ones to `dtype`; all views are made anew."""
+        """Bring every array to `backend` and floating ones to `dtype`; all views are made anew.
+
+        Whatever raises on the way, the store is then as it was. Raises StateError when it has been retired.
+        """
+        self.check()
         if dtype not in FLOATING_DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(FLOATING_DTYPES)}, got {dtype!r}")
-        old = self.backend
-        old_offsets = dict(self.offsets)
-        host = {name: old.to_numpy(array) for name, array in self.arrays().items()}
-        self.backend, self.dtype = backend, dtype
-        self.size = self._lay_out()
+        segments, offsets, size = self._lay_out(dtype)
 
-        def moved(flat: Any) -> Array:
-            new = np.zeros(self.size, dtype)
+        def moved(flat: Array) -> Array:
+            host, new = self.backend.to_numpy(flat), np.zeros(size, dtype)
             for path, parameter in self.parameters.items():
-                part = flat[old_offsets[path] : old_offsets[path] + parameter.size]
-                new[self.offsets[path] : self.offsets[path] + parameter.size] = part
-            return self._load(new)
+                old, start = self.offsets[path], offsets[path]
+                new[start : start + parameter.size] = host[old : old + parameter.size]
+            return _load(backend, new)
 
-        self.values, self.grads = moved(host["values"]), moved(host["grads"])
-        self.slots = {name: moved(host[f"slot/{name}"]) for name in self.slots}
-        self.counters = self._load(host["counters"])
-        self.learning_rate = self._load(host["learning_rate"])
-        self.ok = self._load(host["ok"])
-        self._ranges = {}
+        values, grads = moved(self.values), moved(self.grads)
+        slots = {name: moved(slot) for name, slot in self.slots.items()}
+        counters, learning_rate, ok = (
+            _load(backend, self.backend.to_numpy(each)) for each in (self.counters, self.learning_rate, self.ok)
+        )
         filled = {path: parameter._filled for path, parameter in self.parameters.items()}
+        self.backend, self.dtype = backend, dtype
+        self.segments, self.offsets, self.size = segments, offsets, size
+        self.values, self.grads, self.slots = values, grads, slots
+        self.counters, self.learning_rate, self.ok = counters, learning_rate, ok
+        self._ranges = {}
         self._attach()
         for path, parameter in self.parameters.items():
             parameter._filled = filled[path]

@@ -2,56 +2,34 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Sequence
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from bpnet import ops
 from bpnet.backend import Backend, get_backend, to_numpy
-from bpnet.data.checks import check_finite, check_labels
+from bpnet.data.checks import check_finite, check_labels, check_range
 from bpnet.data.dataset import Dataset, as_array, batches, check_batch_size
-from bpnet.dispatch import Array, namespace
+from bpnet.dispatch import Array, Tracked, namespace
 from bpnet.errors import ConfigError, DataError, NonFiniteError
+from bpnet.history import History
+from bpnet.inference import host_if_foreign, predict
+from bpnet.interrupt import Interrupt
 from bpnet.layers.base import Layer
 from bpnet.losses import Loss
 from bpnet.metrics import Metric
 from bpnet.optimizers import Optimizer
-from bpnet.plan import Planner
+from bpnet.planner import Planner
 from bpnet.progress import make_progress
 from bpnet.random import check_seed
+from bpnet.store import Store
 
 READ_EVERY = 0.2  # seconds between looks at the device while an epoch runs
 
 
-class History:
-    """What each epoch ended with: rows of numbers, and columns by name (`history["val_accuracy"]`).
-
-    interrupted : whether Ctrl-C ended the fit
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self.interrupted = False
-
-    def __getitem__(self, name: str) -> list[float]:
-        if self.rows and name not in self.rows[0]:
-            raise KeyError(f"{name!r}; there are {', '.join(self.rows[0])}")
-        return [row[name] for row in self.rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __repr__(self) -> str:
-        last = ", ".join(f"{k} {v:.4g}" for k, v in self.rows[-1].items()) if self.rows else "nothing"
-        return f"<History of {len(self.rows)} epochs; the last: {last}>"
-
-
-class Trainer:
+class Trainer(Tracked):
     """Trains a model: moves and casts the data, runs steps, counts metrics.
 
     model     : a Layer; initialized here with `seed` and `backend` if it has no arrays yet
@@ -80,15 +58,12 @@ class Trainer:
             if not isinstance(given, kind):
                 hint = "; write its instance, with parentheses" if isinstance(given, type) else ""
                 raise ConfigError(f"Trainer: {what}, got {given!r}{hint}")
-        for metric in metrics:
-            if not isinstance(metric, Metric):
-                raise ConfigError(f"Trainer: metrics must be Metrics such as Accuracy(), got {metric!r}")
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
-        self.metrics = tuple(metrics)
+        self.metrics = metrics
         self.seed = check_seed(seed)
-        self.epoch = 0
+        self._epoch = 0
         self.plan = plan
         self._planner: Planner | None = None
         self._totals: dict[str, Array] = {}
@@ -99,20 +74,55 @@ class Trainer:
         elif backend is not None and get_backend(backend) is not model.backend:
             model.to(backend)
 
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is measured beside the loss; each has a name of its own."""
+        return self._metrics
+
+    @metrics.setter
+    def metrics(self, metrics: Sequence[Metric]) -> None:
+        if isinstance(metrics, Metric) or not all(isinstance(metric, Metric) for metric in metrics):
+            raise ConfigError(f"Trainer: metrics must be a list of Metrics, as in [Accuracy()], got {metrics!r}")
+        names = ["loss", *(metric.name for metric in metrics)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"Trainer: two results would be called {name!r}; give one of the metrics another name"
+                )
+        self._metrics = tuple(metrics)
+
+    @property
+    def epoch(self) -> int:
+        """The number of complete epochs so far, over all fits."""
+        return self._epoch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_planner": None, "_totals": {}}
+
     # --- one step ---
 
     def step(self, x: Any, y: Any) -> Array:
         """Train on one batch: forward, loss, backward, update. Return the loss, a 0-d array on the device.
 
-        x : (N, ...), y : as the loss wants; any array library, moved and cast. Values are not checked here.
+        x : (N, ...), y : as the loss wants; any array library, moved and cast. Values are not checked here: a batch
+        whose loss is NaN or infinite changes nothing, which the returned loss shows.
         """
         return self._run(self._step, "step", x, y)
 
     def _run(self, step: Any, name: str, x: Any, y: Any) -> Array:
         """Make one step on a batch of any kind: from its plan where there is one that takes it as it is."""
         store = self.model.store
+        accumulating = store.filled
+        try:
+            return self._run_on(store, step, name, x, y)
+        except BaseException:
+            if not accumulating:  # what a user's own backwards have gathered stays
+                store.abandon_gradients()
+            raise
+
+    def _run_on(self, store: Store, step: Any, name: str, x: Any, y: Any) -> Array:
         planner = self._planner
-        if not self.plan:
+        if not (self.plan and _plain_weights(self.loss, self._metrics)):
             return step(self._bring_x(x), self._bring_y(y))
         if planner is None or planner.store is not store or planner.values is not store.values:
             planner = self._planner = Planner(store, lambda: self._totals)
@@ -124,6 +134,7 @@ class Trainer:
         return planner.run(name, step, (self._bring_x(x), self._bring_y(y)))
 
     def _step(self, x: Array, y: Array) -> Array:
+        ops.fill_(self.model.store.ok, True)  # every batch is judged by itself; in a fit the flag stays down
         return self._forward_backward(x, y)[1]
 
     def _forward_backward(self, x: Array, y: Array) -> tuple[Array, Array]:
@@ -164,13 +175,13 @@ class Trainer:
         shuffle         : a new order every epoch, a function of (seed, epoch); the last partial batch is kept
         progress        : a bar on a terminal, a line an epoch elsewhere
         Ctrl-C takes effect at the end of the present step: the parameters are whole, and the History so far is returned
-        with `interrupted` set; a second Ctrl-C interrupts at once.
+        with `interrupted` set; a second Ctrl-C interrupts at once, which may leave a step half made.
         Raises DataError, ShapeError, DTypeError before anything is changed; NonFiniteError when the loss stops being
         finite, with the parameters as they were before that step.
         """
         data = _as_dataset(x, y)
         check_batch_size(batch_size)
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+        if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 0:
             raise ConfigError(f"epochs must be an integer of at least 0, got {epochs!r}")
         self._check_at_the_door(data, "x", "y")
         validation = None
@@ -180,17 +191,18 @@ class Trainer:
             )
             self._check_at_the_door(validation, "validation x", "validation y")
         data = self._moved(data)
+        self.model.store.ok[...] = True
         history = History()
         n_steps = -(-len(data) // batch_size)
-        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # NonFiniteError says it better
-        with make_progress(progress, epochs, n_steps) as shown, _Interrupt() as interrupt, quiet:
+        quiet = np.errstate(all="ignore")  # NonFiniteError says it better
+        with make_progress(progress, epochs, n_steps) as shown, Interrupt() as interrupt, quiet:
             for epoch in range(1, epochs + 1):
                 start = time.perf_counter()
                 complete = self._train_epoch(data, batch_size, shuffle, shown, interrupt)
                 if not complete:
                     history.interrupted = True
                     break
-                row = {"epoch": float(self.epoch), **self._read_totals()}
+                row = {"epoch": float(self._epoch), **self._read_totals()}
                 if validation is not None:
                     results = self._evaluate(validation, max(batch_size, 256))
                     row |= {f"val_{name}": value for name, value in results.items()}
@@ -208,11 +220,11 @@ class Trainer:
             )
         return history
 
-    def _train_epoch(self, data: Dataset, batch_size: int, shuffle: bool, shown: Any, interrupt: _Interrupt) -> bool:
+    def _train_epoch(self, data: Dataset, batch_size: int, shuffle: bool, shown: Any, interrupt: Interrupt) -> bool:
         """One pass over the data; False when an interrupt ended it early."""
         self._reset_totals()
         seen = time.perf_counter()
-        order = batches(data, batch_size, seed=self.seed, epoch=self.epoch, shuffle=shuffle)
+        order = batches(data, batch_size, seed=self.seed, epoch=self._epoch, shuffle=shuffle)
         n_steps = -(-len(data) // batch_size)
         for done, (x, y) in enumerate(order, start=1):
             if _is_memmap(data.x):
@@ -229,12 +241,14 @@ class Trainer:
                 self._stop_if_not_finite()
                 return False
         self._stop_if_not_finite()
-        self.epoch += 1
+        self._epoch += 1
         return True
 
     def _reset_totals(self) -> None:
         backend = self.model.backend
-        for name in ("loss", *(metric.name for metric in self.metrics)):
+        names = ("loss", *(metric.name for metric in self.metrics))
+        self._totals = {name: total for name, total in self._totals.items() if name in names}
+        for name in names:
             total: Any = self._totals.get(name)
             if type(total) is backend.array_type and total.device == self.model.store.values.device:
                 total[...] = 0
@@ -243,7 +257,8 @@ class Trainer:
             self._weights[name] = 0.0
 
     def _read_totals(self) -> dict[str, float]:
-        return {name: float(to_numpy(total)) / self._weights[name] for name, total in self._totals.items()}
+        names = ("loss", *(metric.name for metric in self.metrics))
+        return {name: float(to_numpy(self._totals[name])) / self._weights[name] for name in names}
 
     def _stop_if_not_finite(self) -> None:
         store = self.model.store
@@ -252,8 +267,8 @@ class Trainer:
         store.ok[...] = True
         steps = int(to_numpy(store.counters)[0])
         raise NonFiniteError(
-            f"the loss was NaN or infinite in step {steps + 1} (epoch {self.epoch + 1}); the parameters are "
-            f"those after step {steps}, the last good one. Lower the learning rate ({self.optimizer.learning_rate:g}), "
+            f"the loss was NaN or infinite in step {steps + 1} (epoch {self._epoch + 1}); the parameters are "
+            f"as they were before it, after step {steps}. Lower the learning rate ({self.optimizer.learning_rate:g}), "
             "or look at the data of that step"
         )
 
@@ -297,30 +312,28 @@ class Trainer:
             check_labels(data.y, int(prediction.shape[-1]), name_y)
         else:
             check_finite(data.y, name_y)
+            check_range(data.y, name_y, self.model.store.dtype)
+            self.loss.check_values(data.y, name_y)
         target = self._bring_y(data.y[:1, ...])
         self.loss.check(prediction, target)
         for metric in self.metrics:
             metric.measure(prediction, target)
         if not _is_memmap(data.x):
             check_finite(data.x, name_x)
+            check_range(data.x, name_x, self.model.store.dtype)
 
     def _bring_x(self, x: Any) -> Array:
         store = self.model.store
-        if type(x) is store.backend.array_type and x.dtype == store.values.dtype:
-            return x
-        x = as_array(x, "x")
-        return store.backend.asarray(_host_if_foreign(x, store.backend), dtype=store.dtype)
+        return store.backend.asarray(host_if_foreign(as_array(x, "x"), store.backend), dtype=store.dtype)
 
     def _bring_y(self, y: Any) -> Array:
         store = self.model.store
         if self.loss.targets != "labels":
             return self._bring_x(y)
-        if type(y) is store.backend.array_type and y.dtype == store.counters.dtype:
-            return y
         y = as_array(y, "y")
         if not namespace(y).isdtype(y.dtype, "integral"):
             check_labels(y, 1)
-        return store.backend.asarray(_host_if_foreign(y, store.backend), dtype="int64")
+        return store.backend.asarray(host_if_foreign(y, store.backend), dtype="int64")
 
     def _moved(self, data: Dataset) -> Dataset:
         """The data on the model's device where that is not the host, so that batches are taken there."""
@@ -331,6 +344,8 @@ class Trainer:
 
     def plan_report(self) -> str:
         """For every kind of step so far, the calls of its plan, or why it runs eagerly."""
+        if self.plan and not _plain_weights(self.loss, self._metrics):
+            return "every step is eager: the loss or a metric has weights of its own, which may depend on values"
         if self._planner is None:
             return "no step has been made yet" if self.plan else "plans are off (plan=False)"
         lines = []
@@ -342,27 +357,10 @@ class Trainer:
         return "\n".join(lines) or "no kind of step has been made twice yet"
 
 
-def predict(model: Layer, x: Any, *, batch_size: int = 256) -> Any:
-    """Return `model`'s outputs for `x`, a batch at a time, in the caller's kind of array (NumPy for lists)."""
-    check_batch_size(batch_size)
-    given = as_array(x, "x")
-    if given.ndim < 1 or given.shape[0] == 0:
-        raise DataError(f"x is empty, of shape {tuple(given.shape)}; there is nothing to predict")
-    store = model.store
-    parts = []
-    for start in range(0, given.shape[0], batch_size):
-        part = _host_if_foreign(given[start : min(start + batch_size, given.shape[0]), ...], store.backend)
-        parts.append(model(store.backend.asarray(part, dtype=store.dtype)))
-    result = store.backend.xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
-    if isinstance(given, store.backend.array_type):
-        return result
-    host = to_numpy(result)
-    return host if isinstance(given, np.ndarray) else namespace(given).asarray(host, device=given.device)
-
-
-def _host_if_foreign(x: Any, backend: Backend) -> Any:
-    """`x` itself where `backend` takes it (its own arrays, the host's), else a host copy."""
-    return x if isinstance(x, backend.array_type) else to_numpy(x)
+def _plain_weights(loss: Loss, metrics: Sequence[Metric]) -> bool:
+    """Whether all weights are bpnet's own, which depend on shapes alone: a plan would not see others change."""
+    ours = type(loss).total_weight.__module__.startswith("bpnet.")
+    return ours and all(type(metric).weight.__module__.startswith("bpnet.") for metric in metrics)
 
 
 def _is_memmap(x: Any) -> bool:
@@ -383,28 +381,3 @@ def _pair(data: Any) -> tuple[Any, Any]:
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         raise ConfigError("validation_data must be a Dataset or a pair (x, y)")
     return data[0], data[1]
-
-
-class _Interrupt:
-    """Turns the first Ctrl-C into a request that is met at the end of a step; the second interrupts at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
-
-    def __enter__(self) -> Self:
-        in_main = threading.current_thread() is threading.main_thread()
-        if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)

@@ -25,7 +25,12 @@ LEVELS = {
     "optimizers": 4,
     "schedules": 4,
     "data": 4,
+    "history": 5,
+    "inference": 5,
+    "interrupt": 5,
     "plan": 5,
+    "planner": 5,
+    "trace": 5,
     "progress": 5,
     "trainer": 5,
     "nnfs": 5,
@@ -37,7 +42,7 @@ LEVELS = {
     "__main__": 6,
 }
 ARRAY_LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "jax", "array_api_strict"}
-FREE_OF_ARRAY_LIBRARIES = ("ops", "layers", "losses", "metrics", "optimizers", "parameter", "plan")
+FREE_OF_ARRAY_LIBRARIES = ("ops", "layers", "losses", "metrics", "optimizers", "parameter", "plan", "planner", "trace")
 SOURCES = sorted((ROOT / "bpnet").rglob("*.py"))
 BACKEND_SOURCES = sorted((ROOT / "backends").rglob("*.py"))
 
@@ -121,7 +126,7 @@ def test_backends_is_a_folder_and_no_package() -> None:
 
 @pytest.mark.parametrize("path", SOURCES + BACKEND_SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_modules_stay_short_enough_to_read(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 450
+    assert len(path.read_text().splitlines()) <= 400
 
 
 def test_every_part_has_a_level() -> None:

@@ -20,7 +20,7 @@ from bpnet import backend as registry
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BPNET_BACKEND", raising=False)
-    monkeypatch.setattr(registry, "_process_choice", None)
+    monkeypatch.setattr(registry, "_process_choices", [])
     monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
     monkeypatch.setattr(registry, "_READY", dict(registry._READY))
 

@@ -78,7 +78,11 @@ LAYER_MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         bp.ShapeError,
         "along axis 5",
     ),
-    "width 0": (lambda: bp.Dense(0, 5), bp.ConfigError, r"at least 1 input and 1 neuron, got Dense\(0, 5\)"),
+    "width 0": (
+        lambda: bp.Dense(0, 5),
+        bp.ConfigError,
+        r"at least 1 input and 1 neuron, whole numbers: got Dense\(0, 5\)",
+    ),
     "no neuron": (lambda: bp.Dense(5, 0), bp.ConfigError, "at least 1"),
     "fractional": (lambda: bp.Dense(5, 2.5), bp.ConfigError, "at least 1"),  # type: ignore[arg-type]
     "initializer": (

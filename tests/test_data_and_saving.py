@@ -235,15 +235,15 @@ def _architecture(change: Any) -> Any:
         (lambda t, m: t.update({"0.bias": np.zeros(2)}), "found float64"),
         (_architecture(lambda a: a.update(layer="os.system")), "class 'os.system', which is not one of bpnet's"),
         (
-            _architecture(lambda a: a["config"]["layers"].append(3)),
+            _architecture(lambda a: a["args"].append(3)),
             "item 1 is no layer but 3",
         ),
         (
-            _architecture(lambda a: a["config"]["layers"][0]["config"].update(n_in=10**12, n_out=10**12)),
+            _architecture(lambda a: a["args"][0]["config"].update(n_in=10**12, n_out=10**12)),
             "must be float32 of shape",
         ),
-        (_architecture(lambda a: a["config"]["layers"][0]["config"].update(n_in=-1)), "cannot be made"),
-        (_architecture(lambda a: a["config"]["layers"][0]["config"].update(unknown=1)), "cannot be made"),
+        (_architecture(lambda a: a["args"][0]["config"].update(n_in=-1)), "cannot be made"),
+        (_architecture(lambda a: a["args"][0]["config"].update(unknown=1)), "cannot be made"),
     ],
 )
 def test_a_foreign_or_hostile_file_is_refused(change: Any, message: str, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_linear_and_its_activation_become_one_call_and_gradients_are_written_i
     assert names.count("linear") == 2
     assert "relu" not in names
     assert "copy_" not in names
-    assert plan.steps[0].args[3] is ops.relu
+    assert plan.steps[1].args[3] is ops.relu
 
 
 def test_buffers_are_shared_by_values_that_are_never_alive_together() -> None:

@@ -110,14 +110,18 @@ def test_a_model_without_parameters_has_an_empty_store() -> None:
     assert m.store.counters[0] == 1
 
 
-def test_a_parameter_outside_of_a_layer_and_one_added_late_say_so() -> None:
+def test_a_parameter_outside_of_a_layer_says_so() -> None:
     with pytest.raises(bp.StateError, match="belongs to no layer"):
         bp.Parameter((2,), "zeros").value  # noqa: B018
-    m = bp.Dense(2, 2).initialize()
-    m.extra = bp.Parameter((2,), "zeros")  # type: ignore[attr-defined]
-    with pytest.raises(bp.StateError, match="belongs to no layer|added to its layer after"):
-        m.extra.value  # type: ignore[attr-defined]  # noqa: B018
-    assert m.initialize(seed=1).parameters()["extra"].value.tolist() == [0, 0]
+
+
+def test_a_parameter_added_late_gets_its_place_and_the_others_keep_their_values() -> None:
+    m = bp.Dense(2, 2).initialize(seed=3)
+    before = m.weight.value.copy()
+    m.extra = bp.Parameter((2,), "ones")  # type: ignore[attr-defined]
+    assert m.extra.value.tolist() == [1, 1]  # type: ignore[attr-defined]
+    assert list(m.store.parameters) == ["weight", "bias", "extra"]
+    assert np.array_equal(m.weight.value, before)
 
 
 def test_an_initializer_of_the_wrong_shape_is_named() -> None:

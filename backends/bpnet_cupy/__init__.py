@@ -40,7 +40,7 @@ class CupyBackend:
     def asarray(self, x: Any, dtype: str | None = None) -> Any:
         """Return `x` (host or device) as a CuPy array on this device."""
         with self._device:
-            return self._cupy.asarray(x, dtype=dtype)
+            return self._cupy.asarray(x, dtype=dtype, order="C")
 
     def to_numpy(self, x: Any) -> Any:
         """Copy `x` to the host; waits for the device."""

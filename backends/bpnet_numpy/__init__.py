@@ -25,8 +25,8 @@ class NumpyBackend:
         import bpnet_numpy.kernels  # noqa: F401  (registers the variants)
 
     def asarray(self, x: Any, dtype: str | None = None) -> Any:
-        """Return `x` as an ndarray, itself where nothing has to change; memory-mapped data stays so."""
-        return np.asanyarray(x, dtype=dtype) if isinstance(x, np.memmap) else np.asarray(x, dtype=dtype)
+        """Return `x` as an ndarray in C order, itself where nothing has to change."""
+        return np.asarray(x, dtype=dtype, order="C")
 
     def to_numpy(self, x: Any) -> Any:
         """Return `x`."""

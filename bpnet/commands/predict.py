@@ -15,7 +15,7 @@ from bpnet.data import Dataset, available, check_labels, load
 from bpnet.data.rows import read_rows
 from bpnet.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from bpnet.layers import Layer
-from bpnet.trainer import predict as outputs_of
+from bpnet.inference import predict as outputs_of
 
 
 def predict(

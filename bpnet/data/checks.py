@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from bpnet.backend import to_numpy
 from bpnet.dispatch import Array, namespace
 from bpnet.errors import DataError, DTypeError, ShapeError
@@ -17,8 +19,6 @@ def check_finite(x: Array, name: str, offset: int = 0) -> None:
     xp = namespace(x)
     if not xp.isdtype(x.dtype, "real floating") or bool(xp.all(xp.isfinite(x))):
         return
-    import numpy as np
-
     host = to_numpy(x)
     bad = np.argwhere(~np.isfinite(host))
     first = tuple(int(i) for i in bad[0])
@@ -27,6 +27,18 @@ def check_finite(x: Array, name: str, offset: int = 0) -> None:
         f"{name} holds {n_nan} NaN and {len(bad) - n_nan} infinite values among {host.size}; the first is "
         f"{host[first]} at index {(first[0] + offset, *first[1:]) if first else ()}; remove or impute them"
     )
+
+
+def check_range(x: Array, name: str, dtype: str) -> None:
+    """Raise DataError when a finite value of `x` is beyond the largest number of the floating `dtype`."""
+    xp = namespace(x)
+    limit = float(np.finfo(dtype).max)
+    if not xp.isdtype(x.dtype, "real floating") or float(xp.finfo(x.dtype).max) <= limit:
+        return
+    if bool(xp.any(xp.abs(x) > limit)):
+        raise DataError(
+            f"{name} holds values beyond {limit:.4g}, the largest {dtype}; scale them, or use a float64 model"
+        )
 
 
 def check_labels(y: Array, n_classes: int, name: str = "y", offset: int = 0) -> None:
@@ -38,8 +50,6 @@ def check_labels(y: Array, n_classes: int, name: str = "y", offset: int = 0) -> 
         raise ShapeError(f"{name} must have shape (N,), one label a sample, got {tuple(y.shape)}")
     if y.shape[0] == 0 or bool(xp.all((y >= 0) & (y < n_classes))):
         return
-    import numpy as np
-
     host = to_numpy(y)
     bad = np.flatnonzero((host < 0) | (host >= n_classes))
     raise DataError(

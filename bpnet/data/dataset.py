@@ -15,6 +15,8 @@ from bpnet.random import HostStream
 
 def as_array(x: Any, name: str) -> Any:
     """Return `x` as it is when it is an array of some library, else as a NumPy array of numbers; DTypeError else."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise DTypeError(f"{name} is a masked array; fill its gaps first, as with {name}.filled(...)")
     if not isinstance(x, np.ndarray):
         from array_api_compat import is_array_api_obj
 
@@ -75,7 +77,7 @@ def batches(
 ) -> Iterator[tuple[Any, Any]]:
     """Give (x, y) batches in an order that is a function of (seed, epoch) alone; the last one may be smaller.
 
-    Every sample comes once. Batches are new arrays of the data's library and dtype, C-contiguous.
+    Every sample comes once. Batches are of the data's library and dtype: new arrays, or views without shuffling.
     """
     batch_size = check_batch_size(batch_size)
     order = HostStream(seed, f"shuffle/epoch {epoch}").permutation(len(data)) if shuffle else None

@@ -18,7 +18,11 @@ class Activation(Layer):
 
     op: ClassVar[Kernel]
     op_backward: ClassVar[Kernel]
-    settings: tuple[Any, ...] = ()
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """Nothing, unless a subclass says so."""
+        return ()
 
     def __call__(self, x: Array) -> Array:
         """Return the activation of `x`, of the same shape."""
@@ -53,7 +57,12 @@ class LeakyReLU(Activation):
     def __init__(self, slope: float = 0.01) -> None:
         if not 0 < slope < float("inf"):
             raise ConfigError(f"LeakyReLU needs a slope above 0, got {slope!r}; a slope of 0 is ReLU")
-        self.settings = (float(slope),)
+        self.slope = float(slope)
+
+    @property
+    def settings(self) -> tuple[float]:
+        """The slope."""
+        return (self.slope,)
 
 
 class Sigmoid(Activation):

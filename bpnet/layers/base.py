@@ -9,44 +9,56 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 from bpnet.backend import Backend, get_backend, type_name
-from bpnet.dispatch import Array, Tracked
+from bpnet.dispatch import Array, Tracked, version
 from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
+from bpnet.layers.tree import first_of_each, held, live_config, recording, shown
 from bpnet.parameter import Parameter, Stream
 from bpnet.random import check_seed
 from bpnet.store import Store
 
 _materialize_lock = threading.RLock()
+_INTERNAL = frozenset({"_config", "_info", "_kept", "_origin", "_parent", "_seen", "_store"})
+_MEMBERS = (list, tuple, dict)
 
 
 class Layer(Tracked):
     """Base of all layers. A subclass sets its parameters in `__init__` and defines `__call__`, `forward`, `backward`.
 
     The constructor's arguments are recorded in `config`, so that an architecture can be saved as JSON: they must be
-    numbers, strings, layers, initializers, or lists of them.
+    numbers, strings, layers, initializers, or lists of them. What a layer does may depend on shapes and on its public
+    attributes, which may be changed at any time; a step that is replayed from a plan does not see other changes.
     """
 
     _config: dict[str, Any]
     _kept: tuple[Any, ...] | None = None
     _store: Store | None = None
     _parent: Layer | None = None
-    _origin: tuple[int, str | Backend | None, str] = (0, None, "float32")
-    info: ClassVar[dict[str, Any]] = {}
+    _origin: tuple[int | None, str | Backend | None, str | None] = (None, None, None)
+    _seen = -1  # the version at which the store was last compared with the tree
     side_inputs: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if "__init__" in cls.__dict__:
-            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = recording(cls.__init__)  # type: ignore[method-assign]
         if "forward" in cls.__dict__:
             parameters = inspect.signature(cls.forward).parameters.values()
             cls.side_inputs = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
     def __init__(self) -> None:
         pass
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _INTERNAL:
+            object.__setattr__(self, name, value)
+            return
+        super().__setattr__(name, value)
+        if isinstance(value, (Layer, Parameter, Stream, *_MEMBERS)):
+            self._adopt(name, value)
 
     # --- what a layer does ---
 
@@ -69,7 +81,7 @@ class Layer(Tracked):
 
     def keep(self, *values: Any) -> None:
         """Keep `values` for the backward of this forward, in the layer's one slot."""
-        self._kept = values
+        vars(self)["_kept"] = values
 
     def kept(self) -> tuple[Any, ...]:
         """Take what `keep` kept; StateError when there is nothing."""
@@ -86,21 +98,20 @@ class Layer(Tracked):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments by name."""
-        found: dict[str, Any] = vars(self).get("_config", {})
+        """The constructor's arguments by name; a number that was changed since, as it is now."""
+        return live_config(self)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is kept beside the model in its file, as JSON values: the name of the data, for instance."""
+        found: dict[str, Any] = vars(self).setdefault("_info", {})
         return found
 
     def children(self) -> Iterator[tuple[str, Layer]]:
-        """(name, layer) of every layer held by an attribute, or in a list or tuple held by one."""
-        for name, held in vars(self).items():
-            if name == "_parent":
-                continue
-            if isinstance(held, Layer):
-                yield name, held
-            elif isinstance(held, (list, tuple)):
-                for index, each in enumerate(held):
-                    if isinstance(each, Layer):
-                        yield f"{name}.{index}", each
+        """(name, layer) of every layer that an attribute is, or holds in lists, tuples and dicts."""
+        for name, value in vars(self).items():
+            if name not in _INTERNAL:
+                yield from held(Layer, name, value)
 
     def walk(self, path: str = "") -> Iterator[tuple[str, Layer]]:
         """(path, layer) of this layer and all below, parents first. The path of the model itself is ''."""
@@ -110,13 +121,13 @@ class Layer(Tracked):
 
     def _members(self, kind: type) -> Iterator[tuple[str, Any]]:
         for path, layer in self.walk():
-            for name, held in vars(layer).items():
-                if isinstance(held, kind):
-                    yield f"{path}.{name}" if path else name, held
+            for name, value in vars(layer).items():
+                if name not in _INTERNAL:
+                    yield from held(kind, f"{path}.{name}" if path else name, value)
 
     def parameters(self) -> dict[str, Parameter]:
         """Every parameter by path; a tied one stands once, at its first path."""
-        return _first_of_each(self._members(Parameter))
+        return first_of_each(self._members(Parameter))
 
     def tied(self) -> dict[str, str]:
         """The further paths of tied parameters, each with its first path."""
@@ -127,7 +138,7 @@ class Layer(Tracked):
 
     def streams(self) -> dict[str, Stream]:
         """Every random stream by path."""
-        return _first_of_each(self._members(Stream))
+        return first_of_each(self._members(Stream))
 
     @property
     def n_parameters(self) -> int:
@@ -151,23 +162,48 @@ class Layer(Tracked):
         return self
 
     def materialize(self) -> None:
-        """Give the whole model its arrays where it has none yet: seed 0 and the selected backend unless it was told."""
-        root = self.root
-        with _materialize_lock:
-            if root._store is None:
-                seed, backend, dtype = root._origin
-                root._build_store(seed, get_backend(backend), dtype, redraw=False)
+        """Give the whole model its arrays where it has none yet, or has other parameters than when it got them.
+
+        Present values are kept. What is missing is drawn with the model's seed (0 unless it was told). A model made of
+        parts of another is placed where they were.
+        """
+        self.root._materialize(0, None)
 
     def materialize_with(self, seed: int, backend: str | Backend | None) -> None:
-        """Give the model its arrays: loaded or copied values where there are any, others drawn with `seed`."""
-        origin_seed, origin_backend, dtype = self._origin
-        pending = any(parameter.host_value() is not None for parameter in self.parameters().values())
-        chosen = get_backend(backend if backend is not None else origin_backend)
-        self._build_store(origin_seed if pending else seed, chosen, dtype, redraw=False)
+        """Do so with this seed and backend, unless the model was told others before."""
+        self._materialize(seed, backend)
+
+    def _materialize(self, seed: int, backend: str | Backend | None) -> None:
+        with _materialize_lock:
+            store, seen = self._store, version()
+            if store is None:
+                own_seed, own_backend, dtype = self._origin
+                donors = [p._store for p in self.parameters().values() if p._store is not None]
+                chosen = backend if backend is not None else own_backend
+                if donors:
+                    chosen = chosen if chosen is not None else donors[0].backend
+                    dtype = dtype or donors[0].dtype
+                seed = own_seed if own_seed is not None else seed
+                self._build_store(seed, get_backend(chosen), dtype or "float32", redraw=False)
+            elif self._changed(store):
+                self._build_store(store.seed, store.backend, store.dtype, redraw=False)
+            self._seen = seen
+
+    def _changed(self, store: Store) -> bool:
+        """Whether the tree holds other parameters or streams than the store, or at other paths."""
+
+        def ids(members: dict[str, Any]) -> dict[str, int]:
+            return {path: id(each) for path, each in members.items()}
+
+        same_parameters = ids(self.parameters()) == ids(store.parameters)
+        return not (same_parameters and ids(self.streams()) == ids(store.streams))
 
     def _build_store(self, seed: int, backend: Backend, dtype: str, redraw: bool) -> None:
         self._check_tree()
         self._store = Store(self.parameters(), self.streams(), backend=backend, dtype=dtype, seed=seed, redraw=redraw)
+        for _, layer in self.walk():
+            if layer is not self:
+                layer._store = None
 
     def _check_tree(self) -> None:
         """Every layer stands once, and knows its parent; parameters know their layer."""
@@ -179,14 +215,17 @@ class Layer(Tracked):
                     "time: make a second layer and tie their parameters (second.weight = first.weight)"
                 )
             seen[id(layer)] = path
-            layer._adopt()
+            for name, value in vars(layer).items():
+                if name not in _INTERNAL:
+                    layer._adopt(name, value)
 
-    def _adopt(self) -> None:
-        for _, child in self.children():
+    def _adopt(self, name: str, value: Any) -> None:
+        """Be the parent of the layers, and the owner of the parameters and streams, that an attribute holds."""
+        for _, child in held(Layer, name, value):
             child._parent = self
-        for held in vars(self).values():
-            if isinstance(held, (Parameter, Stream)) and held._owner is None:
-                held._owner = self
+        for _, member in held((Parameter, Stream), name, value):
+            if member._owner is None:
+                member._owner = self
 
     @property
     def root(self) -> Layer:
@@ -198,13 +237,12 @@ class Layer(Tracked):
 
     @property
     def store(self) -> Store:
-        """The model's store; made now if there is none yet."""
-        store = self._store if self._parent is None else self.root._store
-        if store is None:
-            self.materialize()
-            store = self.root._store
-            assert store is not None
-        return store
+        """The model's store; made now if there is none yet, and anew if the model has got other parameters."""
+        root = self if self._parent is None else self.root
+        if root._store is None or root._seen != version():
+            root._materialize(0, None)
+        assert root._store is not None
+        return root._store
 
     @property
     def initialized(self) -> bool:
@@ -308,8 +346,8 @@ class Layer(Tracked):
     # --- copies ---
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in vars(self).items() if k not in ("_kept", "_store", "_parent", "_origin")}
-        store = self._store
+        state = {k: v for k, v in vars(self).items() if k not in ("_kept", "_store", "_parent", "_origin", "_seen")}
+        store = self.root._store
         seed, backend, dtype = (store.seed, store.backend.name, store.dtype) if store else self._origin
         if backend is not None and not isinstance(backend, str):
             backend = backend.name
@@ -317,44 +355,11 @@ class Layer(Tracked):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        for held in vars(self).values():
-            if isinstance(held, (Parameter, Stream)):
-                held._owner = None
-        self._adopt()
+        for name, value in state.items():
+            if name not in _INTERNAL:
+                for _, member in held((Parameter, Stream), name, value):
+                    member._owner = None
+                self._adopt(name, value)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(_shown(self.config))})"
-
-
-def _recording(init: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a constructor so that the outermost one records its arguments and adopts parameters and children."""
-    signature = inspect.signature(init)
-
-    @functools.wraps(init)
-    def wrapped(self: Layer, *args: Any, **keywords: Any) -> None:
-        outermost = "_config" not in vars(self)
-        if outermost:
-            bound = signature.bind(self, *args, **keywords)
-            bound.apply_defaults()
-            self._config = dict(list(bound.arguments.items())[1:])
-        init(self, *args, **keywords)
-        if outermost:
-            self._adopt()
-
-    return wrapped
-
-
-def _first_of_each(members: Iterator[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[int, tuple[str, Any]] = {}
-    for path, held in members:
-        found.setdefault(id(held), (path, held))
-    return dict(found.values())
-
-
-def _shown(config: dict[str, Any]) -> Iterator[str]:
-    """The constructor's arguments as they would be typed: sizes by position, the rest by keyword where set."""
-    for value in config.values():
-        if isinstance(value, tuple) and any(isinstance(each, Layer) for each in value):
-            yield ", ".join(repr(each) for each in value)
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            yield f"{value}"
+        return f"{type(self).__name__}({', '.join(shown(self.config, Layer))})"

@@ -23,13 +23,16 @@ class Container(Layer):
             if not isinstance(layer, Layer):
                 hint = "; write its instance, with parentheses" if isinstance(layer, type) else ""
                 raise ConfigError(f"{type(self).__name__}: item {index} is no layer but {layer!r}{hint}")
-        self.layers = tuple(layers)
+        self.layers = layers
         self._check_tree()
 
     def children(self) -> Iterator[tuple[str, Layer]]:
-        """(index as text, layer)."""
+        """(index as text, layer), then those that other attributes of a subclass hold."""
         for index, layer in enumerate(self.layers):
             yield str(index), layer
+        for name, layer in super().children():
+            if not name.startswith("layers."):
+                yield name, layer
 
     def input_shapes(self, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         """The shape of one sample's input of every child, for that of the container's."""
@@ -132,10 +135,12 @@ class Concatenate(Container):
     axis : of the outputs; all others agree
     """
 
-    def __init__(self, *branches: Layer, axis: int = -1) -> None:
-        super().__init__(*branches)
-        if not branches:
+    def __init__(self, *layers: Layer, axis: int = -1) -> None:
+        super().__init__(*layers)
+        if not layers:
             raise ConfigError("Concatenate needs at least one branch")
+        if isinstance(axis, bool) or not isinstance(axis, int):
+            raise ConfigError(f"Concatenate: axis must be an integer, got {axis!r}")
         self.axis = axis
 
     def __call__(self, x: Array, **side: Any) -> Array:
@@ -148,7 +153,7 @@ class Concatenate(Container):
         self._check_side(side)
         outputs = tuple(layer.forward(x, **_for(layer, side)) for layer in self.layers)
         joined = self._join(outputs)
-        self.keep(tuple(y.shape[self.axis] for y in outputs))
+        self.keep(tuple(y.shape[self.axis] for y in outputs), joined.shape, joined.dtype)
         return joined
 
     def _join(self, outputs: tuple[Array, ...]) -> Array:
@@ -163,7 +168,8 @@ class Concatenate(Container):
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         """Return the sum of the branches' dx."""
-        (sizes,) = self.kept()
+        sizes, shape, dtype = self.kept()
+        self.check_gradient(dy, shape, dtype, sizes, shape, dtype)
         total = None
         for layer, part in zip(self.layers, ops.split(dy, sizes, self.axis), strict=True):
             dx = layer.backward(part, need_dx)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 from bpnet import ops
 from bpnet.dispatch import Array
 from bpnet.errors import ConfigError
 from bpnet.initializers import Initializer, he_normal, zeros
 from bpnet.layers.base import Layer
 from bpnet.parameter import Parameter
+
+
+def _size(n: Any, n_in: Any, n_out: Any) -> int:
+    try:
+        size = operator.index(n)
+    except TypeError:
+        size = 0
+    if size < 1 or isinstance(n, bool):
+        raise ConfigError(f"Dense needs at least 1 input and 1 neuron, whole numbers: got Dense({n_in!r}, {n_out!r})")
+    return size
 
 
 class Dense(Layer):
@@ -21,10 +34,7 @@ class Dense(Layer):
     def __init__(
         self, n_in: int, n_out: int, *, bias: bool = True, weight_initializer: Initializer | str = he_normal
     ) -> None:
-        if not all(isinstance(n, int) and n >= 1 for n in (n_in, n_out)):
-            raise ConfigError(f"Dense needs at least 1 input and 1 neuron, got Dense({n_in!r}, {n_out!r})")
-        self.n_in = n_in
-        self.n_out = n_out
+        self.n_in, self.n_out = n_in, n_out = _size(n_in, n_in, n_out), _size(n_out, n_in, n_out)
         self.weight = Parameter((n_in, n_out), weight_initializer)
         self.bias = Parameter((n_out,), zeros, decay=False) if bias else None
 

@@ -12,6 +12,7 @@ from bpnet.errors import BpnetError, CheckpointError, ConfigError
 from bpnet.files import read, write
 from bpnet.layers import activations, containers, dense, dropout, flatten
 from bpnet.layers.base import Layer
+from bpnet.layers.tree import arguments
 
 FORMAT = "bpnet-model"
 VERSION = 1
@@ -30,13 +31,17 @@ def known_layers() -> dict[str, type[Layer]]:
 
 
 def architecture(layer: Layer) -> dict[str, Any]:
-    """The layer as JSON values: its class and its constructor's arguments.
+    """The layer as JSON values: its class, whether that is one of bpnet's, and its constructor's arguments.
 
     Raises ConfigError when an argument is nothing that JSON can hold.
     """
+    name = type(layer).__name__
+    positional, keywords = arguments(layer)
     return {
-        "layer": type(layer).__name__,
-        "config": {k: _encode(v, f"{type(layer).__name__}({k}=...)") for k, v in layer.config.items()},
+        "layer": name,
+        "custom": known_layers().get(name) is not type(layer),
+        "args": [_encode(value, f"{name}(...)") for value in positional],
+        "config": {k: _encode(v, f"{name}({k}=...)") for k, v in keywords.items()},
     }
 
 
@@ -63,44 +68,51 @@ def build(description: Any, custom: tuple[type[Layer], ...] = ()) -> Layer:
 
     Raises CheckpointError when the description is malformed, names an unknown class, or the class refuses it.
     """
-    classes = known_layers() | {cls.__name__: cls for cls in custom}
-    return _build(description, classes)
+    try:
+        return _build(description, {cls.__name__: cls for cls in custom})
+    except RecursionError as error:
+        raise CheckpointError("the architecture is nested too deeply") from error
 
 
-def _build(description: Any, classes: dict[str, type[Layer]]) -> Layer:
+def _build(description: Any, custom: dict[str, type[Layer]]) -> Layer:
     if not isinstance(description, dict) or not isinstance(description.get("config"), dict):
         raise CheckpointError(f"the architecture has {str(description)[:80]!r} in the place of a layer")
-    name = description.get("layer")
-    if not isinstance(name, str) or name not in classes:
+    name, positional = description.get("layer"), description.get("args", [])
+    if not isinstance(name, str) or not isinstance(positional, list):
+        raise CheckpointError(f"the architecture has {str(description)[:80]!r} in the place of a layer")
+    cls = custom.get(name) if description.get("custom") else known_layers().get(name)
+    if cls is None:
         raise CheckpointError(
-            f"the file has a layer of class {name!r}, which is not one of bpnet's; pass the class: "
-            f"load(path, custom=({name},))"
+            f"the file has a layer of class {name!r}, which is not one of bpnet's; in Python, pass the class: "
+            f"bpnet.load(path, custom=({name},))"
         )
-    arguments = {k: _decode(v, classes) for k, v in description["config"].items()}
-    positional = arguments.pop("layers", None) or arguments.pop("branches", None) or []
+    args = [_decode(value, custom) for value in positional]
+    keywords = {k: _decode(v, custom) for k, v in description["config"].items()}
     try:
-        return classes[name](*positional, **arguments)
-    except (TypeError, BpnetError) as error:
-        raise CheckpointError(f"the file's {name} cannot be made of {str(arguments)[:200]}: {error}") from error
+        return cls(*args, **keywords)
+    except (TypeError, OverflowError, BpnetError) as error:
+        raise CheckpointError(f"the file's {name} cannot be made of {str(keywords)[:200]}: {error}") from error
 
 
-def _decode(value: Any, classes: dict[str, type[Layer]]) -> Any:
+def _decode(value: Any, custom: dict[str, type[Layer]]) -> Any:
     if isinstance(value, dict) and set(value) == {"dict"}:
-        return {k: _decode(v, classes) for k, v in value["dict"].items()}
+        return {k: _decode(v, custom) for k, v in value["dict"].items()}
     if isinstance(value, dict):
-        return _build(value, classes)
+        return _build(value, custom)
     if isinstance(value, list):
-        return [_decode(each, classes) for each in value]
+        return [_decode(each, custom) for each in value]
     return value
 
 
 def save_model(model: Layer, path: str | os.PathLike[str], info: dict[str, Any]) -> None:
     """See `Layer.save`."""
+    described = architecture(model)
+    _check_rebuilt(model, described)
     try:
         metadata = {
             "format": FORMAT,
             "version": str(VERSION),
-            "architecture": json.dumps(architecture(model)),
+            "architecture": json.dumps(described),
             "tied": json.dumps(model.tied()),
             "dtype": model.store.dtype,
             "seed": str(model.store.seed),
@@ -109,6 +121,26 @@ def save_model(model: Layer, path: str | os.PathLike[str], info: dict[str, Any])
     except TypeError as error:
         raise ConfigError(f"the info given to save must be JSON values: {error}") from error
     write(path, {name: to_numpy(p.value) for name, p in model.parameters().items()}, metadata)
+
+
+def _check_rebuilt(model: Layer, described: dict[str, Any]) -> None:
+    """Raise ConfigError unless the description makes a model with the same parameters: a file that cannot be read back
+    must not be written.
+    """
+    custom = {type(layer) for _, layer in model.walk()} - set(known_layers().values())
+    try:
+        rebuilt = build(described, tuple(custom))
+        _tie(rebuilt, model.tied(), "the model")
+    except CheckpointError as error:
+        raise ConfigError(f"the model could not be made again of its constructors' arguments: {error}") from error
+    before = {path: parameter.shape for path, parameter in model.parameters().items()}
+    after = {path: parameter.shape for path, parameter in rebuilt.parameters().items()}
+    if before != after:
+        raise ConfigError(
+            "the constructors' arguments do not make this model: they give the parameters "
+            f"{sorted(set(after.items()) - set(before.items()))[:3]} in the place of "
+            f"{sorted(set(before.items()) - set(after.items()))[:3]}; was a layer changed after it was made?"
+        )
 
 
 def load_model(
@@ -123,6 +155,8 @@ def load_model(
         version, seed = int(metadata["version"]), int(metadata["seed"])
         described, tied = json.loads(metadata["architecture"]), json.loads(metadata["tied"])
         dtype, info = metadata["dtype"], json.loads(metadata["info"])
+        if not isinstance(info, dict):
+            raise ValueError("info is no table")
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(path)!r} has a damaged header: {error!r}") from error
     if version > VERSION:
@@ -137,7 +171,7 @@ def load_model(
         model._build_store(seed, chosen, dtype, redraw=False)
     except ConfigError as error:
         raise CheckpointError(f"{str(path)!r}: {error}") from error
-    model.info = info  # type: ignore[misc]
+    model.info.update(info)
     return model
 
 
@@ -148,7 +182,7 @@ def _tie(model: Layer, tied: Any, path: Any) -> None:
         raise CheckpointError(f"{str(path)!r} has a damaged header: 'tied' is no table")
     for further, first in tied.items():
         owner, _, attribute = str(further).rpartition(".")
-        if first not in parameters or further not in parameters or owner not in layers:
+        if not isinstance(first, str) or first not in parameters or further not in parameters or owner not in layers:
             raise CheckpointError(f"{str(path)!r} ties {further!r} to {first!r}, which the architecture does not have")
         setattr(layers[owner], attribute, parameters[first])
 

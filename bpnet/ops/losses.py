@@ -12,7 +12,8 @@ from bpnet.dispatch import Array, kernel, namespace
 def is_label(labels: Array, n_classes: int) -> Array:
     """(N,) integer -> (N, C) bool, true at each row's label; a label outside 0..C-1, such as -1, matches nothing."""
     xp = namespace(labels)
-    return labels[:, None] == xp.arange(n_classes, dtype=labels.dtype, device=labels.device)
+    wide = xp.astype(labels, xp.int64)  # a narrow dtype may not hold all class numbers
+    return wide[:, None] == xp.arange(n_classes, dtype=xp.int64, device=labels.device)
 
 
 @kernel

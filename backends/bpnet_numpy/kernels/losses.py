@@ -14,6 +14,7 @@ from bpnet.ops.losses import (
 )
 from bpnet_numpy.kernels.common import Array, constant, first_like, floating, ones
 
+INDICES = (np.dtype("int32"), np.dtype("int64"))
 TINY_TOTAL = 1e-26  # of exponentials: above it the largest one of the row is a normal float32 with room below
 WIDE = 32  # classes up to which one product with a matrix of ones sums the rows and spreads the sums
 
@@ -83,7 +84,7 @@ class _Softmax:
 
 
 def _labels_accept(logits: Array, labels: Array, *_: Any) -> bool:
-    return floating(logits) and logits.size > 0 and labels.flags.c_contiguous and labels.dtype.kind == "i"
+    return floating(logits) and logits.size > 0 and labels.flags.c_contiguous and labels.dtype in INDICES
 
 
 @softmax_cross_entropy.register_bound(

@@ -1,0 +1,40 @@
+"""A model's outputs for data of any kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bpnet.backend import Backend, to_numpy
+from bpnet.data.dataset import as_array, check_batch_size
+from bpnet.dispatch import namespace
+from bpnet.errors import DataError, ShapeError
+from bpnet.layers.base import Layer
+
+
+def predict(model: Layer, x: Any, *, batch_size: int = 256) -> Any:
+    """Return `model`'s outputs for `x`, a batch at a time, in the caller's kind of array (NumPy for lists)."""
+    check_batch_size(batch_size)
+    given = as_array(x, "x")
+    if given.ndim == 0:
+        raise ShapeError("x must have a first axis of samples, got a 0-d array")
+    if given.shape[0] == 0:
+        raise DataError(f"x is empty, of shape {tuple(given.shape)}; there is nothing to predict")
+    if given.ndim == 1:
+        batch_size = given.shape[0]  # so that a layer's complaint shows the whole shape
+    store = model.store
+    parts = []
+    for start in range(0, given.shape[0], batch_size):
+        part = host_if_foreign(given[start : min(start + batch_size, given.shape[0]), ...], store.backend)
+        parts.append(model(store.backend.asarray(part, dtype=store.dtype)))
+    result = store.backend.xp.concat(parts, axis=0) if len(parts) > 1 else store.backend.xp.asarray(parts[0], copy=True)
+    if isinstance(given, store.backend.array_type):
+        return result
+    host = to_numpy(result)
+    return host if isinstance(given, np.ndarray) else namespace(given).asarray(host, device=given.device)
+
+
+def host_if_foreign(x: Any, backend: Backend) -> Any:
+    """`x` itself where `backend` takes it (its own arrays, the host's), else a host copy."""
+    return x if isinstance(x, backend.array_type) else to_numpy(x)

@@ -1,0 +1,88 @@
+"""What a layer holds: its children, parameters and streams, wherever its attributes keep them, and its arguments."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+
+def held(kind: type | tuple[type, ...], name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """(path, object) of every object of `kind` that `value` is, or holds in lists, tuples and dicts at any depth."""
+    if isinstance(value, kind):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for index, each in enumerate(value):
+            yield from held(kind, f"{name}.{index}", each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from held(kind, f"{name}.{key}", each)
+
+
+def first_of_each(members: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Every object once, at its first path."""
+    found: dict[int, tuple[str, Any]] = {}
+    for path, each in members:
+        found.setdefault(id(each), (path, each))
+    return dict(found.values())
+
+
+def recording(init: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a constructor so that the outermost one records its arguments, by name, in `_config`."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def wrapped(self: Any, *args: Any, **keywords: Any) -> None:
+        if "_config" not in vars(self):
+            bound = signature.bind(self, *args, **keywords)
+            bound.apply_defaults()
+            vars(self)["_config"] = dict(list(bound.arguments.items())[1:])
+        init(self, *args, **keywords)
+
+    return wrapped
+
+
+def live_config(layer: Any) -> dict[str, Any]:
+    """The recorded arguments, each as its public attribute of the same name says where that is of the same kind."""
+    recorded: dict[str, Any] = vars(layer).get("_config", {})
+    return {name: _live(layer, name, value) for name, value in recorded.items()}
+
+
+def _live(layer: Any, name: str, recorded: Any) -> Any:
+    present = getattr(layer, name, recorded)
+    numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in (present, recorded))
+    return present if numbers or type(present) is type(recorded) else recorded
+
+
+def arguments(layer: Any) -> tuple[list[Any], dict[str, Any]]:
+    """(positional, keyword) arguments that make a layer like this one."""
+    config = live_config(layer)
+    parameters = list(inspect.signature(type(layer).__init__).parameters.values())[1:]
+    splat = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.name not in config:
+            continue
+        value = config[parameter.name]
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            positional += value
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            keywords |= value
+        elif parameter.kind is parameter.POSITIONAL_ONLY or (
+            splat is not None and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        ):
+            positional.append(value)
+        else:
+            keywords[parameter.name] = value
+    return positional, keywords
+
+
+def shown(config: dict[str, Any], kind: type) -> Iterator[str]:
+    """The constructor's arguments as they would be typed: layers and numbers."""
+    for value in config.values():
+        if isinstance(value, tuple) and any(isinstance(each, kind) for each in value):
+            yield ", ".join(repr(each) for each in value)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield f"{value}"

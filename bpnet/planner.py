@@ -1,0 +1,164 @@
+"""Which steps are recorded, which are replayed, and why one is not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bpnet.dispatch import Array, version
+from bpnet.plan import Plan
+from bpnet.store import Store
+from bpnet.trace import Trace, Value
+
+
+class _Kind:
+    """What is known about one kind of step: its latest trace, its plan, or why it has none."""
+
+    def __init__(self) -> None:
+        self.trace: Trace | None = None
+        self.plan: Plan | None = None
+        self.version = -1
+        self.refusal = ""
+        self.replays = 0
+        self.used = 0
+
+
+class Planner:
+    """Runs steps of one store: eagerly at first, by a plan as soon as one has proved itself.
+
+    The first step of a kind is recorded; so is the second, and when both made the same calls, the plan made of them
+    repeats the second from the same state. If every array then agrees bit for bit, further steps are replayed. When a
+    public attribute of a layer, loss or optimizer has been set, and now and then in any case, a step is recorded again
+    and compared.
+    extra : returns the fixed arrays beside the store's, by name
+    """
+
+    MAX_KINDS = 16  # plans hold buffers; of more kinds of steps the one that was used longest ago is forgotten
+    LOOK_AGAIN = 512  # replays
+
+    def __init__(self, store: Store, extra: Callable[[], dict[str, Array]]) -> None:
+        self.store = store
+        self.values = store.values  # another array here means that the model was moved
+        self._extra = extra
+        self._kinds: dict[Any, _Kind] = {}
+        self._clock = 0
+
+    def ready(self, name: str, x: Array, y: Array) -> Plan | None:
+        """The plan that can be replayed on exactly these inputs now, or None."""
+        kind = self._kinds.get((name, x.shape, y.shape))
+        if kind is None or kind.plan is None or kind.version != version() or self.store.filled:
+            return None
+        if kind.replays >= self.LOOK_AGAIN or not kind.plan.takes(x, y):
+            return None
+        kind.replays += 1
+        kind.used = self._clock = self._clock + 1
+        return kind.plan
+
+    def run(self, name: str, step: Callable[..., Array], inputs: tuple[Array, Array]) -> Array:
+        """Make the step `step(*inputs)`; `name` and the inputs' shapes tell kinds of steps apart.
+
+        The inputs are of the library and the dtypes that the step computes in.
+        """
+        plan = self.ready(name, *inputs)
+        if plan is not None:
+            return plan.replay(*inputs)
+        key = (name, *(x.shape for x in inputs))
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= self.MAX_KINDS:
+                del self._kinds[min(self._kinds, key=lambda each: self._kinds[each].used)]
+            kind = self._kinds[key] = _Kind()
+        kind.used = self._clock = self._clock + 1
+        if kind.refusal or self.store.filled:
+            return step(*inputs)
+        if inputs[0] is inputs[1]:  # two inputs that a later step may tell apart
+            inputs = (inputs[0], self.store.backend.xp.asarray(inputs[1], copy=True))
+        return self._learn(kind, step, inputs)
+
+    def _learn(self, kind: _Kind, step: Callable[..., Array], inputs: tuple[Array, ...]) -> Array:
+        before = None if kind.trace is None or kind.plan is not None else self._snapshot()
+        trace = Trace(inputs, self._fixed)
+        result = trace.record(lambda: step(*inputs))
+        value = trace.value_of(result)
+        kind.version = version()
+        if trace.refusal:
+            kind.plan, kind.refusal = None, trace.refusal
+        elif kind.trace is None:
+            kind.trace = trace
+        elif kind.plan is not None:
+            difference = kind.trace.difference(trace)
+            if difference and kind.replays >= self.LOOK_AGAIN:
+                kind.plan, kind.refusal = None, difference
+                warnings.warn(
+                    f"up to {self.LOOK_AGAIN} steps were replayed from a plan that no longer holds: {difference}. "
+                    "A layer or loss depends on values or on private state; train it with Trainer(..., plan=False)",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            elif difference:  # an attribute was changed: learn anew
+                kind.trace, kind.plan = trace, None
+            kind.replays = 0
+        elif difference := kind.trace.difference(trace):
+            kind.refusal = difference
+        elif before is not None and before.keys() == self._arrays().keys():
+            self._prove(kind, trace, inputs, result, value, before)
+        trace.close()
+        return result
+
+    def _prove(
+        self,
+        kind: _Kind,
+        trace: Trace,
+        inputs: tuple[Array, ...],
+        result: Array,
+        value: Value,
+        before: dict[str, Array],
+    ) -> None:
+        """Replay the step that was just made from the state before it, and trust the plan if all bits agree."""
+        after = self._snapshot()
+        try:
+            plan = Plan(trace, value, self.store.backend)
+            self._restore(before)
+            again = plan.replay(*inputs)
+        except Exception as error:  # a layer's own kernel that cannot be bound must not end the training
+            self._restore(after)
+            kind.refusal = f"its plan failed with {type(error).__name__}: {error}"
+            return
+        bits = self.store.backend.to_numpy
+        differing = [
+            name
+            for name, array in (self._arrays() | {"the result": again}).items()
+            if bits(array).tobytes() != bits(after.get(name, result)).tobytes()
+        ]
+        if differing:
+            self._restore(after)
+            kind.refusal = (
+                f"replaying the recorded calls gave other values in {', '.join(differing)}: some layer changes an "
+                "array outside of kernels, or draws random numbers of its own"
+            )
+        else:
+            kind.plan = plan
+
+    def _arrays(self) -> dict[str, Array]:
+        return self.store.arrays() | self._extra()
+
+    def _fixed(self) -> Iterable[Array]:
+        yield from self.store.known_arrays()
+        yield from self._extra().values()
+
+    def _snapshot(self) -> dict[str, Array]:
+        xp = self.store.backend.xp
+        return {name: xp.asarray(array, copy=True) for name, array in self._arrays().items()}
+
+    def _restore(self, snapshot: dict[str, Array]) -> None:
+        for name, array in self._arrays().items():
+            array[...] = snapshot[name]
+
+    def plans(self) -> dict[Any, Plan]:
+        """The plans in use, by kind of step."""
+        return {key: kind.plan for key, kind in self._kinds.items() if kind.plan is not None}
+
+    def refusals(self) -> dict[Any, str]:
+        """Why kinds of steps run eagerly, where that has been decided."""
+        return {key: kind.refusal for key, kind in self._kinds.items() if kind.refusal}

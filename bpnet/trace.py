@@ -1,0 +1,154 @@
+"""A step as a straight line of kernel calls, noted while it runs eagerly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bpnet.dispatch import Array, Kernel, recording
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """An array of the step: a fixed one (of the store, of the Trainer), an input, or a result."""
+
+    number: int
+    shape: tuple[int, ...]
+    dtype: str
+    fixed: Any = None  # the array itself where it outlives the step
+
+    def __repr__(self) -> str:
+        return f"{'store' if self.fixed is not None else '%'}{self.number}:{self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One recorded call. `args` and `out` hold Values in the places of arrays."""
+
+    kernel: Kernel
+    args: tuple[Any, ...]
+    out: Any
+
+    def __repr__(self) -> str:
+        results = [each for each in flat(self.out) if each is not None]
+        target = f"{', '.join(map(repr, results))} = " if results else ""
+        return f"{target}{self.kernel.name}({', '.join(map(repr, self.args))})"
+
+
+def flat(x: Any) -> Iterable[Any]:
+    """The leaves of nested tuples."""
+    if isinstance(x, tuple):
+        for each in x:
+            yield from flat(each)
+    else:
+        yield x
+
+
+def mapped(f: Callable[[Any], Any], x: Any) -> Any:
+    """Nested tuples with `f` applied to every leaf."""
+    return tuple(mapped(f, each) for each in x) if isinstance(x, tuple) else f(x)
+
+
+def is_array(x: Any) -> bool:
+    """Whether `x` is an array of any library (its class is not: numpy.float32 has a dtype too)."""
+    return hasattr(x, "dtype") and isinstance(getattr(x, "shape", None), tuple) and not isinstance(x, type)
+
+
+def plain_dtype(x: Any) -> str:
+    """The name of the dtype of `x` in every library's spelling: "float32"."""
+    return str(x.dtype).rpartition(".")[2]
+
+
+class Trace:
+    """Notes the kernel calls of one step.
+
+    inputs  : the arrays that change from step to step, in order
+    fixed   : returns those that outlive it (the store's, the Trainer's); a step may make new ones
+    refusal : why the step cannot be planned, or ''; the step itself goes on
+    """
+
+    def __init__(self, inputs: tuple[Array, ...], fixed: Callable[[], Iterable[Array]]) -> None:
+        self.steps: list[Step] = []
+        self.refusal = ""
+        self._fixed = fixed
+        self._known: dict[int, Value] = {}
+        self._alive: list[Any] = []  # so that an id keeps naming one array
+        self._count = 0
+        self.input_values = tuple(self._define(array) for array in inputs)
+
+    def record(self, step: Callable[[], Any]) -> Any:
+        """Run `step()` eagerly, noting its calls; return what it returns."""
+        with recording(self):
+            return step()
+
+    def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
+        """Make one call and note it."""
+        result = kernel.choose(args).body(*args)
+        if not self.refusal:
+            noted = tuple(mapped(lambda arg: self._look_up(kernel.name, arg), arg) for arg in args)
+            for each in flat(result):
+                if each is not None and not is_array(each):
+                    self.refusal = f"{kernel.name} returned a {type(each).__name__}, which is no array"
+                    return result
+            out = mapped(lambda each: None if each is None else self._define(each), result)
+            self.steps.append(Step(kernel, noted, out))
+        return result
+
+    def value_of(self, array: Array) -> Any:
+        """The Value of an array that some call returned; what cannot be found is noted in `refusal`."""
+        return self._look_up("the step", array)
+
+    def _look_up(self, name: str, arg: Any) -> Any:
+        if not is_array(arg):
+            if isinstance(arg, (list, dict, set)) and not self.refusal:
+                self.refusal = f"{name} got a {type(arg).__name__}; a planned kernel takes arrays, tuples and constants"
+            return arg
+        if id(arg) not in self._known:
+            for array in self._fixed():
+                self._define(array, fixed=True)
+        known = self._known.get(id(arg))
+        if known is None and not self.refusal:
+            self.refusal = (
+                f"{name} got an array of shape {tuple(arg.shape)} and dtype {plain_dtype(arg)} that no kernel made: "
+                "a layer that wants to be planned touches arrays through kernels only"
+            )
+        return known
+
+    def _define(self, array: Array, fixed: bool = False) -> Value:
+        known = self._known.get(id(array))
+        if known is None:
+            known = Value(
+                len(self._alive) if fixed else self._count,
+                tuple(array.shape),
+                plain_dtype(array),
+                array if fixed else None,
+            )
+            self._count += not fixed
+            self._known[id(array)] = known
+            self._alive.append(array)
+        return known
+
+    def close(self) -> None:
+        """Let go of the step's arrays; what was noted stays."""
+        self._known, self._alive = {}, []
+
+    def difference(self, other: Trace) -> str:
+        """Why the two traces are not of one plan, or '' when they are."""
+        if len(self.steps) != len(other.steps):
+            return f"one step made {len(self.steps)} kernel calls and the next {len(other.steps)}"
+        for index, (a, b) in enumerate(zip(self.steps, other.steps, strict=True)):
+            if a.kernel is not b.kernel:
+                return f"call {index} was {a.kernel.name} in one step and {b.kernel.name} in the next"
+            if token((a.args, a.out)) != token((b.args, b.out)):
+                return f"call {index}, {a.kernel.name}, had other arguments in the next step: {a!r} and {b!r}"
+        return ""
+
+
+def token(x: Any) -> Any:
+    """What must be equal from step to step: numbers of values, their shapes and dtypes, and constants by value."""
+    if isinstance(x, tuple):
+        return tuple(token(each) for each in x)
+    if isinstance(x, Value):
+        return id(x.fixed) if x.fixed is not None else (x.number, x.shape, x.dtype)
+    return (type(x), x)
