@@ -259,3 +259,13 @@ def test_the_environment_variable_reaches_a_fresh_process() -> None:
         )
         assert done.returncode == status
         assert expected in done.stdout + done.stderr
+
+
+def test_choices_that_interleave_leave_nothing_behind() -> None:
+    first = bp.use_backend("strict")
+    second = bp.use_backend("strict:device1")
+    first.__enter__()
+    second.__enter__()
+    second.__exit__(None, None, None)
+    first.__exit__(None, None, None)
+    assert bp.get_backend().name == "numpy"

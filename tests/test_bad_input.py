@@ -324,3 +324,89 @@ def test_a_nan_in_a_memory_map_is_found_when_its_batch_enters(tmp_path: Any) -> 
     with pytest.raises(bp.DataError, match="x holds 1 NaN and 1 infinite"):
         each.fit(mapped, LABELS, batch_size=8, progress=False)
     assert each.model.store.values.tobytes() == before
+
+
+class Named(bp.Accuracy):
+    name = "loss"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ([bp.Accuracy(), bp.Accuracy()], "two results would be called 'accuracy'"),
+        ([Named()], "two results would be called 'loss'"),
+        (bp.Accuracy(), r"must be a list of Metrics, as in \[Accuracy\(\)\]"),
+        ([bp.Accuracy], "must be a list of Metrics"),
+    ],
+)
+def test_metrics_need_names_of_their_own(metrics: Any, message: str) -> None:
+    with pytest.raises(bp.ConfigError, match=message):
+        bp.Trainer(bp.Dense(4, 3), bp.SoftmaxCrossEntropy(), bp.SGD(), metrics=metrics)
+
+
+def test_binary_targets_must_lie_between_0_and_1() -> None:
+    each = bp.Trainer(bp.Dense(4, 1), bp.BinaryCrossEntropy(), bp.SGD(), seed=0)
+    with pytest.raises(
+        bp.DataError, match=r"y must lie in \[0, 1\] for BinaryCrossEntropy; map classes such as -1 and 1"
+    ):
+        each.fit(X, np.sign(X[:, :1]), progress=False)
+
+
+def test_values_beyond_the_models_dtype_are_found_before_they_become_infinite() -> None:
+    each = bp.Trainer(bp.Dense(4, 1), bp.MeanSquaredError(), bp.SGD(), seed=0)
+    large = X.astype(np.float64)
+    large[1, 1] = 1e39
+    with pytest.raises(bp.DataError, match=r"x holds values beyond 3.403e\+38, the largest float32"):
+        each.fit(large, X[:, :1], progress=False)
+    with pytest.raises(bp.DataError, match="y holds values beyond"):
+        each.evaluate(X, large[:, 1:2])
+
+
+def test_masked_arrays_are_refused() -> None:
+    masked = np.ma.masked_greater(X, 0)
+    with pytest.raises(bp.DTypeError, match=r"x is a masked array; fill its gaps first, as with x.filled"):
+        trainer().fit(masked, LABELS, progress=False)
+
+
+def test_predict_shows_the_whole_shape_of_one_sample() -> None:
+    wide = bp.Trainer(bp.Dense(784, 2), bp.SoftmaxCrossEntropy(), bp.SGD(), seed=0)
+    with pytest.raises(bp.ShapeError, match=r"got \(784,\); for one sample use x\[None, :\]"):
+        wide.predict(np.zeros(784))
+    with pytest.raises(bp.ShapeError, match="must have a first axis of samples, got a 0-d array"):
+        wide.predict(3.0)
+
+
+def test_predict_returns_memory_of_its_own() -> None:
+    x = np.ones((3, 2, 2), np.float32)
+    found = bp.predict(bp.Sequential(bp.Flatten()), x)
+    found[...] = 7
+    assert x.max() == 1
+
+
+@pytest.mark.parametrize(("name", "says"), [("lr", "learning_rate"), ("betas", "beta1 and beta2"), ("eps", "epsilon")])
+def test_other_libraries_names_of_settings_are_refused_with_ours(name: str, says: str) -> None:
+    optimizer = bp.Adam()
+    with pytest.raises(AttributeError, match=f"Adam has no {name}; here it is called {says}"):
+        setattr(optimizer, name, 0.5)
+
+
+def test_sizes_may_be_numpys_integers_but_not_truth_values() -> None:
+    assert bp.Dense(np.int64(4), np.int32(3)).initialize()(X).shape == (8, 3)  # type: ignore[arg-type]
+    with pytest.raises(bp.ConfigError, match="whole numbers"):
+        bp.Dense(4, True)
+    assert len(trainer().fit(X, LABELS, epochs=np.int64(1), batch_size=np.int64(4), progress=False)) == 1  # type: ignore[arg-type]
+
+
+def test_a_wrong_dy_at_concatenate_is_refused() -> None:
+    model = bp.Concatenate(bp.Dense(4, 2), bp.Dense(4, 2)).initialize()
+    model.forward(X)
+    with pytest.raises(bp.ShapeError, match=r"needs dy of the output's shape \(8, 4\), got \(8, 7\)"):
+        model.backward(np.zeros((8, 7), np.float32))
+    with pytest.raises(bp.ConfigError, match="axis must be an integer, got 'x'"):
+        bp.Concatenate(bp.Dense(4, 2), axis="x")  # type: ignore[arg-type]
+
+
+def test_the_form_of_binary_cross_entropy_is_said_at_construction() -> None:
+    loss = bp.BinaryCrossEntropy()
+    with pytest.raises(AttributeError):
+        loss.from_logits = False  # type: ignore[misc]

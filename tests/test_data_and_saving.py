@@ -272,3 +272,112 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path: P
     with pytest.raises(bp.ConfigError, match="must be JSON values"):
         bp.Sequential(bp.Dense(2, 2)).save(tmp_path / "m.safetensors", thing=object())
     assert os.listdir(tmp_path) == []
+
+
+class Tanh(bp.Layer):
+    """A user's layer with the name of one of bpnet's."""
+
+    def __call__(self, x: Any) -> Any:
+        return x * 3
+
+
+class Blocks(bp.Sequential):
+    """A user's container with other names for its arguments."""
+
+    def __init__(self, *blocks: bp.Layer, scale: float = 2.0, **options: int) -> None:
+        super().__init__(*blocks)
+        self.scale = scale
+        self.options = options
+
+
+class Listed(bp.Sequential):
+    def __init__(self, layers: list[bp.Layer], scale: float) -> None:
+        super().__init__(*layers)
+        self.scale = scale
+
+
+def test_users_layers_come_back_whatever_their_arguments_are_called(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    model = bp.Sequential(
+        Blocks(bp.Dense(3, 3), Tanh(), scale=5.0, depth=2), Listed([bp.Tanh(), bp.Dense(3, 2)], 7.0)
+    ).initialize(seed=1)
+    model.save(path)
+    with pytest.raises(bp.CheckpointError, match="which is not one of bpnet's"):
+        bp.load(path, custom=(Blocks, Listed))  # the user's Tanh is not bpnet's
+    loaded = bp.load(path, custom=(Blocks, Listed, Tanh))
+    x = np.ones((2, 3), np.float32)
+    assert np.array_equal(loaded(x), model(x))
+    assert type(loaded.layers[0].layers[1]) is Tanh  # type: ignore[attr-defined]
+    assert (loaded.layers[0].scale, loaded.layers[0].options) == (5.0, {"depth": 2})  # type: ignore[attr-defined]
+    assert loaded.layers[1].scale == 7.0  # type: ignore[attr-defined]
+
+
+def test_settings_that_were_changed_are_saved_as_they_are(tmp_path: Path) -> None:
+    model = bp.Sequential(bp.Dense(3, 3), bp.LeakyReLU(0.1), bp.Dropout(0.5), bp.Dense(3, 2)).initialize(seed=1)
+    model[1].slope = 0.4  # type: ignore[attr-defined]
+    model[2].rate = 0.25  # type: ignore[attr-defined]
+    model.layers = model.layers[:3]
+    assert repr(model) == "Sequential(Dense(3, 3), LeakyReLU(0.4), Dropout(0.25))"
+    model.save(tmp_path / "m.safetensors")
+    loaded = bp.load(tmp_path / "m.safetensors")
+    x = -np.ones((2, 3), np.float32)
+    assert repr(loaded) == repr(model)
+    assert np.array_equal(loaded(x), model(x))
+
+
+def test_a_model_that_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    model = bp.Dense(3, 3).initialize()
+    model.extra = bp.Parameter((2,), "zeros")  # type: ignore[attr-defined]
+    with pytest.raises(bp.ConfigError, match="do not make this model.*'extra'.*changed after it was made"):
+        model.save(tmp_path / "m.safetensors")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_keeps_its_mode_and_a_link_its_target(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.safetensors", tmp_path / "link.safetensors"
+    _model().save(real)
+    real.chmod(0o600)
+    link.symlink_to(real)
+    before = real.read_bytes()
+    bp.Dense(1, 1).initialize().save(link)
+    assert link.is_symlink()
+    assert real.read_bytes() != before
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+
+
+def test_the_longest_name_that_the_system_takes_can_be_written(tmp_path: Path) -> None:
+    name = "m" * (255 - len(".safetensors")) + ".safetensors"
+    _model().save(tmp_path / name)
+    assert bp.load(tmp_path / name).n_parameters == _model().n_parameters
+
+
+def _nested(depth: int) -> Any:
+    described: Any = {"layer": "ReLU", "custom": False, "args": [], "config": {}}
+    for _ in range(depth):
+        described = {"layer": "Sequential", "custom": False, "args": [described], "config": {}}
+    return described
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, m: m.update(architecture=json.dumps(_nested(400))), "nested too deeply|damaged header|fit its own"),
+        (
+            lambda t, m: m.update(
+                architecture=json.dumps(
+                    {"layer": "LeakyReLU", "custom": False, "args": [], "config": {"slope": 10**400}}
+                )
+            ),
+            "cannot be made",
+        ),
+        (lambda t, m: m.update(tied='{"weight": ["a"]}'), "which the architecture does not have"),
+        (lambda t, m: m.update(info="[1]"), "damaged header"),
+        (lambda t, m: m.update(seed="-1"), "seed must lie|damaged header"),
+    ],
+)
+def test_more_hostile_headers_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    bp.Sequential(bp.Dense(2, 2)).initialize().save(path)
+    _rewrite(path, change)
+    with pytest.raises(bp.CheckpointError, match=message):
+        bp.load(path)

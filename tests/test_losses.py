@@ -146,3 +146,13 @@ def test_inference_keeps_nothing() -> None:
     loss.backward()
     with pytest.raises(bp.StateError, match="nothing saved"):
         loss.backward()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "uint32", "int64"])
+def test_labels_of_a_narrow_dtype_name_the_classes_they_name(dtype: str, backend: bp.Backend) -> None:
+    logits = RNG.normal(size=(4, 300))
+    labels = np.array([0, 100, 127, 3])
+    found, expected = bp.SoftmaxCrossEntropy(), bp.SoftmaxCrossEntropy()
+    value = found.forward(backend.asarray(logits), backend.asarray(labels.astype(dtype)))
+    np.testing.assert_allclose(float(bp.to_numpy(value)), float(expected.forward(logits, labels)), rtol=1e-12)
+    np.testing.assert_allclose(bp.to_numpy(found.backward()), expected.backward(), rtol=1e-10, atol=1e-15)

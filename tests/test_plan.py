@@ -287,3 +287,197 @@ def test_a_plan_that_cannot_be_bound_is_refused_and_the_training_goes_on(monkeyp
     monkeypatch.undo()
     assert "its plan failed with OverflowError: no room" in trainer.plan_report()
     assert (losses, state) == run(MODELS["dropout"], bp.Adam(0.01), False, "numpy")[:2]
+
+
+def steps_of(trainer: bp.Trainer, data: list[tuple[Any, Any]]) -> list[bytes]:
+    return [bp.to_numpy(trainer.step(x, y)).tobytes() for x, y in data]
+
+
+def pair(make: Callable[[], bp.Layer], loss: Any, optimizer: Any, **settings: Any) -> tuple[bp.Trainer, bp.Trainer]:
+    """The same Trainer twice: with plans and without."""
+    planned, eager = (bp.Trainer(make(), loss(), optimizer(), seed=1, plan=plan, **settings) for plan in (True, False))
+    return planned, eager
+
+
+def test_one_array_as_input_and_target_is_two_to_the_plan() -> None:
+    rng = np.random.default_rng(0)
+    same = [rng.normal(size=(8, 6)).astype(np.float32) for _ in range(4)]
+    other = rng.normal(size=(8, 6)).astype(np.float32)
+    data = [(x, x) for x in same] + [(same[0], other), (other, same[1])]
+    planned, eager = pair(lambda: bp.Sequential(bp.Dense(6, 6)), bp.MeanSquaredError, lambda: bp.Adam(0.1))
+    assert steps_of(planned, data) == steps_of(eager, data)
+    assert "planned, " in planned.plan_report()
+
+
+def test_a_replaced_loss_optimizer_or_metric_takes_effect() -> None:
+    rng = np.random.default_rng(0)
+    data = [(rng.normal(size=(8, 6)).astype(np.float32), rng.normal(size=(8, 3)).astype(np.float32)) for _ in range(5)]
+    planned, eager = pair(lambda: bp.Sequential(bp.Dense(6, 3)), bp.MeanSquaredError, lambda: bp.SGD(0.1))
+    absolute, adam = [bp.MeanAbsoluteError() for _ in range(2)], [bp.Adam(0.1) for _ in range(2)]
+    assert steps_of(planned, data) == steps_of(eager, data)
+    planned.loss, eager.loss = absolute
+    assert steps_of(planned, data) == steps_of(eager, data)
+    planned.optimizer, eager.optimizer = adam
+    assert steps_of(planned, data) == steps_of(eager, data)
+    assert planned.model.store.values.tobytes() == eager.model.store.values.tobytes()
+    x, labels = batches(1, (8,))[0]
+    for plan in (True, False):
+        trainer = bp.Trainer(MODELS["mlp"](), bp.SoftmaxCrossEntropy(), bp.SGD(0.1), seed=1, plan=plan)
+        trainer.fit(x, labels, epochs=4, batch_size=8, progress=False)
+        trainer.metrics = [bp.Accuracy()]
+        assert "accuracy" in trainer.fit(x, labels, epochs=4, batch_size=8, progress=False).rows[-1]
+        trainer.metrics = []
+        assert "accuracy" not in trainer.fit(x, labels, epochs=1, batch_size=8, progress=False).rows[-1]
+
+
+def test_the_learning_rate_may_change_every_step_without_a_new_recording() -> None:
+    planned, eager = pair(MODELS["mlp"], bp.SoftmaxCrossEntropy, lambda: bp.Adam(0.1))
+    for i, (x, y) in enumerate(batches(12, (8,))):
+        before = planned._planner
+        plan = before and list(before.plans().values())
+        for each in (planned, eager):
+            each.optimizer.learning_rate = 0.1 / (i + 1)
+        assert planned.step(x, y).tobytes() == eager.step(x, y).tobytes()
+        if i > 3:
+            assert plan == list(planned._planner.plans().values())  # type: ignore[union-attr]
+
+
+class CountValid(bp.SoftmaxCrossEntropy):
+    """A loss whose weight depends on values."""
+
+    def total_weight(self, prediction: Any, target: Any) -> float:
+        return float(np.sum(target > 0)) or 1.0
+
+
+def test_weights_that_depend_on_values_are_not_planned() -> None:
+    planned, eager = pair(MODELS["mlp"], CountValid, lambda: bp.SGD(0.1))
+    data = batches(6, (8,))
+    assert steps_of(planned, data) == steps_of(eager, data)
+    assert planned.plan_report().startswith("every step is eager: the loss or a metric has weights of its own")
+
+
+class Warming(HandMade):
+    """A number of its own that changes after some steps, out of sight."""
+
+    def __init__(self) -> None:
+        self._n = 0
+
+    def __call__(self, x: Any) -> Any:
+        return ops.leaky_relu(x, 0.5)
+
+    def forward(self, x: Any) -> Any:
+        self._n += 1
+        y = ops.leaky_relu(x, 0.5 if self._n < 4 else 0.25)
+        self.keep(y)
+        return y
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        (y,) = self.kept()
+        return ops.leaky_relu_backward(dy, y, 0.5)
+
+
+def test_a_plan_that_no_longer_holds_is_found_out_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bpnet.planner import Planner
+
+    monkeypatch.setattr(Planner, "LOOK_AGAIN", 6)
+    model = bp.Sequential(bp.Dense(6, 8), Warming(), bp.Dense(8, 3))
+    trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.SGD(0.01), seed=1)
+    data = batches(40, (8,))
+    with pytest.warns(RuntimeWarning, match=r"no longer holds: call \d+, leaky_relu, had other arguments"):
+        steps_of(trainer, data)
+    assert "eager, because call" in trainer.plan_report()
+    sound, eager = pair(MODELS["dropout"], bp.SoftmaxCrossEntropy, lambda: bp.Adam(0.01))
+    assert steps_of(sound, data) == steps_of(eager, data)
+    assert "planned, " in sound.plan_report()
+
+
+@bp.kernel(view=True)
+def transposed(x: Any) -> Any:
+    """A view that reshape must copy."""
+    return x.T
+
+
+class Transposing(bp.Layer):
+    """Reads its weight through a view of a view."""
+
+    def __init__(self) -> None:
+        self.weight = bp.Parameter((3, 6), "he_normal")
+
+    def __call__(self, x: Any) -> Any:
+        return ops.linear(x, ops.reshape(transposed(self.weight.value), (6, 3)), None)
+
+    def forward(self, x: Any) -> Any:
+        self.keep(x)
+        return self(x)
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        (x,) = self.kept()
+        _, dW, _ = ops.linear_backward(dy, x, ops.reshape(transposed(self.weight.value), (6, 3)), False, False)
+        self.weight.accumulate(ops.copy(transposed(dW)))
+
+
+def test_a_view_that_is_a_copy_is_made_again_in_every_step() -> None:
+    data = [(np.zeros((8, 6), np.float32), np.zeros(8, int))] * 2 + batches(5, (8,))
+    planned, eager = pair(Transposing, bp.SoftmaxCrossEntropy, lambda: bp.SGD(0.5))
+    assert steps_of(planned, data) == steps_of(eager, data)
+    assert planned.model.store.values.tobytes() == eager.model.store.values.tobytes()
+
+
+@bp.kernel
+def odd(x: Any, what: Any) -> Any:
+    """A user's kernel with arguments and results that no plan can hold."""
+    if what == "float":
+        return 0.5
+    return bp.namespace(x).astype(x, what) if isinstance(what, type) else x * 1
+
+
+class Odd(HandMade):
+    def __init__(self, what: Any) -> None:
+        self._what = what
+
+    def __call__(self, x: Any) -> Any:
+        odd(x, self._what)
+        if self._what == "list":
+            ops.concatenate([x, x], 1)
+        return ops.copy(x)
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        self.kept()
+        return dy
+
+
+@pytest.mark.parametrize(
+    ("what", "outcome"),
+    [
+        ("float", "eager, because odd returned a float, which is no array"),
+        ("list", "eager, because concatenate got a list; a planned kernel takes arrays, tuples and constants"),
+        (np.float32, "planned, "),
+    ],
+)
+def test_kernels_with_unusual_arguments_train_all_the_same(what: Any, outcome: str) -> None:
+    def make() -> bp.Layer:
+        return bp.Sequential(bp.Dense(6, 8), Odd(what), bp.Dense(8, 3))
+
+    planned, eager = pair(make, bp.SoftmaxCrossEntropy, lambda: bp.SGD(0.1))
+    data = batches(5, (8,))
+    assert steps_of(planned, data) == steps_of(eager, data)
+    assert outcome in planned.plan_report()
+
+
+def test_batches_in_any_memory_order_give_the_same_bits() -> None:
+    data = batches(10, (8,))
+    mixed = [(np.asfortranarray(x) if i % 3 else x[::-1][::-1], y) for i, (x, y) in enumerate(data)]
+    planned, eager = pair(MODELS["mlp"], bp.SoftmaxCrossEntropy, lambda: bp.SGD(0.1))
+    assert steps_of(planned, mixed) == steps_of(eager, mixed)
+    plain, _ = pair(MODELS["mlp"], bp.SoftmaxCrossEntropy, lambda: bp.SGD(0.1))
+    steps_of(plain, data)
+    assert plain.model.store.values.tobytes() == planned.model.store.values.tobytes()
+    assert "planned, " in planned.plan_report()
+    assert "eager" not in planned.plan_report()
+
+
+def test_plans_of_many_shapes_are_forgotten_again() -> None:
+    planned, eager = pair(MODELS["mlp"], bp.SoftmaxCrossEntropy, lambda: bp.SGD(0.1))
+    data = [batch for n in range(1, 60) for batch in batches(3, (n,))] + batches(4, (8,))
+    assert steps_of(planned, data) == steps_of(eager, data)
+    assert len(planned._planner._kinds) <= 16  # type: ignore[union-attr]

@@ -336,3 +336,80 @@ def test_a_model_may_be_moved_between_two_fits() -> None:
         history = trainer.fit(train.x[:200], train.y[:200], validation_data=test, epochs=1, progress=False)
         expected = stays.fit(train.x[:200], train.y[:200], validation_data=test, epochs=1, progress=False)
         assert history["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-3)
+
+
+class Failing(bp.Layer):
+    """Raises in the backward that it is told to."""
+
+    def __init__(self, at: int) -> None:
+        self._at, self._n = at, 0
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        self._n += 1
+        if self._n == self._at:
+            raise KeyboardInterrupt
+        return dy
+
+
+@pytest.mark.parametrize("plan", [True, False])
+def test_a_step_that_is_broken_off_leaves_no_gradient_behind(plan: bool) -> None:
+    rng = np.random.default_rng(0)
+    data = [(rng.normal(size=(8, 4)).astype(np.float32), rng.integers(0, 3, 8)) for _ in range(4)]
+
+    def run(at: int, skip: int) -> bytes:
+        model = bp.Sequential(bp.Dense(4, 5), Failing(at), bp.Dropout(0.5), bp.Dense(5, 3))
+        trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(0.1), seed=0, plan=plan)
+        for i, (x, y) in enumerate(data):
+            if i == skip:
+                continue
+            if i == at - 1:
+                with pytest.raises(KeyboardInterrupt):
+                    trainer.step(x, y)
+            else:
+                trainer.step(x, y)
+        assert not model.store.filled
+        return bytes(model.store.values.tobytes())
+
+    assert run(at=2, skip=-1) == run(at=99, skip=1)  # as if the broken batch had never been there
+
+
+@pytest.mark.parametrize("plan", [True, False])
+def test_a_nan_in_one_step_changes_nothing_and_the_next_step_trains(plan: bool) -> None:
+    rng = np.random.default_rng(0)
+    data = [(rng.normal(size=(8, 4)).astype(np.float32), rng.integers(0, 3, 8)) for _ in range(8)]
+
+    def run(bad: int) -> tuple[bytes, list[bool]]:
+        model = bp.Sequential(bp.Dense(4, 5), bp.Dropout(0.5), bp.Dense(5, 3))
+        trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(0.1), seed=0, plan=plan)
+        finite = []
+        for i, (x, y) in enumerate(data):
+            x = np.full_like(x, np.nan) if i == bad else x
+            if bad < 0 and i == 5:
+                continue
+            finite.append(bool(np.isfinite(trainer.step(x, y))))
+        return bytes(model.store.values.tobytes()), finite
+
+    values, finite = run(bad=5)
+    assert finite == [True] * 5 + [False] + [True] * 2
+    assert values == run(bad=-1)[0]
+
+
+def test_a_fit_after_a_fit_that_failed_starts_with_a_clean_flag() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(16, 4))
+    trainer = bp.Trainer(bp.Dense(4, 1), bp.MeanSquaredError(), bp.SGD(0.1), seed=0)
+    trainer.model.store.ok[...] = False
+    assert len(trainer.fit(x, x[:, :1], epochs=2, progress=False)) == 2
+
+
+def test_floating_point_errors_set_to_raise_do_not_end_a_fit() -> None:
+    train, test = bp.data.load("digits")
+    with np.errstate(all="raise"):
+        history = digits_trainer().fit(train, validation_data=test, epochs=2, progress=False)
+    assert len(history) == 2

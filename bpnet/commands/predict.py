@@ -14,8 +14,8 @@ from bpnet.commands.settings import PredictSettings, validated
 from bpnet.data import Dataset, available, check_labels, load
 from bpnet.data.rows import read_rows
 from bpnet.errors import ConfigError, DataError, NonFiniteError, ShapeError
-from bpnet.layers import Layer
 from bpnet.inference import predict as outputs_of
+from bpnet.layers import Layer
 
 
 def predict(

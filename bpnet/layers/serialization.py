@@ -13,6 +13,7 @@ from bpnet.files import read, write
 from bpnet.layers import activations, containers, dense, dropout, flatten
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import arguments
+from bpnet.random import check_seed
 
 FORMAT = "bpnet-model"
 VERSION = 1
@@ -152,7 +153,7 @@ def load_model(
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{str(path)!r} is a safetensors file, but not a model that bpnet saved")
     try:
-        version, seed = int(metadata["version"]), int(metadata["seed"])
+        version, seed = int(metadata["version"]), check_seed(int(metadata["seed"]))
         described, tied = json.loads(metadata["architecture"]), json.loads(metadata["tied"])
         dtype, info = metadata["dtype"], json.loads(metadata["info"])
         if not isinstance(info, dict):
