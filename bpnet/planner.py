@@ -44,9 +44,13 @@ class Planner:
         self._kinds: dict[Any, _Kind] = {}
         self._clock = 0
 
+    def serves(self, store: Store) -> bool:
+        """Whether the plans are for the arrays that `store` now has."""
+        return self.store is store and self.values is store.values
+
     def ready(self, name: str, x: Array, y: Array) -> Plan | None:
         """The plan that can be replayed on exactly these inputs now, or None."""
-        kind = self._kinds.get((name, x.shape, y.shape))
+        kind = self._kinds.get((name, x.shape, getattr(y, "shape", None)))
         if kind is None or kind.plan is None or kind.version != version() or self.store.filled:
             return None
         if kind.replays >= self.LOOK_AGAIN or not kind.plan.takes(x, y):

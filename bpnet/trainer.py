@@ -122,16 +122,20 @@ class Trainer(Tracked):
 
     def _run_on(self, store: Store, step: Any, name: str, x: Any, y: Any) -> Array:
         planner = self._planner
-        if not (self.plan and _plain_weights(self.loss, self._metrics)):
-            return step(self._bring_x(x), self._bring_y(y))
-        if planner is None or planner.store is not store or planner.values is not store.values:
-            planner = self._planner = Planner(store, lambda: self._totals)
-        self.optimizer.prepare(store)
-        if isinstance(x, store.backend.array_type) and isinstance(y, store.backend.array_type):
+        if planner is not None and not planner.serves(store):
+            planner = None
+        if planner is not None and self.plan and isinstance(x, store.backend.array_type):
             plan = planner.ready(name, x, y)
             if plan is not None:
+                self.optimizer.prepare(store)
                 return plan.replay(x, y)
-        return planner.run(name, step, (self._bring_x(x), self._bring_y(y)))
+        inputs = self._bring_x(x), self._bring_y(y)
+        if not (self.plan and _plain_weights(self.loss, self._metrics)):
+            return step(*inputs)
+        if planner is None:
+            planner = self._planner = Planner(store, lambda: self._totals)
+        self.optimizer.prepare(store)
+        return planner.run(name, step, inputs)
 
     def _step(self, x: Array, y: Array) -> Array:
         ops.fill_(self.model.store.ok, True)  # every batch is judged by itself; in a fit the flag stays down

@@ -22,6 +22,27 @@ def _(_: None, target: Array, source: Array) -> list[Call]:
     return [partial(np.add, target, source, target)]
 
 
+@ops.fill_.register_bound(np.ndarray, allocate=nothing)
+def _(_: None, target: Array, value: float) -> list[Call]:
+    return [partial(target.fill, value)]
+
+
+@ops.accumulate_.register_bound(np.ndarray, allocate=nothing)
+def _(_: None, total: Array, value: Array, weight: float) -> list[Call]:
+    def call() -> None:
+        total.fill(float(total) + float(value) * weight)
+
+    return [call]
+
+
+@ops.increment_.register_bound(np.ndarray, allocate=nothing)
+def _(_: None, counters: Array, index: int) -> list[Call]:
+    def call() -> None:
+        counters[index] += 1
+
+    return [call]
+
+
 @ops.check_finite_.register_bound(np.ndarray, allocate=nothing)
 def _(_: None, ok: Array, value: Array) -> list[Call]:
     def call() -> None:
