@@ -19,6 +19,8 @@ def ones(n: int, dtype: np.dtype[Any]) -> Array:
     """A read-only vector of ones, made once: `ones @ x` is the fastest column sum NumPy has."""
     found = _ONES.get((n, dtype))
     if found is None:
+        if len(_ONES) >= 256:
+            _ONES.clear()
         found = _ONES[n, dtype] = np.ones(n, dtype)
         found.flags.writeable = False
     return found
