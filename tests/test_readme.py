@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -116,7 +117,8 @@ def test_local_links_exist(page: Path) -> None:
 
 
 def test_the_table_names_what_there_is() -> None:
-    table = [line.split("|") for line in README.read_text("utf-8").splitlines() if line.startswith("|")]
+    section = README.read_text("utf-8").partition("## The same words elsewhere")[2].partition("\n## ")[0]
+    table = [line.split("|") for line in section.splitlines() if line.startswith("|")]
     ours = " ".join(row[2] for row in table)
     theirs = " ".join(row[5] for row in table)
     for name in re.findall(r"`([A-Z]\w+)\(", ours):
@@ -195,3 +197,18 @@ def test_the_drawing_can_be_read_by_those_who_do_not_see_it() -> None:
 
 def test_the_changelog_has_the_version() -> None:
     assert f"\n## {bp.__version__} " in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_the_speed_table_says_what_the_committed_report_says() -> None:
+    report = json.loads((ROOT / "benchmarks" / "results" / "cpu-xeon-2-cores.json").read_text())
+    order = ["bpnet", "jax-sync", "jax", "torch-fused", "torch", "floor"]
+    lines = [
+        line.strip("|").split("|") for line in README.read_text("utf-8").splitlines() if "batch" in line and "|" in line
+    ]
+    found = {cells[0].strip(): [float(cell.strip(" *")) for cell in cells[1:]] for cells in lines}
+    assert set(found) == {workload["title"] for workload in report["workloads"].values()}
+    for workload in report["workloads"].values():
+        rows = workload["rows"]
+        best = max(row["ratio"] for row in rows.values() if row["role"] == "peer")
+        expected = [1e6 * rows[peer]["median"] for peer in order] + [best]
+        np.testing.assert_allclose(found[workload["title"]], expected, rtol=0.02)
