@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from conftest import why_no_gpu
 
 import bpnet as bp
 from bpnet import backend as registry
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -269,3 +273,18 @@ def test_choices_that_interleave_leave_nothing_behind() -> None:
     second.__exit__(None, None, None)
     first.__exit__(None, None, None)
     assert bp.get_backend().name == "numpy"
+
+
+def test_cupys_namespace_has_every_function_that_the_ops_use() -> None:
+    """Needs CuPy installed, but no GPU: what a typo or a missing function would break is found without one."""
+    pytest.importorskip("cupy", reason="CuPy is not installed")
+    import array_api_compat.cupy as xp
+
+    sources = [p for part in ("ops", "data") for p in (ROOT / "bpnet" / part).glob("*.py")]
+    sources += [ROOT / "bpnet" / name for name in ("plan.py", "planner.py", "backend.py", "store.py", "inference.py")]
+    used: set[str] = set()
+    for source in sources:
+        text = source.read_text()
+        used |= set(re.findall(r"\bxp\.(\w+)", text)) | set(re.findall(r"namespace\(\w+\)\.(\w+)", text))
+    assert {"where", "exp", "astype", "isdtype", "take"} <= used
+    assert {name for name in used if not hasattr(xp, name)} == set()
