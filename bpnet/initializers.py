@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.errors import ConfigError
 from bpnet.random import HostStream
 
 Initializer = Callable[[HostStream, tuple[int, ...]], Any]
@@ -55,6 +56,60 @@ def glorot_uniform(stream: HostStream, shape: tuple[int, ...]) -> Any:
     return (2 * stream.uniform(shape) - 1) * math.sqrt(6 / sum(fans(shape)))
 
 
+def lecun_normal(stream: HostStream, shape: tuple[int, ...]) -> Any:
+    """Normal with variance 1 / fan_in. [LeCun et al. 1998]"""
+    return stream.normal(shape) * math.sqrt(1 / fans(shape)[0])
+
+
+def lecun_uniform(stream: HostStream, shape: tuple[int, ...]) -> Any:
+    """Uniform with variance 1 / fan_in. [LeCun et al. 1998]"""
+    return (2 * stream.uniform(shape) - 1) * math.sqrt(3 / fans(shape)[0])
+
+
+def orthogonal(stream: HostStream, shape: tuple[int, ...]) -> Any:
+    """Rows or columns of length 1 at right angles, whichever are fewer; columns lie along the last axis.
+
+    By modified Gram-Schmidt in plain sums and products, twice, so that the numbers do not depend on a LAPACK.
+    [Saxe et al. 2014]
+    """
+    if len(shape) < 2:
+        raise ConfigError(f"orthogonal needs a shape of two or more axes, got {shape}")
+    n_rows, n_columns = math.prod(shape[:-1]), shape[-1]
+    vectors = stream.normal((min(n_rows, n_columns), max(n_rows, n_columns)))
+    for index in range(len(vectors)):
+        for _ in range(2):
+            if index:
+                overlaps = np.sum(vectors[:index] * vectors[index], axis=1, keepdims=True)
+                vectors[index] -= np.sum(overlaps * vectors[:index], axis=0)
+        vectors[index] /= math.sqrt(float(np.sum(vectors[index] * vectors[index])))
+    return (vectors if n_rows <= n_columns else vectors.T).reshape(shape)
+
+
+class constant:
+    """Every element the same number: `constant(0.25)`."""
+
+    def __init__(self, value: float) -> None:
+        self.value = float(value)
+
+    def __call__(self, stream: HostStream, shape: tuple[int, ...]) -> Any:
+        """All `value`."""
+        return np.full(shape, self.value)
+
+    def __repr__(self) -> str:
+        return f"constant({self.value})"
+
+
 INITIALIZERS: dict[str, Initializer] = {
-    each.__name__: each for each in (zeros, ones, he_normal, he_uniform, glorot_normal, glorot_uniform)
+    each.__name__: each
+    for each in (
+        zeros,
+        ones,
+        he_normal,
+        he_uniform,
+        glorot_normal,
+        glorot_uniform,
+        lecun_normal,
+        lecun_uniform,
+        orthogonal,
+    )
 }

@@ -180,6 +180,25 @@ def tuples(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
     yield (tuple(_normal(rng, (n, 2), dtype) for n in (2, 5)), 0)
 
 
+def _gate(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for shape in ((1, 2), (5, 6), (0, 4), (2, 3, 8)):
+        yield (_normal(rng, shape, dtype),)
+
+
+def _gate_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for shape in ((1, 2), (5, 6), (0, 4), (2, 3, 8)):
+        yield (_normal(rng, (*shape[:-1], shape[-1] // 2), dtype), _normal(rng, shape, dtype))
+
+
+def _slopes(arrays: int) -> Callable[..., Iterator[tuple[Any, ...]]]:
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for shape in SHAPES:
+            for n in (1, shape[-1]):
+                yield (*(_normal(rng, shape, dtype) for _ in range(arrays)), _normal(rng, (n,), dtype))
+
+    return cases
+
+
 CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
     "relu": one_array,
     "relu_backward": two_arrays,
@@ -189,6 +208,27 @@ CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
     "sigmoid_backward": two_arrays,
     "tanh": one_array,
     "tanh_backward": two_arrays,
+    "normal_cdf": one_array,
+    "gelu": one_array,
+    "gelu_backward": two_arrays,
+    "gelu_tanh": one_array,
+    "gelu_tanh_backward": two_arrays,
+    "elu": _with(one_array, 1.5),
+    "elu_backward": _with(two_arrays, 1.5),
+    "silu": one_array,
+    "silu_backward": two_arrays,
+    "softplus": one_array,
+    "softplus_backward": two_arrays,
+    "mish": one_array,
+    "mish_backward": two_arrays,
+    "hardswish": one_array,
+    "hardswish_backward": two_arrays,
+    "log_softmax": lambda rng, dtype: ((_normal(rng, s, dtype),) for s in (*ROWS, (2, 3, 4))),
+    "log_softmax_backward": lambda rng, dtype: ((_normal(rng, s, dtype), _normal(rng, s, dtype)) for s in ROWS),
+    "prelu": _slopes(1),
+    "prelu_backward": _slopes(2),
+    "glu": _gate,
+    "glu_backward": _gate_backward,
     "softmax": lambda rng, dtype: ((_normal(rng, s, dtype),) for s in (*ROWS, (2, 3, 4))),
     "softmax_backward": lambda rng, dtype: ((_normal(rng, s, dtype), _normal(rng, s, dtype)) for s in ROWS),
     "add": two_arrays,

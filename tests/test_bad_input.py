@@ -94,6 +94,11 @@ LAYER_MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "dropout -0.1": (lambda: bp.Dropout(-0.1), bp.ConfigError, "rate in"),
     "dropout nan": (lambda: bp.Dropout(float("nan")), bp.ConfigError, "rate in"),
     "slope": (lambda: bp.LeakyReLU(-1), bp.ConfigError, "slope above 0, got -1"),
+    "alpha": (lambda: bp.ELU(0), bp.ConfigError, "ELU needs an alpha above 0, got 0"),
+    "GELU": (lambda: bp.GELU("erf"), bp.ConfigError, "approximate must be 'none' or 'tanh', got 'erf'"),
+    "no slope": (lambda: bp.PReLU(0), bp.ConfigError, "whole number of slopes, at least 1, got 0"),
+    "slopes": (lambda: bp.PReLU(3)(X), bp.ShapeError, r"PReLU\(3, 0.25\) needs x of shape \(..., 3\), got \(8, 4\)"),
+    "odd axis": (lambda: bp.GLU()(X[:, :3]), bp.ShapeError, r"must be even and at least 2, got \(8, 3\)"),
     "a class": (lambda: bp.Sequential(bp.ReLU), bp.ConfigError, "item 0 is no layer.*write its instance"),  # type: ignore[arg-type]
     "a function": (lambda: bp.Sequential(bp.ops.relu), bp.ConfigError, "item 0 is no layer"),  # type: ignore[arg-type]
     "dtype name": (lambda: bp.Dense(2, 2).initialize(dtype="float16"), bp.ConfigError, "one of float32, float64"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,17 @@ LAYERS: dict[str, Callable[[], bp.Layer]] = {
     "Sigmoid": bp.Sigmoid,
     "Tanh": bp.Tanh,
     "Softmax": bp.Softmax,
+    "LogSoftmax": bp.LogSoftmax,
+    "ELU": lambda: bp.ELU(1.5),
+    "GELU": bp.GELU,
+    "GELU by tanh": lambda: bp.GELU("tanh"),
+    "SiLU": bp.SiLU,
+    "Softplus": bp.Softplus,
+    "Mish": bp.Mish,
+    "Hardswish": bp.Hardswish,
+    "PReLU": bp.PReLU,
+    "PReLU, a slope a feature": lambda: bp.PReLU(4, a=0.1),
+    "GLU": bp.GLU,
     "Dropout": lambda: bp.Dropout(0.4),
     "Flatten": bp.Flatten,
     "Sequential": lambda: bp.Sequential(bp.Dense(4, 5), bp.Tanh(), bp.Dropout(0.2), bp.Dense(5, 2)),
@@ -306,3 +318,41 @@ def test_summary_counts_parameters_and_shows_shapes() -> None:
     assert "(N, 6)" in text
     assert text.splitlines()[-1] == "2,410 parameters, 9,640 bytes, float32 on numpy"
     assert str(bp.Sequential(bp.Dense(2, 2)).summary()).splitlines()[-1].endswith("not initialized")
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_every_layer_comes_back_from_its_file(make: Callable[[], bp.Layer], tmp_path: Any) -> None:
+    model = make().initialize(seed=4)
+    x = RNG.normal(size=(3, 4)).astype(np.float32)
+    model.save(tmp_path / "m.safetensors")
+    loaded = bp.load(tmp_path / "m.safetensors")
+    assert repr(loaded) == repr(model)
+    assert np.array_equal(loaded(x), model(x))
+
+
+def test_activations_by_hand(backend: bp.Backend) -> None:
+    x = np.array([[-30.0, -3.0, -1.0, -0.25, 0.0, 0.5, 2.0, 3.0, 30.0]])
+    cdf = np.array([[0.5 * math.erfc(-v / math.sqrt(2)) for v in x[0]]])
+    logistic = 1 / (1 + np.exp(-x))
+    expected = {
+        "GELU": (bp.GELU(), x * cdf),
+        "GELU by tanh": (bp.GELU("tanh"), 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+        "ELU": (bp.ELU(2.0), np.where(x > 0, x, 2 * np.expm1(x))),
+        "SiLU": (bp.SiLU(), x * logistic),
+        "Softplus": (bp.Softplus(), np.logaddexp(0, x)),
+        "Mish": (bp.Mish(), x * np.tanh(np.logaddexp(0, x))),
+        "Hardswish": (bp.Hardswish(), x * np.clip(x + 3, 0, 6) / 6),
+        "PReLU": (bp.PReLU(a=0.5), np.where(x > 0, x, x / 2)),
+        "LogSoftmax": (bp.LogSoftmax(), x - np.log(np.sum(np.exp(x)))),
+        "GLU": (bp.GLU(), x[:, :4] * logistic[:, 4:8]),
+    }
+    for name, (layer, y) in expected.items():
+        model = bp.Sequential(layer).initialize(backend=backend, dtype="float64")
+        given = x[:, :8] if name == "GLU" else x
+        np.testing.assert_allclose(bp.to_numpy(model(model.asarray(given))), y, rtol=4e-13, atol=1e-300, err_msg=name)
+
+
+def test_the_normal_distribution_function_keeps_its_relative_accuracy_in_the_tail() -> None:
+    x = np.linspace(-37, 8, 2001)
+    expected = [0.5 * math.erfc(-v / math.sqrt(2)) for v in x]
+    np.testing.assert_allclose(bp.ops.normal_cdf(x), expected, rtol=5e-13)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bpnet as bp
+from bpnet.random import HostStream
 
 
 def model(dtype: str = "float32", backend: Any = None) -> bp.Sequential:
@@ -133,8 +134,23 @@ def test_an_initializer_of_the_wrong_shape_is_named() -> None:
 @pytest.mark.parametrize("name", sorted(bp.initializers.INITIALIZERS))
 def test_initializers_have_their_variance(name: str) -> None:
     layer = bp.Dense(300, 200, weight_initializer=name).initialize(seed=3)
-    expected = {"zeros": 0.0, "ones": 0.0, "he": 2 / 300, "glorot": 2 / 500}[name.split("_")[0]]
+    variances = {"he": 2 / 300, "glorot": 2 / 500, "lecun": 1 / 300, "orthogonal": 1 / 300}
+    expected = variances.get(name.split("_")[0], 0.0)
     assert float(layer.weight.value.var()) == pytest.approx(expected, rel=0.02, abs=1e-12)
     if name.endswith("uniform"):
         assert float(np.abs(layer.weight.value).max()) <= (3 * expected) ** 0.5 * (1 + 1e-6)
     assert float(layer.weight.value.mean()) == pytest.approx(1.0 if name == "ones" else 0.0, abs=2e-3)
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(4, 4), (7, 3), (3, 7), (1, 5)])
+def test_orthogonal_weights_are_orthogonal(n_in: int, n_out: int) -> None:
+    W = bp.Dense(n_in, n_out, weight_initializer="orthogonal").initialize(seed=2, dtype="float64").weight.value
+    product = W.T @ W if n_in >= n_out else W @ W.T
+    np.testing.assert_allclose(product, np.eye(min(n_in, n_out)), atol=1e-14)
+
+
+def test_constant_fills_and_orthogonal_refuses_vectors() -> None:
+    layer = bp.Dense(2, 3, weight_initializer=bp.initializers.constant(0.25)).initialize()
+    assert np.all(layer.weight.value == 0.25)
+    with pytest.raises(bp.ConfigError, match="needs a shape of two or more axes"):
+        bp.initializers.orthogonal(HostStream(0, "x"), (3,))

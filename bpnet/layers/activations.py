@@ -1,4 +1,4 @@
-"""Activations as layers: each keeps its output, from which its derivative follows."""
+"""Activations as layers: each keeps its output or its input, from which its derivative follows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from bpnet.layers.base import Layer
 class Activation(Layer):
     """A function of one array whose derivative is a function of dy and the output. A subclass names the two ops.
 
-    settings : what both ops take after their arrays
+    from_input : whether the derivative is one of dy and the input instead
+    settings   : what both ops take after their arrays
     """
 
     op: ClassVar[Kernel]
     op_backward: ClassVar[Kernel]
+    from_input: ClassVar[bool] = False
 
     @property
     def settings(self) -> tuple[Any, ...]:
@@ -29,16 +31,16 @@ class Activation(Layer):
         return type(self).op(x, *self.settings)
 
     def forward(self, x: Array) -> Array:
-        """Return the activation of `x`; keep it."""
+        """Return the activation of `x`; keep it, or x."""
         y = self(x)
-        self.keep(y)
+        self.keep(x if self.from_input else y)
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        """Return dx from dy and the output."""
-        (y,) = self.kept()
-        self.check_gradient(dy, y.shape, y.dtype, y)
-        return type(self).op_backward(dy, y, *self.settings) if need_dx else None
+        """Return dx from dy and what was kept."""
+        (kept,) = self.kept()
+        self.check_gradient(dy, kept.shape, kept.dtype, kept)
+        return type(self).op_backward(dy, kept, *self.settings) if need_dx else None
 
 
 class ReLU(Activation):
@@ -90,6 +92,96 @@ class Softmax(Activation):
 
     def __call__(self, x: Array) -> Array:
         """Return probabilities over the last axis."""
-        if x.ndim < 1 or x.shape[-1] < 1:
-            raise ShapeError(f"Softmax needs a last axis of at least 1, got x of shape {tuple(x.shape)}")
-        return ops.softmax(x)
+        return super().__call__(_with_last_axis(self, x))
+
+
+class LogSoftmax(Activation):
+    """The logarithm of Softmax over the last axis, which does not round small probabilities to 0."""
+
+    op = ops.log_softmax
+    op_backward = ops.log_softmax_backward
+
+    def __call__(self, x: Array) -> Array:
+        """Return log-probabilities over the last axis."""
+        return super().__call__(_with_last_axis(self, x))
+
+
+def _with_last_axis(layer: Layer, x: Array) -> Array:
+    if x.ndim < 1 or x.shape[-1] < 1:
+        raise ShapeError(f"{layer!r} needs a last axis of at least 1, got x of shape {tuple(x.shape)}")
+    return x
+
+
+class ELU(Activation):
+    """Return x where x > 0, alpha (exp(x) - 1) elsewhere; 0 < alpha."""
+
+    op = ops.elu
+    op_backward = ops.elu_backward
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        if not 0 < alpha < float("inf"):
+            raise ConfigError(f"ELU needs an alpha above 0, got {alpha!r}")
+        self.alpha = float(alpha)
+
+    @property
+    def settings(self) -> tuple[float]:
+        """Alpha."""
+        return (self.alpha,)
+
+
+class GELU(Activation):
+    """Return x times the probability that a standard normal number is below x.
+
+    approximate : "none" for that, "tanh" for the approximation with a tanh
+    """
+
+    from_input = True
+
+    def __init__(self, approximate: str = "none") -> None:
+        if approximate not in ("none", "tanh"):
+            raise ConfigError(f"GELU: approximate must be 'none' or 'tanh', got {approximate!r}")
+        self.approximate = approximate
+
+    def __call__(self, x: Array) -> Array:
+        """Return the activation of `x`, of the same shape."""
+        return ops.gelu_tanh(x) if self.approximate == "tanh" else ops.gelu(x)
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        """Return dx from dy and x."""
+        (x,) = self.kept()
+        self.check_gradient(dy, x.shape, x.dtype, x)
+        if not need_dx:
+            return None
+        return ops.gelu_tanh_backward(dy, x) if self.approximate == "tanh" else ops.gelu_backward(dy, x)
+
+
+class SiLU(Activation):
+    """Return x sigmoid(x), also called swish."""
+
+    op = ops.silu
+    op_backward = ops.silu_backward
+    from_input = True
+
+
+class Softplus(Activation):
+    """log(1 + exp(x)), a smooth ReLU."""
+
+    op = ops.softplus
+    op_backward = ops.softplus_backward
+    from_input = True
+
+
+class Mish(Activation):
+    """Return x tanh(softplus(x))."""
+
+    op = ops.mish
+    op_backward = ops.mish_backward
+    from_input = True
+
+
+class Hardswish(Activation):
+    """Return x min(max(x + 3, 0), 6) / 6; the derivative is taken as 0 at -3 and as 1 at 3."""
+
+    op = ops.hardswish
+    op_backward = ops.hardswish_backward
+    from_input = True

@@ -10,7 +10,7 @@ from bpnet import initializers
 from bpnet.backend import FLOATING_DTYPES, Backend, get_backend, to_numpy
 from bpnet.errors import BpnetError, CheckpointError, ConfigError
 from bpnet.files import read, write
-from bpnet.layers import activations, containers, dense, dropout, flatten
+from bpnet.layers import activations, containers, dense, dropout, flatten, parametric
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import arguments
 from bpnet.random import check_seed
@@ -18,7 +18,7 @@ from bpnet.random import check_seed
 FORMAT = "bpnet-model"
 VERSION = 1
 
-_MODULES = (activations, containers, dense, dropout, flatten)
+_MODULES = (activations, containers, dense, dropout, flatten, parametric)
 
 
 def known_layers() -> dict[str, type[Layer]]:
@@ -55,6 +55,8 @@ def _encode(value: Any, where: str) -> Any:
         return [_encode(each, where) for each in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {k: _encode(v, where) for k, v in value.items()}}
+    if isinstance(value, initializers.constant):
+        return {"constant": value.value}
     name = getattr(value, "__name__", "")
     if initializers.INITIALIZERS.get(name) is value:
         return name
@@ -98,6 +100,8 @@ def _build(description: Any, custom: dict[str, type[Layer]]) -> Layer:
 def _decode(value: Any, custom: dict[str, type[Layer]]) -> Any:
     if isinstance(value, dict) and set(value) == {"dict"}:
         return {k: _decode(v, custom) for k, v in value["dict"].items()}
+    if isinstance(value, dict) and set(value) == {"constant"} and isinstance(value["constant"], (int, float)):
+        return initializers.constant(value["constant"])
     if isinstance(value, dict):
         return _build(value, custom)
     if isinstance(value, list):
