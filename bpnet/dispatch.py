@@ -14,6 +14,8 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
+from bpnet.errors import DTypeError
+
 Array = Any
 """An array of any library; shapes and dtypes are stated in docstrings and held by tests."""
 
@@ -58,7 +60,10 @@ def namespace(x: Array) -> Any:
         return np
     from array_api_compat import array_namespace
 
-    found = _NAMESPACES[type(x)] = array_namespace(x)
+    try:
+        found = _NAMESPACES[type(x)] = array_namespace(x)
+    except TypeError:
+        raise DTypeError(f"expected an array, got {type(x).__name__}; bring it over with model.asarray(x)") from None
     return found
 
 

@@ -52,6 +52,8 @@ def _temporary(target: Path) -> Iterator[tuple[int, str]]:
 
 def _regular(path: str | os.PathLike[str]) -> Path:
     """Return `path`; CheckpointError when it is a folder or a device such as /dev/null, which no file may replace."""
+    if not os.fspath(path):
+        raise CheckpointError("cannot write to '': name a file")
     if os.path.isdir(path):
         raise CheckpointError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
     if os.path.exists(path) and not os.path.isfile(path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class History:
     """What each epoch ended with: rows of numbers, and columns by name (`history["val_accuracy"]`).
@@ -14,9 +16,18 @@ class History:
         self.interrupted = False
 
     def __getitem__(self, name: str) -> list[float]:
+        if not isinstance(name, str):
+            raise TypeError(f"a column's name, such as 'loss', got {name!r}; the epochs are in history.rows")
         if self.rows and name not in self.rows[0]:
             raise KeyError(f"{name!r}; there are {', '.join(self.rows[0])}")
         return [row[name] for row in self.rows]
+
+    def keys(self) -> list[str]:
+        """The names of the columns; `dict(history)` has them with their values."""
+        return list(self.rows[0]) if self.rows else []
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
 
     def __len__(self) -> int:
         return len(self.rows)

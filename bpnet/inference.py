@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bpnet.backend import Backend, to_numpy
-from bpnet.data.dataset import as_array, check_batch_size
+from bpnet.data.dataset import Dataset, as_array, check_batch_size
 from bpnet.dispatch import namespace
 from bpnet.errors import DataError, ShapeError
 from bpnet.layers.base import Layer
@@ -16,7 +16,7 @@ from bpnet.layers.base import Layer
 def predict(model: Layer, x: Any, *, batch_size: int = 256) -> Any:
     """Return `model`'s outputs for `x`, a batch at a time, in the caller's kind of array (NumPy for lists)."""
     check_batch_size(batch_size)
-    given = as_array(x, "x")
+    given = as_array(x.x if isinstance(x, Dataset) else x, "x")
     if given.ndim == 0:
         raise ShapeError("x must have a first axis of samples, got a 0-d array")
     if given.shape[0] == 0:

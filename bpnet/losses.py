@@ -23,6 +23,11 @@ class Loss(Tracked):
 
     targets: ClassVar[str] = "values"
 
+    @property
+    def wants(self) -> str:
+        """What predictions must be: "logits", "probabilities", or "values" for anything."""
+        return "values"
+
     def __init__(self) -> None:
         self._kept: tuple[Any, ...] | None = None
 
@@ -100,6 +105,11 @@ def _plain(dtype: Any) -> str:
 
 
 def _check_library(loss: Loss, prediction: Any, target: Any) -> None:
+    for each, what in ((prediction, "prediction"), (target, "target")):
+        if not hasattr(each, "device"):
+            raise DTypeError(
+                f"{type(loss).__name__} needs arrays, got a {what} of {type_name(each)}; use model.asarray"
+            )
     if type(prediction) is not type(target) and not isinstance(target, type(prediction)):
         raise DTypeError(
             f"{type(loss).__name__} got a prediction of {type_name(prediction)} and a target of {type_name(target)}; "
@@ -145,6 +155,11 @@ class SoftmaxCrossEntropy(_LabelLoss):
     gradient p / N): the Trainer checks labels when data enter, and this class does not read them.
     """
 
+    @property
+    def wants(self) -> str:
+        """Logits: the softmax is in the loss."""
+        return "logits"
+
     def _forward(self, prediction: Array, target: Array, normalizer: float) -> tuple[Any, ...]:
         value, p = ops.softmax_cross_entropy(prediction, target, normalizer)
         return value, p, target
@@ -171,6 +186,11 @@ class CategoricalCrossEntropy(_PlainForm, _LabelLoss):
 
     prediction : (N, C) probabilities; target : (N,) integers. For training prefer SoftmaxCrossEntropy on logits.
     """
+
+    @property
+    def wants(self) -> str:
+        """Probabilities, as a Softmax layer gives them."""
+        return "probabilities"
 
     op = ops.categorical_cross_entropy
     op_backward = ops.categorical_cross_entropy_backward
@@ -199,6 +219,11 @@ class BinaryCrossEntropy(_PlainForm, Loss):
     def from_logits(self) -> bool:
         """Whether predictions are logits; said at construction."""
         return self._from_logits
+
+    @property
+    def wants(self) -> str:
+        """Logits or probabilities, as said at construction."""
+        return "logits" if self._from_logits else "probabilities"
 
     def check_values(self, target: Array, name: str) -> None:
         """Raise DataError unless every target lies in [0, 1]."""

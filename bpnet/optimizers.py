@@ -13,7 +13,7 @@ from typing import Any
 
 from bpnet import ops
 from bpnet.dispatch import Tracked
-from bpnet.errors import ConfigError
+from bpnet.errors import ConfigError, StateError
 from bpnet.layers.base import Layer
 from bpnet.store import Segment, Store
 
@@ -59,7 +59,15 @@ class Optimizer(Tracked):
 
     def step(self, model: Layer) -> None:
         """Update the model's parameters and count the step; its gradients are then consumed."""
+        if not isinstance(model, Layer):
+            raise ConfigError(f"{type(self).__name__}.step takes the model, got {type(model).__name__}")
         store = model.store
+        store.check()
+        if store.parameters and not store.filled:
+            raise StateError(
+                f"{type(self).__name__}.step: no gradient since the last step; call "
+                "model.backward(loss.backward()) first"
+            )
         self.prepare(store)
         store.complete_gradients()
         for segment in store.ranges(by_decay=self.weight_decay > 0):

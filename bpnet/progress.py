@@ -101,6 +101,6 @@ class Bar(Silent):
 
 def make_progress(wanted: bool, epochs: int, steps: int) -> Progress:
     """A bar where standard output is a terminal, lines elsewhere, nothing when not wanted."""
-    if not wanted:
+    if not wanted or sys.stdout is None:
         return Silent()
     return Bar(epochs, steps) if sys.stdout.isatty() else Lines(epochs)

@@ -11,9 +11,9 @@ import numpy as np
 from bpnet import ops
 from bpnet.backend import Backend, get_backend, to_numpy
 from bpnet.data.checks import check_finite, check_labels, check_range
-from bpnet.data.dataset import Dataset, as_array, batches, check_batch_size
+from bpnet.data.dataset import Dataset, as_array, as_dataset, as_validation, batches, check_batch_size
 from bpnet.dispatch import Array, Tracked, namespace
-from bpnet.errors import ConfigError, DataError, NonFiniteError
+from bpnet.errors import ConfigError, DataError, DTypeError, NonFiniteError, ShapeError
 from bpnet.history import History
 from bpnet.inference import host_if_foreign, predict
 from bpnet.interrupt import Interrupt
@@ -21,6 +21,7 @@ from bpnet.layers.base import Layer
 from bpnet.losses import Loss
 from bpnet.metrics import Metric
 from bpnet.optimizers import Optimizer
+from bpnet.pairing import check_pairing, check_probabilities, plain_weights
 from bpnet.planner import Planner
 from bpnet.progress import make_progress
 from bpnet.random import check_seed
@@ -80,7 +81,8 @@ class Trainer(Tracked):
         return self._metrics
 
     @metrics.setter
-    def metrics(self, metrics: Sequence[Metric]) -> None:
+    def metrics(self, metrics: Sequence[Metric] | None) -> None:
+        metrics = () if metrics is None else metrics
         if isinstance(metrics, Metric) or not all(isinstance(metric, Metric) for metric in metrics):
             raise ConfigError(f"Trainer: metrics must be a list of Metrics, as in [Accuracy()], got {metrics!r}")
         names = ["loss", *(metric.name for metric in metrics)]
@@ -95,6 +97,9 @@ class Trainer(Tracked):
     def epoch(self) -> int:
         """The number of complete epochs so far, over all fits."""
         return self._epoch
+
+    def __repr__(self) -> str:
+        return f"Trainer({self.model!r}, {self.loss!r}, {self.optimizer!r}, after {self.epoch} epochs)"
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_planner": None, "_totals": {}}
@@ -130,7 +135,7 @@ class Trainer(Tracked):
                 self.optimizer.prepare(store)
                 return plan.replay(x, y)
         inputs = self._bring_x(x), self._bring_y(y)
-        if not (self.plan and _plain_weights(self.loss, self._metrics)):
+        if not (self.plan and plain_weights(self.loss, self._metrics)):
             return step(*inputs)
         if planner is None:
             planner = self._planner = Planner(store, lambda: self._totals)
@@ -183,16 +188,14 @@ class Trainer(Tracked):
         Raises DataError, ShapeError, DTypeError before anything is changed; NonFiniteError when the loss stops being
         finite, with the parameters as they were before that step.
         """
-        data = _as_dataset(x, y)
+        data = as_dataset(x, y)
         check_batch_size(batch_size)
         if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 0:
             raise ConfigError(f"epochs must be an integer of at least 0, got {epochs!r}")
         self._check_at_the_door(data, "x", "y")
         validation = None
         if validation_data is not None:
-            validation = (
-                validation_data if isinstance(validation_data, Dataset) else _as_dataset(*_pair(validation_data))
-            )
+            validation = as_validation(validation_data)
             self._check_at_the_door(validation, "validation x", "validation y")
         data = self._moved(data)
         self.model.store.ok[...] = True
@@ -280,7 +283,7 @@ class Trainer(Tracked):
 
     def evaluate(self, x: Any, y: Any = None, *, batch_size: int = 256) -> dict[str, float]:
         """Return the loss and the metrics over the data (a Dataset, or x and y), by name. Nothing is changed."""
-        data = _as_dataset(x, y)
+        data = as_dataset(x, y)
         check_batch_size(batch_size)
         self._check_at_the_door(data, "x", "y")
         return self._evaluate(data, batch_size)
@@ -308,23 +311,38 @@ class Trainer(Tracked):
     # --- the door ---
 
     def _check_at_the_door(self, data: Dataset, name_x: str, name_y: str) -> None:
-        """Raise unless the model can take x and the loss y, and every value is one to train on."""
-        prediction = self.model(self._bring_x(data.x[:1, ...]))
-        if prediction.shape[0] != 1:
-            raise DataError(f"the model made {prediction.shape[0]} outputs of 1 sample; the first axis is the samples'")
+        """Raise unless model, loss and metrics belong together and can take the data, and every value is a good one."""
+        check_pairing(self.model, self.loss, self.metrics)
+        if not _is_memmap(data.x):
+            check_finite(data.x, name_x)
+            check_range(data.x, name_x, self.model.store.dtype)
+        try:
+            prediction = self._probe(data)
+        except (ShapeError, DTypeError) as error:
+            shapes = f"{name_x} {tuple(data.x.shape)} and {name_y} {tuple(data.y.shape)}"
+            raise type(error)(f"{error} (found with the first sample of {shapes})") from error
         if self.loss.targets == "labels":
             check_labels(data.y, int(prediction.shape[-1]), name_y)
         else:
             check_finite(data.y, name_y)
             check_range(data.y, name_y, self.model.store.dtype)
             self.loss.check_values(data.y, name_y)
+
+    def _probe(self, data: Dataset) -> Array:
+        """The model's output for the first sample, which the loss and the metrics can take."""
+        prediction = self.model(self._bring_x(data.x[:1, ...]))
+        if prediction.shape[0] != 1:
+            raise DataError(f"the model made {prediction.shape[0]} outputs of 1 sample; the first axis is the samples'")
+        if self.loss.targets == "labels" and prediction.ndim == 2:
+            check_labels(data.y[:0, ...], int(prediction.shape[-1]), "y")
         target = self._bring_y(data.y[:1, ...])
         self.loss.check(prediction, target)
         for metric in self.metrics:
             metric.measure(prediction, target)
-        if not _is_memmap(data.x):
-            check_finite(data.x, name_x)
-            check_range(data.x, name_x, self.model.store.dtype)
+        if self.loss.wants == "probabilities":
+            some = self._bring_x(data.x[: min(64, len(data)), ...])
+            check_probabilities(to_numpy(self.model(some)), self.loss)
+        return prediction
 
     def _bring_x(self, x: Any) -> Array:
         store = self.model.store
@@ -348,7 +366,7 @@ class Trainer(Tracked):
 
     def plan_report(self) -> str:
         """For every kind of step so far, the calls of its plan, or why it runs eagerly."""
-        if self.plan and not _plain_weights(self.loss, self._metrics):
+        if self.plan and not plain_weights(self.loss, self._metrics):
             return "every step is eager: the loss or a metric has weights of its own, which may depend on values"
         if self._planner is None:
             return "no step has been made yet" if self.plan else "plans are off (plan=False)"
@@ -361,27 +379,5 @@ class Trainer(Tracked):
         return "\n".join(lines) or "no kind of step has been made twice yet"
 
 
-def _plain_weights(loss: Loss, metrics: Sequence[Metric]) -> bool:
-    """Whether all weights are bpnet's own, which depend on shapes alone: a plan would not see others change."""
-    ours = type(loss).total_weight.__module__.startswith("bpnet.")
-    return ours and all(type(metric).weight.__module__.startswith("bpnet.") for metric in metrics)
-
-
 def _is_memmap(x: Any) -> bool:
     return isinstance(x, np.memmap)
-
-
-def _as_dataset(x: Any, y: Any = None) -> Dataset:
-    if isinstance(x, Dataset):
-        if y is not None:
-            raise ConfigError("a Dataset brings its own targets; pass it alone")
-        return x
-    if y is None:
-        raise ConfigError("pass x and y, or a Dataset")
-    return Dataset(x, y)
-
-
-def _pair(data: Any) -> tuple[Any, Any]:
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise ConfigError("validation_data must be a Dataset or a pair (x, y)")
-    return data[0], data[1]

@@ -28,6 +28,7 @@ LEVELS = {
     "history": 5,
     "inference": 5,
     "interrupt": 5,
+    "pairing": 5,
     "plan": 5,
     "planner": 5,
     "trace": 5,

@@ -204,7 +204,7 @@ LOSS_MISTAKES: dict[str, tuple[bp.Loss, Any, Any, type[Exception], str]] = {
     "dtypes": (bp.MeanSquaredError(), X, X.astype(float), bp.DTypeError, "prediction's dtype float32, got float64"),
     "integer targets": (bp.MeanSquaredError(), X, X.astype(int), bp.DTypeError, "got int64"),
     "empty": (bp.MeanSquaredError(), X[:0], X[:0], bp.DataError, "empty batch"),
-    "a list": (bp.MeanSquaredError(), X, X.tolist(), bp.DTypeError, "prediction of numpy.ndarray and a target of list"),
+    "a list": (bp.MeanSquaredError(), X, X.tolist(), bp.DTypeError, "needs arrays, got a target of list"),
     "foreign": (
         bp.SoftmaxCrossEntropy(), X, strict(LABELS), bp.DTypeError, "a target of array_api_strict.Array; bring"
     ),
@@ -415,3 +415,130 @@ def test_the_form_of_binary_cross_entropy_is_said_at_construction() -> None:
     loss = bp.BinaryCrossEntropy()
     with pytest.raises(AttributeError):
         loss.from_logits = False  # type: ignore[misc]
+
+
+PAIRINGS: dict[str, tuple[Callable[[], bp.Layer], bp.Loss, list[bp.Metric], str]] = {
+    "softmax twice": (
+        lambda: bp.Sequential(bp.Dense(4, 3), bp.Sequential(bp.Softmax())),
+        bp.SoftmaxCrossEntropy(),
+        [],
+        "applies the softmax itself, and the model ends in a Softmax: leave that out, or use CategoricalCrossEntropy",
+    ),
+    "sigmoid twice": (
+        lambda: bp.Sequential(bp.Dense(4, 3), bp.Sigmoid()),
+        bp.BinaryCrossEntropy(),
+        [],
+        r"applies the sigmoid itself.*use BinaryCrossEntropy\(from_logits=False\)",
+    ),
+    "a metric of logits": (
+        lambda: bp.Sequential(bp.Dense(4, 3), bp.Sigmoid()),
+        bp.BinaryCrossEntropy(from_logits=False),
+        [bp.BinaryAccuracy()],
+        r"takes probabilities, the metric does not: use BinaryAccuracy\(from_logits=False\)",
+    ),
+    "a metric of probabilities": (
+        lambda: bp.Dense(4, 3),
+        bp.BinaryCrossEntropy(),
+        [bp.BinaryAccuracy(from_logits=False)],
+        r"takes logits, the metric does not: use BinaryAccuracy\(from_logits=True\)",
+    ),
+    "no probabilities": (
+        lambda: bp.Dense(4, 3),
+        bp.BinaryCrossEntropy(from_logits=False),
+        [],
+        r"wants probabilities, and the model's outputs lie between -.*: end the model in Sigmoid\(\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "loss", "metrics", "message"), PAIRINGS.values(), ids=PAIRINGS)
+def test_a_loss_that_does_not_fit_the_models_outputs_is_found_before_training(
+    make: Callable[[], bp.Layer], loss: bp.Loss, metrics: list[bp.Metric], message: str
+) -> None:
+    each = bp.Trainer(make(), loss, bp.SGD(), metrics=metrics, seed=0)
+    y: Any = LABELS if loss.targets == "labels" else (X[:, :3] > 0).astype(float)
+    with pytest.raises(bp.ConfigError, match=message):
+        each.fit(X, y, progress=False)
+
+
+def test_a_sum_of_outputs_other_than_1_is_no_distribution() -> None:
+    each = bp.Trainer(bp.Sequential(bp.Dense(4, 3), bp.Sigmoid()), bp.CategoricalCrossEntropy(), bp.SGD(), seed=0)
+    with pytest.raises(bp.ConfigError, match=r"wants probabilities.*end the model in Softmax\(\), or use SoftmaxCross"):
+        each.fit(X, LABELS, progress=False)
+    right = bp.Trainer(bp.Sequential(bp.Dense(4, 3), bp.Softmax()), bp.CategoricalCrossEntropy(), bp.SGD(), seed=0)
+    assert len(right.fit(X, LABELS, epochs=1, progress=False)) == 1
+
+
+def test_a_step_without_a_backward_is_refused() -> None:
+    model = bp.Dense(4, 3).initialize()
+    before = model.store.values.tobytes()
+    message = r"no gradient since the last step; call model.backward\(loss.backward\(\)\) first"
+    with pytest.raises(bp.StateError, match="AdamW.step: " + message):
+        bp.AdamW().step(model)
+    assert model.store.values.tobytes() == before
+    model.forward(X)
+    model.backward(np.ones((8, 3), np.float32))
+    bp.SGD(0.1).step(model)
+    with pytest.raises(bp.StateError, match="SGD.step: " + message):
+        bp.SGD(0.1).step(model)
+    with pytest.raises(bp.ConfigError, match="SGD.step takes the model, got dict"):
+        bp.SGD(0.1).step(model.parameters())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), "a", None, True])
+def test_settings_are_checked_when_they_are_changed(value: Any) -> None:
+    for layer, name in ((bp.Dropout(0.1), "rate"), (bp.LeakyReLU(0.1), "slope"), (bp.ELU(0.5), "alpha")):
+        before = getattr(layer, name)
+        with pytest.raises(bp.ConfigError, match="needs"):
+            setattr(layer, name, value)
+        assert getattr(layer, name) == before
+
+
+def test_a_parameter_is_not_replaced_by_an_array() -> None:
+    layer = bp.Dense(2, 2).initialize()
+    with pytest.raises(
+        bp.ConfigError, match=r"Dense\(2, 2\).weight is a Parameter; to set its values, assign to .weight"
+    ):
+        layer.weight = np.eye(2)  # type: ignore[assignment]
+    assert isinstance(layer.weight, bp.Parameter)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "kind", "message"),
+    [
+        (lambda: bp.Dense(2), TypeError, "Dense: missing a required argument: 'n_out'; it takes"),  # type: ignore[call-arg]
+        (lambda: bp.Dense(3, 2, activation="relu"), TypeError, "Dense: got an unexpected keyword"),  # type: ignore[call-arg]
+        (lambda: bp.Softmax(axis=1), TypeError, "Softmax: got an unexpected keyword"),  # type: ignore[call-arg]
+        (lambda: bp.Sequential([bp.ReLU()]), bp.ConfigError, r"write Sequential\(\*layers\)"),  # type: ignore[arg-type]
+        (lambda: bp.ReLU()([1.0]), bp.DTypeError, "expected an array, got list"),
+        (lambda: bp.Dense(2, 2).summary((None, 3)), bp.ConfigError, "that of one sample"),  # type: ignore[arg-type]
+        (lambda: bp.ReLU().save(""), bp.CheckpointError, "cannot write to '': name a file"),
+    ],
+)
+def test_small_mistakes_get_an_answer_too(mistake: Callable[[], Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        mistake()
+
+
+def test_errors_at_the_door_name_the_users_arrays() -> None:
+    each = bp.Trainer(bp.Dense(4, 1), bp.MeanSquaredError(), bp.SGD(), seed=0)
+    with pytest.raises(bp.ShapeError, match=r"\(found with the first sample of x \(8, 4\) and y \(8,\)\)"):
+        each.fit(X, X[:, 0], progress=False)
+    validation = (X[:, :2], X[:, :1])
+    with pytest.raises(bp.ShapeError, match=r"of validation x \(8, 2\) and validation y \(8, 1\)"):
+        each.fit(X, X[:, :1], validation_data=validation, progress=False)
+    with pytest.raises(bp.ShapeError, match="validation_data: x holds 8 samples and y 3"):
+        each.fit(X, X[:, :1], validation_data=(X, X[:3, :1]), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.eye(3)[LABELS], r"for one-hot rows pass y.argmax\(axis=1\)"),
+        (LABELS[:, None], r"use y\[:, 0\]"),
+        (LABELS.astype(str), r"np.unique\(y, return_inverse=True\)\[1\] numbers them"),
+    ],
+)
+def test_labels_in_other_forms_get_the_way_to_ours(y: Any, message: str) -> None:
+    with pytest.raises((bp.ShapeError, bp.DTypeError), match=message):
+        trainer().fit(X, y, progress=False)

@@ -261,7 +261,7 @@ def test_a_model_that_does_not_name_its_data_is_evaluated_on_what_is_named() -> 
     model.save("plain")
     refused = invoke("evaluate", "plain")
     assert refused.exit_code == 2
-    assert "name it with --data" in refused.output
+    assert "takes --data digits" in refused.output
     done = invoke("evaluate", "plain", "--data", "digits", "--json")
     test = bp.data.load("digits")[1]
     loss = bp.CategoricalCrossEntropy()(model(test.x), test.y)

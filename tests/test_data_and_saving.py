@@ -381,3 +381,15 @@ def test_more_hostile_headers_are_refused(change: Any, message: str, tmp_path: P
     _rewrite(path, change)
     with pytest.raises(bp.CheckpointError, match=message):
         bp.load(path)
+
+
+def test_sizes_of_numpys_types_are_saved_as_numbers(tmp_path: Path) -> None:
+    model = bp.Sequential(bp.Dense(3, np.int64(2)), bp.Dropout(np.float32(0.5))).initialize()  # type: ignore[arg-type]
+    assert repr(model) == "Sequential(Dense(3, 2), Dropout(0.5))"
+    model.save(tmp_path / "m.safetensors")
+    assert repr(bp.load(tmp_path / "m.safetensors")) == repr(model)
+
+
+def test_one_class_of_ones_own_needs_no_tuple(tmp_path: Path) -> None:
+    bp.Sequential(Scaled(3)).initialize().save(tmp_path / "m.safetensors")
+    assert isinstance(bp.load(tmp_path / "m.safetensors", custom=Scaled).layers[0], Scaled)  # type: ignore[attr-defined]

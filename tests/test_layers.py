@@ -276,7 +276,7 @@ def test_constructor_arguments_are_recorded_and_shown() -> None:
         "n_in": 2,
         "n_out": 3,
         "bias": False,
-        "weight_initializer": bp.initializers.he_normal,
+        "weight_initializer": "he_normal",
     }
     assert repr(model) == "Sequential(Dense(2, 3), LeakyReLU(0.2), Dropout(0.25))"
 

@@ -23,7 +23,8 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 BACKENDS = ROOT / "backends" / "README.md"
-PAGES = (README, CONTRIBUTING, BACKENDS, ROOT / "docs" / "gpu-status.md", ROOT / "CHANGELOG.md")
+LAYER = ROOT / "docs" / "write-a-layer.md"
+PAGES = (README, CONTRIBUTING, BACKENDS, LAYER, ROOT / "docs" / "gpu-status.md", ROOT / "CHANGELOG.md")
 COMMANDS = ('pip install ".[cli]" && bpnet train digits', 'pip install -e ".[test]" && pytest')
 ON_STRICT = "import strict_backend, bpnet; strict_backend.register(); bpnet.use_backend('strict:device1')\n"
 
@@ -212,3 +213,8 @@ def test_the_speed_table_says_what_the_committed_report_says() -> None:
         best = max(row["ratio"] for row in rows.values() if row["role"] == "peer")
         expected = [1e6 * rows[peer]["median"] for peer in order] + [best]
         np.testing.assert_allclose(found[workload["title"]], expected, rtol=0.02)
+
+
+def test_the_page_on_layers_runs_and_prints_what_it_says(tmp_path: Path) -> None:
+    printed = run("\n".join(blocks(LAYER, "python")), tmp_path)
+    assert printed == "".join(blocks(LAYER, "text"))

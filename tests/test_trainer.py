@@ -413,3 +413,27 @@ def test_floating_point_errors_set_to_raise_do_not_end_a_fit() -> None:
     with np.errstate(all="raise"):
         history = digits_trainer().fit(train, validation_data=test, epochs=2, progress=False)
     assert len(history) == 2
+
+
+def test_a_history_is_a_table_by_column() -> None:
+    train, _ = bp.data.load("digits")
+    history = digits_trainer().fit(train, epochs=2, progress=False)
+    assert list(dict(history)) == ["epoch", "loss", "accuracy", "seconds"]
+    assert dict(history)["epoch"] == [1.0, 2.0]
+    with pytest.raises(TypeError, match="the epochs are in history.rows"):
+        history[0]  # type: ignore[index]
+
+
+def test_a_fit_without_any_standard_output_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = bp.data.load("digits")
+    monkeypatch.setattr(sys, "stdout", None)
+    assert len(digits_trainer().fit(train, epochs=1)) == 1
+
+
+def test_predict_takes_a_dataset_and_the_trainer_shows_itself() -> None:
+    _, test = bp.data.load("digits")
+    trainer = digits_trainer()
+    assert np.array_equal(trainer.predict(test), trainer.predict(test.x))
+    assert repr(trainer).startswith(
+        "Trainer(Sequential(Dense(64, 32), ReLU(), Dropout(0.1), Dense(32, 10)), SoftmaxCross"
+    )

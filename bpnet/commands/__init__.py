@@ -44,6 +44,10 @@ class _Commands(TyperGroup):
             message, code = str(error), 2 if isinstance(error, WRONG_USE) else 1
         except MemoryError as error:
             message, code = f"out of memory ({error}); a smaller --batch-size needs less", 1
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            message, code = f"cannot go on: {error}", 1
         except KeyboardInterrupt:
             message, code = "interrupted; nothing was saved", 1
         sys.stdout.flush()

@@ -75,7 +75,8 @@ def data_of(model: Layer, path: str) -> str:
     name = model.info.get("data")
     if not isinstance(name, str):
         raise ConfigError(
-            f"{path!r} does not say what data it was trained on; name it with --data, as in --data digits"
+            f"{path!r} does not say what data it was trained on; `bpnet evaluate` takes --data digits, "
+            "`bpnet predict` takes --input FILE"
         )
     return name
 

@@ -44,10 +44,12 @@ def check_range(x: Array, name: str, dtype: str) -> None:
 def check_labels(y: Array, n_classes: int, name: str = "y", offset: int = 0) -> None:
     """Raise DTypeError, ShapeError or DataError unless `y` is (N,) integers in 0 ... n_classes - 1."""
     xp = namespace(y)
+    if y.ndim != 1:
+        hint = "; for one-hot rows pass y.argmax(axis=1)" if y.ndim == 2 and y.shape[1] == n_classes else ""
+        hint = "; use y[:, 0]" if y.ndim == 2 and y.shape[1] == 1 else hint
+        raise ShapeError(f"{name} must have shape (N,), one label a sample, got {tuple(y.shape)}{hint}")
     if not xp.isdtype(y.dtype, "integral"):
         raise DTypeError(f"{name} must hold integer class labels, got {y.dtype}; use y.astype(int) if they are whole")
-    if y.ndim != 1:
-        raise ShapeError(f"{name} must have shape (N,), one label a sample, got {tuple(y.shape)}")
     if y.shape[0] == 0 or bool(xp.all((y >= 0) & (y < n_classes))):
         return
     host = to_numpy(y)

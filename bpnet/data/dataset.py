@@ -9,7 +9,7 @@ import numpy as np
 
 from bpnet.data.checks import check_lengths
 from bpnet.dispatch import namespace
-from bpnet.errors import ConfigError, DTypeError
+from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from bpnet.random import HostStream
 
 
@@ -27,7 +27,8 @@ def as_array(x: Any, name: str) -> Any:
         except ValueError as error:
             raise DTypeError(f"{name} is no rectangular array: {error}") from error
     if x.dtype.kind not in "biuf":
-        raise DTypeError(f"{name} must hold numbers, got dtype {x.dtype}")
+        hint = "; for labels, np.unique(y, return_inverse=True)[1] numbers them" if name == "y" else ""
+        raise DTypeError(f"{name} must hold numbers, got dtype {x.dtype}{hint}")
     return x
 
 
@@ -105,3 +106,26 @@ class _Taker:
             return np.asarray(self.array).take(rows, axis=0)
         xp = namespace(self.array)
         return xp.take(self.array, xp.asarray(rows, device=self.array.device), axis=0)
+
+
+def as_dataset(x: Any, y: Any = None) -> Dataset:
+    """Return `x` where it is a Dataset, else that of x and y; ConfigError when there is too much or too little."""
+    if isinstance(x, Dataset):
+        if y is not None:
+            raise ConfigError("a Dataset brings its own targets; pass it alone")
+        return x
+    if y is None:
+        raise ConfigError("pass x and y, or a Dataset")
+    return Dataset(x, y)
+
+
+def as_validation(data: Any) -> Dataset:
+    """Return the Dataset that `validation_data` is, or the pair (x, y) as one; the errors say what they are about."""
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ConfigError("validation_data must be a Dataset or a pair (x, y)")
+    try:
+        return Dataset(*data)
+    except (ShapeError, DTypeError, DataError) as error:
+        raise type(error)(f"validation_data: {error}") from error

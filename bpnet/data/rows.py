@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -65,18 +66,24 @@ def _read_numpy(path: Path) -> tuple[Any, Any]:
 def _read_csv(path: Path) -> tuple[Any, Any]:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     rows = [(number, line.split(",")) for number, line in enumerate(lines, start=1) if line.strip()]
-    if rows and all(_number(cell) is None for cell in rows[0][1]):
+    if rows and not any(_has_number(cell) for cell in rows[0][1]):
         del rows[0]
     values: list[list[float | None]] = []
     for number, cells in rows:
         row = [_number(cell) for cell in cells]
         if None in row:
             column = row.index(None)
-            raise ValueError(f"line {number}, column {column + 1} holds {cells[column].strip()!r}, which is no number")
+            cell = cells[column].strip()[:40]
+            raise ValueError(f"line {number}, column {column + 1} holds {cell!r}, which is no number; commas separate")
         if values and len(row) != len(values[0]):
             raise ValueError(f"line {number} has {len(row)} columns, the first sample {len(values[0])}")
         values.append(row)
     return np.asarray(values, dtype=np.float64), None
+
+
+def _has_number(cell: str) -> bool:
+    """Whether a cell holds a number, perhaps in quotes or between other separators: then its line is no header."""
+    return any(_number(part.strip().strip("\"'")) is not None for part in re.split(r"[;\t]", cell))
 
 
 def _number(cell: str) -> float | None:

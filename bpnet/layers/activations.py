@@ -8,6 +8,7 @@ from bpnet import ops
 from bpnet.dispatch import Array, Kernel
 from bpnet.errors import ConfigError, ShapeError
 from bpnet.layers.base import Layer
+from bpnet.layers.tree import is_number
 
 
 class Activation(Layer):
@@ -57,9 +58,18 @@ class LeakyReLU(Activation):
     op_backward = ops.leaky_relu_backward
 
     def __init__(self, slope: float = 0.01) -> None:
-        if not 0 < slope < float("inf"):
+        self.slope = slope
+
+    @property
+    def slope(self) -> float:
+        """The slope below 0; may be set at any time."""
+        return self._slope
+
+    @slope.setter
+    def slope(self, slope: float) -> None:
+        if not is_number(slope) or not 0 < slope < float("inf"):
             raise ConfigError(f"LeakyReLU needs a slope above 0, got {slope!r}; a slope of 0 is ReLU")
-        self.slope = float(slope)
+        self._slope = float(slope)
 
     @property
     def settings(self) -> tuple[float]:
@@ -119,9 +129,18 @@ class ELU(Activation):
     op_backward = ops.elu_backward
 
     def __init__(self, alpha: float = 1.0) -> None:
-        if not 0 < alpha < float("inf"):
+        self.alpha = alpha
+
+    @property
+    def alpha(self) -> float:
+        """Minus the limit for small x; may be set at any time."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        if not is_number(alpha) or not 0 < alpha < float("inf"):
             raise ConfigError(f"ELU needs an alpha above 0, got {alpha!r}")
-        self.alpha = float(alpha)
+        self._alpha = float(alpha)
 
     @property
     def settings(self) -> tuple[float]:

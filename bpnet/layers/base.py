@@ -56,6 +56,8 @@ class Layer(Tracked):
         if name in _INTERNAL:
             object.__setattr__(self, name, value)
             return
+        if isinstance(vars(self).get(name), Parameter) and not isinstance(value, (Parameter, type(None))):
+            raise ConfigError(f"{self!r}.{name} is a Parameter; to set its values, assign to .{name}.value")
         super().__setattr__(name, value)
         if isinstance(value, (Layer, Parameter, Stream, *_MEMBERS)):
             self._adopt(name, value)
@@ -284,7 +286,7 @@ class Layer(Tracked):
         self.store.consume_gradients()
         self.store.complete_gradients()
 
-    def summary(self, input_shape: tuple[int, ...] | None = None) -> Any:
+    def summary(self, input_shape: tuple[int, ...] | int | None = None) -> Any:
         """Return a table of the layers; print it. See `bpnet.layers.summary.summarize`."""
         from bpnet.layers.summary import summarize
 
@@ -301,7 +303,9 @@ class Layer(Tracked):
         save_model(self, path, info)
 
     @staticmethod
-    def load(path: Any, *, backend: str | Backend | None = None, custom: tuple[type[Layer], ...] = ()) -> Layer:
+    def load(
+        path: Any, *, backend: str | Backend | None = None, custom: tuple[type[Layer], ...] | type[Layer] = ()
+    ) -> Layer:
         """Read a model that `save` wrote. The same as `bpnet.load`.
 
         custom : the classes of your own layers in it
@@ -336,6 +340,9 @@ class Layer(Tracked):
 
     def check_gradient(self, dy: Any, shape: tuple[int, ...], dtype: Any, *kept: Any) -> None:
         """Raise unless `dy` has the output's shape and dtype (None: any); what was kept is then kept again."""
+        if not hasattr(dy, "shape"):
+            self.keep(*kept)
+            raise DTypeError(f"{self!r}.backward needs an array, got {type_name(dy)}")
         if dy.shape == shape and (dtype is None or dy.dtype == dtype):
             return
         self.keep(*kept)
@@ -363,3 +370,6 @@ class Layer(Tracked):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(shown(self.config, Layer))})"
+
+
+Layer.__init__ = recording(Layer.__init__)  # type: ignore[method-assign]

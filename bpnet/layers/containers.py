@@ -7,7 +7,7 @@ from typing import Any
 
 from bpnet import ops
 from bpnet.dispatch import Array
-from bpnet.errors import ConfigError, ShapeError
+from bpnet.errors import ConfigError, ShapeError, StateError
 from bpnet.layers.base import Layer
 
 
@@ -22,6 +22,8 @@ class Container(Layer):
         for index, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 hint = "; write its instance, with parentheses" if isinstance(layer, type) else ""
+                if isinstance(layer, (list, tuple)):
+                    hint = f"; write {type(self).__name__}(*layers)"
                 raise ConfigError(f"{type(self).__name__}: item {index} is no layer but {layer!r}{hint}")
         self.layers = layers
         self._check_tree()
@@ -92,6 +94,8 @@ class Sequential(Container):
         """Return dx of the first layer; with need_dx=False that layer skips it."""
         for layer in self.layers[:0:-1]:
             dy = layer.backward(dy)
+            if dy is None:
+                raise StateError(f"{layer!r}.backward returned None where its dx is needed")
         if not self.layers:
             return dy if need_dx else None
         return self.layers[0].backward(dy, need_dx)

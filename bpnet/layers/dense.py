@@ -8,7 +8,7 @@ from typing import Any
 from bpnet import ops
 from bpnet.dispatch import Array
 from bpnet.errors import ConfigError
-from bpnet.initializers import Initializer, he_normal, zeros
+from bpnet.initializers import Initializer, zeros
 from bpnet.layers.base import Layer
 from bpnet.parameter import Parameter
 
@@ -28,11 +28,12 @@ class Dense(Layer):
 
     n_in, n_out : the numbers of inputs and of neurons, each at least 1
     bias        : whether there is a b
+    weight_initializer : a function, or the name of one in bpnet.initializers.INITIALIZERS
     x : (..., n_in); y : (..., n_out); weight : (n_in, n_out); bias : (n_out,)
     """
 
     def __init__(
-        self, n_in: int, n_out: int, *, bias: bool = True, weight_initializer: Initializer | str = he_normal
+        self, n_in: int, n_out: int, *, bias: bool = True, weight_initializer: Initializer | str = "he_normal"
     ) -> None:
         self.n_in, self.n_out = n_in, n_out = _size(n_in, n_in, n_out), _size(n_out, n_in, n_out)
         self.weight = Parameter((n_in, n_out), weight_initializer)

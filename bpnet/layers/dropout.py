@@ -6,6 +6,7 @@ from bpnet import ops
 from bpnet.dispatch import Array
 from bpnet.errors import ConfigError
 from bpnet.layers.base import Layer
+from bpnet.layers.tree import is_number
 from bpnet.parameter import Stream
 
 
@@ -18,10 +19,19 @@ class Dropout(Layer):
     """
 
     def __init__(self, rate: float) -> None:
-        if not 0 <= rate < 1:
-            raise ConfigError(f"Dropout needs a rate in [0, 1), got {rate!r}")
-        self.rate = min(float(rate), 65535 / 65536)
+        self.rate = rate
         self.stream = Stream()
+
+    @property
+    def rate(self) -> float:
+        """The probability of a zero; may be set at any time."""
+        return self._rate
+
+    @rate.setter
+    def rate(self, rate: float) -> None:
+        if not is_number(rate) or not 0 <= rate < 1:
+            raise ConfigError(f"Dropout needs a rate in [0, 1), got {rate!r}")
+        self._rate = min(float(rate), 65535 / 65536)
 
     def __call__(self, x: Array) -> Array:
         """Return `x` itself."""

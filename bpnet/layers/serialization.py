@@ -149,9 +149,13 @@ def _check_rebuilt(model: Layer, described: dict[str, Any]) -> None:
 
 
 def load_model(
-    path: str | os.PathLike[str], *, backend: str | Backend | None = None, custom: tuple[type[Layer], ...] = ()
+    path: str | os.PathLike[str],
+    *,
+    backend: str | Backend | None = None,
+    custom: tuple[type[Layer], ...] | type[Layer] = (),
 ) -> Layer:
     """See `Layer.load`."""
+    custom = (custom,) if isinstance(custom, type) else tuple(custom)
     chosen = get_backend(backend)
     tensors, metadata = read(path)
     if metadata.get("format") != FORMAT:

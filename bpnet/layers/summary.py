@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bpnet.errors import ConfigError
 from bpnet.layers.base import Layer
 from bpnet.layers.containers import Container
 from bpnet.parameter import Parameter
@@ -34,11 +35,15 @@ class Summary:
     __repr__ = __str__
 
 
-def summarize(model: Layer, input_shape: Shape | None) -> Summary:
+def summarize(model: Layer, input_shape: Shape | int | None) -> Summary:
     """Make the Summary of `model`.
 
     input_shape : the shape of one sample, without the batch's axis; with it the table has output shapes
     """
+    if isinstance(input_shape, int):
+        input_shape = (input_shape,)
+    if input_shape is not None and not all(isinstance(n, int) and n >= 0 for n in input_shape):
+        raise ConfigError(f"summary: input_shape is that of one sample, as (64,) or (28, 28), got {input_shape!r}")
     rows = []
     counted: set[int] = set()
     for path, layer, shape in _leaves(model, "", input_shape):

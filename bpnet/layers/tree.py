@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import numbers
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -35,12 +36,26 @@ def recording(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def wrapped(self: Any, *args: Any, **keywords: Any) -> None:
         if "_config" not in vars(self):
-            bound = signature.bind(self, *args, **keywords)
+            try:
+                bound = signature.bind(self, *args, **keywords)
+            except TypeError as error:
+                takes = ", ".join(str(p) for p in list(signature.parameters.values())[1:])
+                raise TypeError(f"{type(self).__name__}: {error}; it takes ({takes})") from None
             bound.apply_defaults()
-            vars(self)["_config"] = dict(list(bound.arguments.items())[1:])
+            vars(self)["_config"] = {name: _plain(value) for name, value in list(bound.arguments.items())[1:]}
         init(self, *args, **keywords)
 
     return wrapped
+
+
+def is_number(x: Any) -> bool:
+    """Whether `x` is a real number of Python or NumPy, and no truth value."""
+    return isinstance(x, numbers.Real) and not isinstance(x, bool)
+
+
+def _plain(value: Any) -> Any:
+    """A number of an array library, such as numpy.int64(3), as Python's."""
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
 
 
 def live_config(layer: Any) -> dict[str, Any]:
@@ -51,8 +66,8 @@ def live_config(layer: Any) -> dict[str, Any]:
 
 def _live(layer: Any, name: str, recorded: Any) -> Any:
     present = getattr(layer, name, recorded)
-    numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in (present, recorded))
-    return present if numbers or type(present) is type(recorded) else recorded
+    both_numbers = is_number(present) and is_number(recorded)
+    return present if both_numbers or type(present) is type(recorded) else recorded
 
 
 def arguments(layer: Any) -> tuple[list[Any], dict[str, Any]]:
