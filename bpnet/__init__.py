@@ -58,6 +58,11 @@ __version__ = "0.1.0"
 
 load = Layer.load
 
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 __all__ = [
     "ELU",
     "GELU",

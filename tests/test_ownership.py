@@ -217,3 +217,20 @@ def test_a_trainer_can_be_copied_at_any_time() -> None:
     assert np.array_equal(other.predict(X), trainer.predict(X))
     other.step(X, Y)
     assert not np.array_equal(other.predict(X), trainer.predict(X))
+
+
+def test_a_part_of_a_model_can_be_trained_as_it_stands() -> None:
+    whole = bp.Sequential(bp.Sequential(bp.Dense(4, 5), bp.Tanh(), bp.Dense(5, 3)), bp.Dense(3, 2))
+    part = whole[0]
+    trainer = bp.Trainer(part, bp.SoftmaxCrossEntropy(), bp.SGD(0.5), seed=4)
+    assert whole.store.seed == 4
+    before = {path: p.value.copy() for path, p in whole.parameters().items()}
+    for _ in range(4):
+        trainer.step(X, Y)
+    changed = [path for path, p in whole.parameters().items() if not np.array_equal(p.value, before[path])]
+    assert changed == ["0.0.weight", "0.0.bias", "0.2.weight", "0.2.bias"]
+
+
+def test_the_name_bpnet_shows_what_is_public() -> None:
+    assert set(dir(bp)) == {*bp.__all__, "__version__"}
+    assert all(hasattr(bp, name) for name in bp.__all__)

@@ -51,6 +51,9 @@ class CupyBackend:
         with self._device:
             return self._cupy.zeros(shape, dtype=dtype)
 
+    def __repr__(self) -> str:
+        return f"<backend {self.name}, GPU {self.index}>"
+
     def describe(self) -> dict[str, str]:
         """Return CuPy's version, the GPU's name and the CUDA runtime and driver versions."""
         runtime = self._cupy.cuda.runtime

@@ -39,6 +39,9 @@ class NumpyBackend:
         start = -raw.__array_interface__["data"][0] % ALIGNMENT
         return raw[start : start + size].view(dtype).reshape(shape)
 
+    def __repr__(self) -> str:
+        return "<backend numpy>"
+
     def describe(self) -> dict[str, str]:
         """Return NumPy's version and the device; the BLAS is reported by `bpnet doctor`."""
         return {"version": np.__version__, "device": "cpu"}

@@ -173,7 +173,7 @@ class Layer(Tracked):
 
     def materialize_with(self, seed: int, backend: str | Backend | None) -> None:
         """Do so with this seed and backend, unless the model was told others before."""
-        self._materialize(seed, backend)
+        self.root._materialize(seed, backend)
 
     def _materialize(self, seed: int, backend: str | Backend | None) -> None:
         with _materialize_lock:
