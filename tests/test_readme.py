@@ -24,7 +24,8 @@ README = ROOT / "README.md"
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 BACKENDS = ROOT / "backends" / "README.md"
 LAYER = ROOT / "docs" / "write-a-layer.md"
-PAGES = (README, CONTRIBUTING, BACKENDS, LAYER, ROOT / "docs" / "gpu-status.md", ROOT / "CHANGELOG.md")
+DESIGN = ROOT / "docs" / "design.md"
+PAGES = (README, CONTRIBUTING, BACKENDS, LAYER, DESIGN, ROOT / "docs" / "gpu-status.md", ROOT / "CHANGELOG.md")
 COMMANDS = ('pip install ".[cli]" && bpnet train digits', 'pip install -e ".[test]" && pytest')
 ON_STRICT = "import strict_backend, bpnet; strict_backend.register(); bpnet.use_backend('strict:device1')\n"
 
@@ -218,3 +219,17 @@ def test_the_speed_table_says_what_the_committed_report_says() -> None:
 def test_the_page_on_layers_runs_and_prints_what_it_says(tmp_path: Path) -> None:
     printed = run("\n".join(blocks(LAYER, "python")), tmp_path)
     assert printed == "".join(blocks(LAYER, "text"))
+
+
+def test_the_design_names_every_module_at_its_level() -> None:
+    from test_architecture import LEVELS
+
+    rows = re.findall(r"^\| (\d) \| (.*?) \|", DESIGN.read_text("utf-8"), flags=re.MULTILINE)
+    found = {
+        name.removesuffix(".py"): int(level)
+        for level, names in rows
+        for name in re.findall(r"`(\w+(?:\.py)?)/?`", names)
+    }
+    folder = ROOT / "bpnet"
+    present = {name for name in LEVELS if (folder / name).is_dir() or (folder / f"{name}.py").exists()}
+    assert found == {name: LEVELS[name] for name in present if not name.startswith("_")}
