@@ -139,9 +139,16 @@ class SGD(Optimizer):
     def _update(self, store: Store, segment: Segment, weight_decay: float) -> None:
         value, grad = store.part("values", segment), store.part("grads", segment)
         if self.momentum:
-            velocity = store.part("velocity", segment)
             ops.sgd_momentum_(
-                value, grad, velocity, store.ok, store.learning_rate, weight_decay, self.momentum, self.nesterov
+                value,
+                grad,
+                store.part("velocity", segment),
+                store.ok,
+                store.learning_rate,
+                store.counters,
+                weight_decay,
+                self.momentum,
+                self.nesterov,
             )
         else:
             ops.sgd_(value, grad, store.ok, store.learning_rate, weight_decay)

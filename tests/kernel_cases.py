@@ -154,9 +154,9 @@ def sgd(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
 def sgd_momentum(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
     for size in SIZES:
         for ok in _flags():
-            for decay, nesterov in ((0.0, False), (0.1, True)):
+            for decay, nesterov, step in ((0.0, False, 0), (0.1, True, 63)):
                 arrays = (_normal(rng, size, dtype) for _ in range(3))
-                yield (*arrays, ok, np.array(0.1), decay, 0.9, nesterov)
+                yield (*arrays, ok, np.array(0.1), np.array([step, 0]), decay, 0.9, nesterov)
 
 
 def adam(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:

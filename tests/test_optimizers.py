@@ -128,8 +128,9 @@ def test_the_learning_rate_may_change_between_steps() -> None:
     np.testing.assert_allclose(p.value, start - 0.85, rtol=1e-12)
 
 
-def test_moments_of_weights_without_gradient_end_at_zero_and_never_in_denormals() -> None:
-    model, optimizer = small_model(dtype="float32"), bp.Adam(1e-3, beta2=0.9)
+@pytest.mark.parametrize("make", [lambda: bp.Adam(1e-3, beta2=0.9), lambda: bp.SGD(1e-3, momentum=0.9)])
+def test_slots_of_weights_without_gradient_end_at_zero_and_never_in_denormals(make: Callable[[], bp.Optimizer]) -> None:
+    model, optimizer = small_model(dtype="float32"), make()
     for step in range(1200):
         for p in model.parameters().values():
             p.accumulate(np.full(p.shape, 1e-2 if step < 5 else 0, np.float32))

@@ -41,13 +41,15 @@ def sgd_momentum_(
     velocity: Array,
     ok: Array,
     learning_rate: Array,
+    counters: Array,
     weight_decay: float,
     momentum: float,
     nesterov: bool,
 ) -> None:
     """v = momentum v + g; value -= learning_rate * v, or with Nesterov's look-ahead learning_rate * (g + momentum v).
 
-    g = grad + weight_decay * value. Writes into `value` and `velocity`. [Sutskever et al. 2013]
+    g = grad + weight_decay * value. Writes into `value` and `velocity`. `counters` is not needed here: a backend may
+    time by it when it sets velocities that are about to become denormal to 0. [Sutskever et al. 2013]
     """
     xp = namespace(value)
     rate = xp.astype(learning_rate, value.dtype)

@@ -128,6 +128,7 @@ def _(
     velocity: Array,
     ok: Array,
     learning_rate: Array,
+    counters: Array,
     weight_decay: float,
     momentum: float,
     nesterov: bool,
@@ -147,7 +148,13 @@ def _(
         else:
             calls.append(partial(np.multiply, v, rate, s))
         calls.append(partial(np.subtract, w, s, w))
-    return _guarded(ok, partial(np.copyto, rate, learning_rate, "same_kind"), calls)
+
+    def prepare() -> None:
+        if (int(counters[0]) + 1) % FLUSH_EVERY == 0:
+            flush_tiny(velocity)
+        np.copyto(rate, learning_rate, "same_kind")
+
+    return _guarded(ok, prepare, calls)
 
 
 @ops.adam_.register_bound(
