@@ -30,13 +30,15 @@ class Parameter:
     """
 
     def __init__(self, shape: tuple[int, ...], initializer: Initializer | str, *, decay: bool | None = None) -> None:
-        if any(not isinstance(n, int) or n < 1 for n in shape):
-            raise ConfigError(f"a parameter needs axes of at least 1, got shape {shape}")
+        if not isinstance(shape, tuple) or any(not isinstance(n, int) or n < 1 for n in shape):
+            raise ConfigError(f"a parameter needs a tuple of axes of at least 1, got shape {shape!r}")
         if isinstance(initializer, str):
             if initializer not in INITIALIZERS:
                 raise ConfigError(f"unknown initializer {initializer!r}; known are {', '.join(sorted(INITIALIZERS))}")
             initializer = INITIALIZERS[initializer]
-        self.shape = tuple(shape)
+        if not callable(initializer):
+            raise ConfigError(f"an initializer must be a function of (stream, shape) or a name, got {initializer!r}")
+        self.shape = shape
         self.initializer = initializer
         self.decay = len(shape) > 1 if decay is None else decay
         self.path = ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.backend import Backend, get_backend, to_numpy
-from bpnet.data.checks import check_finite, check_labels, check_range
+from bpnet.data.checks import check_finite, check_label_form, check_labels, check_range
 from bpnet.data.dataset import Dataset, as_array, as_dataset, as_validation, batches, check_batch_size
 from bpnet.dispatch import Array, Tracked, namespace
 from bpnet.errors import ConfigError, DataError, DTypeError, NonFiniteError, ShapeError
@@ -294,6 +294,8 @@ class Trainer(Tracked):
         totals = {name: backend.zeros((), "float64") for name in names}
         weights = dict.fromkeys(names, 0.0)
         for x, y in batches(data, batch_size, shuffle=False):
+            if _is_memmap(data.x):
+                check_finite(x, "x")
             bx, by = self._bring_x(x), self._bring_y(y)
             prediction = self.model(bx)
             n = self.loss.total_weight(prediction, by)
@@ -317,7 +319,7 @@ class Trainer(Tracked):
             check_finite(data.x, name_x)
             check_range(data.x, name_x, self.model.store.dtype)
         try:
-            prediction = self._probe(data)
+            prediction = self._probe(data, name_y)
         except (ShapeError, DTypeError) as error:
             shapes = f"{name_x} {tuple(data.x.shape)} and {name_y} {tuple(data.y.shape)}"
             raise type(error)(f"{error} (found with the first sample of {shapes})") from error
@@ -328,13 +330,13 @@ class Trainer(Tracked):
             check_range(data.y, name_y, self.model.store.dtype)
             self.loss.check_values(data.y, name_y)
 
-    def _probe(self, data: Dataset) -> Array:
+    def _probe(self, data: Dataset, name_y: str) -> Array:
         """The model's output for the first sample, which the loss and the metrics can take."""
         prediction = self.model(self._bring_x(data.x[:1, ...]))
         if prediction.shape[0] != 1:
             raise DataError(f"the model made {prediction.shape[0]} outputs of 1 sample; the first axis is the samples'")
         if self.loss.targets == "labels" and prediction.ndim == 2:
-            check_labels(data.y[:0, ...], int(prediction.shape[-1]), "y")
+            check_label_form(data.y, int(prediction.shape[-1]), name_y)
         target = self._bring_y(data.y[:1, ...])
         self.loss.check(prediction, target)
         for metric in self.metrics:
@@ -354,7 +356,7 @@ class Trainer(Tracked):
             return self._bring_x(y)
         y = as_array(y, "y")
         if not namespace(y).isdtype(y.dtype, "integral"):
-            check_labels(y, 1)
+            check_label_form(y, 1)
         return store.backend.asarray(host_if_foreign(y, store.backend), dtype="int64")
 
     def _moved(self, data: Dataset) -> Dataset:

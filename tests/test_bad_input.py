@@ -90,6 +90,12 @@ LAYER_MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         bp.ConfigError,
         "unknown initializer 'he'; known are glorot_normal",
     ),
+    "an initializer that is none": (
+        lambda: bp.Dense(2, 2, weight_initializer=3),  # type: ignore[arg-type]
+        bp.ConfigError,
+        "must be a function of .stream, shape. or a name, got 3",
+    ),
+    "a shape that is none": (lambda: bp.Parameter(3, "zeros"), bp.ConfigError, "needs a tuple of axes"),  # type: ignore[arg-type]
     "dropout 1": (lambda: bp.Dropout(1.0), bp.ConfigError, r"rate in \[0, 1\), got 1.0"),
     "dropout -0.1": (lambda: bp.Dropout(-0.1), bp.ConfigError, "rate in"),
     "dropout nan": (lambda: bp.Dropout(float("nan")), bp.ConfigError, "rate in"),
@@ -327,6 +333,8 @@ def test_a_nan_in_a_memory_map_is_found_when_its_batch_enters(tmp_path: Any) -> 
     each = trainer()
     before = each.model.store.values.tobytes()
     with pytest.raises(bp.DataError, match="x holds 1 NaN and 1 infinite"):
+        each.evaluate(mapped, LABELS)
+    with pytest.raises(bp.DataError, match="x holds 1 NaN and 1 infinite"):
         each.fit(mapped, LABELS, batch_size=8, progress=False)
     assert each.model.store.values.tobytes() == before
 
@@ -535,7 +543,7 @@ def test_errors_at_the_door_name_the_users_arrays() -> None:
     ("y", "message"),
     [
         (np.eye(3)[LABELS], r"for one-hot rows pass y.argmax\(axis=1\)"),
-        (LABELS[:, None], r"use y\[:, 0\]"),
+        (LABELS[:, None], r"got \(8, 1\); use y\[:, 0\]"),
         (LABELS.astype(str), r"np.unique\(y, return_inverse=True\)\[1\] numbers them"),
     ],
 )

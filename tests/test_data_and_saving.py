@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import bpnet as bp
 from bpnet import files as tensor_files
+from bpnet.data.rows import read_rows
 
 
 def test_the_digits_are_all_there_with_their_licence() -> None:
@@ -393,3 +394,35 @@ def test_sizes_of_numpys_types_are_saved_as_numbers(tmp_path: Path) -> None:
 def test_one_class_of_ones_own_needs_no_tuple(tmp_path: Path) -> None:
     bp.Sequential(Scaled(3)).initialize().save(tmp_path / "m.safetensors")
     assert isinstance(bp.load(tmp_path / "m.safetensors", custom=Scaled).layers[0], Scaled)  # type: ignore[attr-defined]
+
+
+def test_a_damaged_npz_is_refused_whatever_was_damaged(tmp_path: Path) -> None:
+    whole, damaged = tmp_path / "whole.npz", tmp_path / "damaged.npz"
+    np.savez_compressed(whole, x=np.arange(40.0).reshape(10, 4))
+    content = bytearray(whole.read_bytes())
+    refused = 0
+    for position in range(len(content)):
+        changed = content.copy()
+        changed[position] ^= 0x55
+        damaged.write_bytes(changed)
+        try:
+            read_rows(damaged)
+        except bp.DataError:
+            refused += 1
+    assert refused > len(content) // 2  # a flip in a time stamp or a name of a part is none in the numbers
+
+
+@pytest.mark.parametrize("shape", ["(1000000000000,)", "(99999999999999999999999,)", "(-1,)", "(1", "1_0"])
+def test_an_npy_with_a_false_shape_is_refused(shape: str, tmp_path: Path) -> None:
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    (tmp_path / "x.npy").write_bytes(
+        b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(80)
+    )
+    with pytest.raises(bp.DataError, match="cannot read"):
+        read_rows(tmp_path / "x.npy")
+
+
+def test_digits_with_underscores_are_no_numbers(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("1_0,2\n3,4\n")
+    with pytest.raises(bp.DataError, match="line 1, column 1 holds '1_0', which is no number"):
+        read_rows(tmp_path / "x.csv")

@@ -43,14 +43,8 @@ def check_range(x: Array, name: str, dtype: str) -> None:
 
 def check_labels(y: Array, n_classes: int, name: str = "y", offset: int = 0) -> None:
     """Raise DTypeError, ShapeError or DataError unless `y` is (N,) integers in 0 ... n_classes - 1."""
-    xp = namespace(y)
-    if y.ndim != 1:
-        hint = "; for one-hot rows pass y.argmax(axis=1)" if y.ndim == 2 and y.shape[1] == n_classes else ""
-        hint = "; use y[:, 0]" if y.ndim == 2 and y.shape[1] == 1 else hint
-        raise ShapeError(f"{name} must have shape (N,), one label a sample, got {tuple(y.shape)}{hint}")
-    if not xp.isdtype(y.dtype, "integral"):
-        raise DTypeError(f"{name} must hold integer class labels, got {y.dtype}; use y.astype(int) if they are whole")
-    if y.shape[0] == 0 or bool(xp.all((y >= 0) & (y < n_classes))):
+    check_label_form(y, n_classes, name)
+    if y.shape[0] == 0 or bool(namespace(y).all((y >= 0) & (y < n_classes))):
         return
     host = to_numpy(y)
     bad = np.flatnonzero((host < 0) | (host >= n_classes))
@@ -58,6 +52,17 @@ def check_labels(y: Array, n_classes: int, name: str = "y", offset: int = 0) -> 
         f"{name} holds {len(bad)} labels outside 0 ... {n_classes - 1}, which is all that the model's {n_classes} "
         f"outputs can name; the first is {host[bad[0]]} at index {int(bad[0]) + offset}"
     )
+
+
+def check_label_form(y: Array, n_classes: int, name: str = "y") -> None:
+    """Raise ShapeError or DTypeError unless `y` is (N,) of an integer dtype; reads no values."""
+    xp = namespace(y)
+    if y.ndim != 1:
+        hint = "; for one-hot rows pass y.argmax(axis=1)" if y.ndim == 2 and y.shape[1] == n_classes else ""
+        hint = "; use y[:, 0]" if y.ndim == 2 and y.shape[1] == 1 else hint
+        raise ShapeError(f"{name} must have shape (N,), one label a sample, got {tuple(y.shape)}{hint}")
+    if not xp.isdtype(y.dtype, "integral"):
+        raise DTypeError(f"{name} must hold integer class labels, got {y.dtype}; use y.astype(int) if they are whole")
 
 
 def check_lengths(x: Any, y: Any, name_x: str = "x", name_y: str = "y") -> int:

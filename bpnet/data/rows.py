@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,21 @@ from bpnet.data.checks import check_finite, check_lengths
 from bpnet.errors import DataError
 
 READABLE = (".npy", ".npz", ".csv")
+
+
+# What NumPy and zipfile raise for damaged files, each in some place.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def read_rows(path: str | os.PathLike[str]) -> tuple[Any, Any]:
@@ -31,7 +48,7 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[Any, Any]:
         raise DataError(f"cannot read {str(path)!r}: its name must end in one of {', '.join(READABLE)}")
     try:
         x, y = _read_csv(path) if suffix == ".csv" else _read_numpy(path)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"cannot read {str(path)!r} as {suffix[1:]}: {reason}") from error
     if x.dtype.kind not in "biuf":
@@ -88,6 +105,6 @@ def _has_number(cell: str) -> bool:
 
 def _number(cell: str) -> float | None:
     try:
-        return float(cell)
+        return None if "_" in cell else float(cell)  # Python reads 1_0 as 10
     except ValueError:
         return None
