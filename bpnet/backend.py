@@ -7,7 +7,6 @@ Selection is loud. The argument wins, then `use_backend(...)`, then the environm
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import threading
@@ -17,7 +16,7 @@ from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 from bpnet.dispatch import Array, provide_variants
-from bpnet.errors import BackendError, DTypeError
+from bpnet.errors import BackendError, DTypeError, did_you_mean
 
 ENVIRONMENT_VARIABLE = "BPNET_BACKEND"
 ENTRY_POINT_GROUP = "bpnet.backends"
@@ -142,8 +141,7 @@ def _make(choice: str, source: str) -> Backend:
         _load_entry_points()
     if name not in _FACTORIES:
         names = backend_names()
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, names)
         raise BackendError(f"unknown backend {choice!r} (from {source}); known are {', '.join(names)}{hint}")
     try:
         backend = _FACTORIES[name](device or None)

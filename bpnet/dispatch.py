@@ -67,6 +67,11 @@ def namespace(x: Array) -> Any:
     return found
 
 
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype, whatever its library calls it: "float32"."""
+    return str(dtype).rpartition(".")[2]
+
+
 Call = Callable[[], Any]
 """A prepared call: it has its arguments and the place of its result."""
 

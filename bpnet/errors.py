@@ -1,8 +1,20 @@
 """The errors of bpnet. Each is a `BpnetError` and the built-in exception it refines."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class BpnetError(Exception):
     """Base of every error that bpnet raises on purpose."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or '' where none is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class ShapeError(BpnetError, ValueError):

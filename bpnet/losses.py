@@ -7,11 +7,12 @@ nothing else in bpnet does.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from bpnet import ops
 from bpnet.backend import type_name
-from bpnet.dispatch import Array, Kernel, Tracked, namespace
+from bpnet.dispatch import Array, Kernel, Tracked, dtype_name, namespace
 from bpnet.errors import DataError, DTypeError, ShapeError, StateError
 
 
@@ -62,10 +63,7 @@ class Loss(Tracked):
 
         One of your own that depends on more than shapes needs a Trainer with plan=False.
         """
-        n = 1
-        for axis in prediction.shape:
-            n *= axis
-        return float(n)
+        return float(math.prod(prediction.shape))
 
     def check(self, prediction: Array, target: Array) -> None:
         """Raise ShapeError, DTypeError or DataError unless the two fit this loss; reads no values."""
@@ -81,7 +79,7 @@ class Loss(Tracked):
         if target.dtype != prediction.dtype:
             raise DTypeError(
                 f"{type(self).__name__} needs a target of the prediction's dtype {prediction.dtype}, got "
-                f"{target.dtype}; use model.asarray(y, dtype={_plain(prediction.dtype)!r})"
+                f"{target.dtype}; use model.asarray(y, dtype={dtype_name(prediction.dtype)!r})"
             )
         if 0 in prediction.shape:
             raise DataError(f"{type(self).__name__}: empty batch, the prediction has shape {tuple(prediction.shape)}")
@@ -98,10 +96,6 @@ class Loss(Tracked):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
-
-
-def _plain(dtype: Any) -> str:
-    return str(dtype).rpartition(".")[2]
 
 
 def _check_library(loss: Loss, prediction: Any, target: Any) -> None:
@@ -141,7 +135,7 @@ class _LabelLoss(Loss):
         if target.shape != shape[:1]:
             hint = "; for one-hot rows pass their argmax" if target.shape == shape else ""
             raise ShapeError(f"{name} needs labels of shape ({shape[0]},), one a row, got {tuple(target.shape)}{hint}")
-        if not _plain(target.dtype).startswith(("int", "uint")):
+        if not dtype_name(target.dtype).startswith(("int", "uint")):
             raise DTypeError(f"{name} needs integer labels, got {target.dtype}")
         if 0 in shape:
             raise DataError(f"{name}: empty batch, the prediction has shape {tuple(shape)}")

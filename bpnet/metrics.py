@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bpnet import ops
 from bpnet.dispatch import Array, Tracked
 from bpnet.errors import ConfigError, ShapeError
@@ -67,7 +69,4 @@ class BinaryAccuracy(Metric):
 
     def weight(self, prediction: Array, target: Array) -> float:
         """The number of elements."""
-        n = 1.0
-        for axis in prediction.shape:
-            n *= axis
-        return n
+        return float(math.prod(prediction.shape))

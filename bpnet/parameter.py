@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpnet import ops
@@ -52,10 +53,7 @@ class Parameter:
     @property
     def size(self) -> int:
         """The number of elements."""
-        n = 1
-        for axis in self.shape:
-            n *= axis
-        return n
+        return math.prod(self.shape)
 
     @property
     def value(self) -> Array:

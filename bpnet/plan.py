@@ -146,8 +146,6 @@ class Plan:
             out = mapped(lambda each: None if each is None else self._array(each), step.out)
             if variant.bind is not None:
                 self._calls += variant.bind(out, *args)
-            elif variant.into is not None:
-                self._calls.append(partial(variant.into, out, *args))
             else:
                 self._calls.append(partial(_write_result, variant.body, out, args))
             for value in [v for v, when in last.items() if when == index]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from bpnet.backend import Backend
-from bpnet.errors import ConfigError
+from bpnet.errors import ConfigError, did_you_mean
 from bpnet.layers import Dense, Dropout, Layer, ReLU, Sequential
 from bpnet.losses import Loss, SoftmaxCrossEntropy
 from bpnet.metrics import Accuracy
@@ -60,7 +59,6 @@ def available() -> list[str]:
 def find(name: str) -> Recipe:
     """Return the recipe for the data set `name`; ConfigError when there is none."""
     if name not in _RECIPES:
-        near = difflib.get_close_matches(name, available(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, available())
         raise ConfigError(f"no recipe for {name!r}; known are {', '.join(available())}{hint}")
     return _RECIPES[name]

@@ -8,7 +8,6 @@ False when a step's loss is not finite and then keeps updates from happening.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -238,7 +237,3 @@ class Store:
         self._attach()
         for path, parameter in self.parameters.items():
             parameter._filled = filled[path]
-
-    def n_elements(self) -> int:
-        """The number of trainable numbers, without padding."""
-        return sum(math.prod(parameter.shape) for parameter in self.parameters.values())

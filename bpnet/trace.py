@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bpnet.dispatch import Array, Kernel, recording
+from bpnet.dispatch import Array, Kernel, dtype_name, recording
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +53,6 @@ def mapped(f: Callable[[Any], Any], x: Any) -> Any:
 def is_array(x: Any) -> bool:
     """Whether `x` is an array of any library (its class is not: numpy.float32 has a dtype too)."""
     return hasattr(x, "dtype") and isinstance(getattr(x, "shape", None), tuple) and not isinstance(x, type)
-
-
-def plain_dtype(x: Any) -> str:
-    """The name of the dtype of `x` in every library's spelling: "float32"."""
-    return str(x.dtype).rpartition(".")[2]
 
 
 class Trace:
@@ -110,8 +105,8 @@ class Trace:
         known = self._known.get(id(arg))
         if known is None and not self.refusal:
             self.refusal = (
-                f"{name} got an array of shape {tuple(arg.shape)} and dtype {plain_dtype(arg)} that no kernel made: "
-                "a layer that wants to be planned touches arrays through kernels only"
+                f"{name} got an array of shape {tuple(arg.shape)} and dtype {dtype_name(arg.dtype)} that no kernel "
+                "made: a layer that wants to be planned touches arrays through kernels only"
             )
         return known
 
@@ -121,7 +116,7 @@ class Trace:
             known = Value(
                 len(self._alive) if fixed else self._count,
                 tuple(array.shape),
-                plain_dtype(array),
+                dtype_name(array.dtype),
                 array if fixed else None,
             )
             self._count += not fixed

@@ -92,6 +92,7 @@ class Trainer(Tracked):
                     f"Trainer: two results would be called {name!r}; give one of the metrics another name"
                 )
         self._metrics = tuple(metrics)
+        self._names = tuple(names)
 
     @property
     def epoch(self) -> int:
@@ -253,9 +254,8 @@ class Trainer(Tracked):
 
     def _reset_totals(self) -> None:
         backend = self.model.backend
-        names = ("loss", *(metric.name for metric in self.metrics))
-        self._totals = {name: total for name, total in self._totals.items() if name in names}
-        for name in names:
+        self._totals = {name: total for name, total in self._totals.items() if name in self._names}
+        for name in self._names:
             total: Any = self._totals.get(name)
             if type(total) is backend.array_type and total.device == self.model.store.values.device:
                 total[...] = 0
@@ -264,8 +264,7 @@ class Trainer(Tracked):
             self._weights[name] = 0.0
 
     def _read_totals(self) -> dict[str, float]:
-        names = ("loss", *(metric.name for metric in self.metrics))
-        return {name: float(to_numpy(self._totals[name])) / self._weights[name] for name in names}
+        return {name: float(to_numpy(self._totals[name])) / self._weights[name] for name in self._names}
 
     def _stop_if_not_finite(self) -> None:
         store = self.model.store
@@ -290,9 +289,8 @@ class Trainer(Tracked):
 
     def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, float]:
         backend = self.model.backend
-        names = ("loss", *(metric.name for metric in self.metrics))
-        totals = {name: backend.zeros((), "float64") for name in names}
-        weights = dict.fromkeys(names, 0.0)
+        totals = {name: backend.zeros((), "float64") for name in self._names}
+        weights = dict.fromkeys(self._names, 0.0)
         for x, y in batches(data, batch_size, shuffle=False):
             if _is_memmap(data.x):
                 check_finite(x, "x")
@@ -304,7 +302,7 @@ class Trainer(Tracked):
             for metric in self.metrics:
                 ops.accumulate_(totals[metric.name], metric.measure(prediction, by), 1.0)
                 weights[metric.name] += metric.weight(prediction, by)
-        return {name: float(to_numpy(totals[name])) / weights[name] for name in names}
+        return {name: float(to_numpy(totals[name])) / weights[name] for name in self._names}
 
     def predict(self, x: Any, *, batch_size: int = 256) -> Any:
         """Return the model's outputs for `x`, in the caller's kind of array (NumPy for lists)."""

@@ -102,6 +102,7 @@ LAYER_MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "slope": (lambda: bp.LeakyReLU(-1), bp.ConfigError, "slope above 0, got -1"),
     "alpha": (lambda: bp.ELU(0), bp.ConfigError, "ELU needs an alpha above 0, got 0"),
     "GELU": (lambda: bp.GELU("erf"), bp.ConfigError, "approximate must be 'none' or 'tanh', got 'erf'"),
+    "a slope that is true": (lambda: bp.PReLU(True), bp.ConfigError, "whole number of slopes, at least 1, got True"),
     "no slope": (lambda: bp.PReLU(0), bp.ConfigError, "whole number of slopes, at least 1, got 0"),
     "slopes": (lambda: bp.PReLU(3)(X), bp.ShapeError, r"PReLU\(3, 0.25\) needs x of shape \(..., 3\), got \(8, 4\)"),
     "odd axis": (lambda: bp.GLU()(X[:, :3]), bp.ShapeError, r"must be even and at least 2, got \(8, 3\)"),
@@ -500,6 +501,10 @@ def test_settings_are_checked_when_they_are_changed(value: Any) -> None:
         with pytest.raises(bp.ConfigError, match="needs"):
             setattr(layer, name, value)
         assert getattr(layer, name) == before
+    gelu = bp.GELU("tanh")
+    with pytest.raises(bp.ConfigError, match="approximate must be 'none' or 'tanh'"):
+        gelu.approximate = value
+    assert gelu.approximate == "tanh"
 
 
 def test_a_parameter_is_not_replaced_by_an_array() -> None:

@@ -14,8 +14,9 @@ import bpnet
 from bpnet import losses
 from bpnet.backend import Backend
 from bpnet.errors import CheckpointError, ConfigError
-from bpnet.layers import Layer, Sequential, Softmax
+from bpnet.layers import Layer, Softmax
 from bpnet.losses import Loss
+from bpnet.pairing import last_layer
 
 # Numbers arrive as text: `bpnet.commands.settings` reads them, so that all mistakes are reported together.
 BackendOption = Annotated[
@@ -77,6 +78,4 @@ def classifier_loss(model: Layer) -> Loss:
 
 def ends_in_softmax(model: Layer) -> bool:
     """Whether the model's outputs are probabilities of classes."""
-    while type(model) is Sequential and len(model):
-        model = model[-1]
-    return isinstance(model, Softmax)
+    return isinstance(last_layer(model), Softmax)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.resources import files
 
 import numpy as np
 
 from bpnet.data.dataset import Dataset
-from bpnet.errors import ConfigError
+from bpnet.errors import ConfigError, did_you_mean
 from bpnet.random import HostStream, check_seed
 
 SPLIT = "stratified-fifth"
@@ -26,8 +25,7 @@ def load(name: str, *, split_seed: int = 0) -> tuple[Dataset, Dataset]:
     Raises ConfigError when the name is unknown.
     """
     if name not in _LOADERS:
-        near = difflib.get_close_matches(str(name), available(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, available())
         raise ConfigError(f"unknown data {name!r}; known are {', '.join(available())}{hint}")
     return _LOADERS[name](check_seed(split_seed))
 

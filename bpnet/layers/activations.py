@@ -27,9 +27,14 @@ class Activation(Layer):
         """Nothing, unless a subclass says so."""
         return ()
 
+    @property
+    def pair(self) -> tuple[Kernel, Kernel]:
+        """The two ops, unless a subclass chooses among several."""
+        return type(self).op, type(self).op_backward
+
     def __call__(self, x: Array) -> Array:
         """Return the activation of `x`, of the same shape."""
-        return type(self).op(x, *self.settings)
+        return self.pair[0](x, *self.settings)
 
     def forward(self, x: Array) -> Array:
         """Return the activation of `x`; keep it, or x."""
@@ -41,7 +46,7 @@ class Activation(Layer):
         """Return dx from dy and what was kept."""
         (kept,) = self.kept()
         self.check_gradient(dy, kept.shape, kept.dtype, kept)
-        return type(self).op_backward(dy, kept, *self.settings) if need_dx else None
+        return self.pair[1](dy, kept, *self.settings) if need_dx else None
 
 
 class ReLU(Activation):
@@ -157,21 +162,25 @@ class GELU(Activation):
     from_input = True
 
     def __init__(self, approximate: str = "none") -> None:
-        if approximate not in ("none", "tanh"):
-            raise ConfigError(f"GELU: approximate must be 'none' or 'tanh', got {approximate!r}")
         self.approximate = approximate
 
-    def __call__(self, x: Array) -> Array:
-        """Return the activation of `x`, of the same shape."""
-        return ops.gelu_tanh(x) if self.approximate == "tanh" else ops.gelu(x)
+    @property
+    def approximate(self) -> str:
+        """Which form; may be set at any time."""
+        return self._approximate
 
-    def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        """Return dx from dy and x."""
-        (x,) = self.kept()
-        self.check_gradient(dy, x.shape, x.dtype, x)
-        if not need_dx:
-            return None
-        return ops.gelu_tanh_backward(dy, x) if self.approximate == "tanh" else ops.gelu_backward(dy, x)
+    @approximate.setter
+    def approximate(self, approximate: str) -> None:
+        if approximate not in ("none", "tanh"):
+            raise ConfigError(f"GELU: approximate must be 'none' or 'tanh', got {approximate!r}")
+        self._approximate = approximate
+
+    @property
+    def pair(self) -> tuple[Kernel, Kernel]:
+        """The ops of the form asked for."""
+        if self.approximate == "tanh":
+            return ops.gelu_tanh, ops.gelu_tanh_backward
+        return ops.gelu, ops.gelu_backward
 
 
 class SiLU(Activation):

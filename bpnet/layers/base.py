@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
 from bpnet.backend import Backend, get_backend, type_name
-from bpnet.dispatch import Array, Tracked, version
+from bpnet.dispatch import Array, Tracked, dtype_name, version
 from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
 from bpnet.layers.tree import first_of_each, held, live_config, recording, shown
 from bpnet.parameter import Parameter, Stream
@@ -277,7 +277,7 @@ class Layer(Tracked):
         """Return `x` as an array of the model's backend; floating values in the model's dtype, others as they are."""
         backend = self.backend
         if dtype is None:
-            found = str(getattr(x, "dtype", None) or backend.asarray(x).dtype).rpartition(".")[2]
+            found = dtype_name(getattr(x, "dtype", None) or backend.asarray(x).dtype)
             dtype = self.store.dtype if found.startswith(("float", "bfloat")) else None
         return backend.asarray(x, dtype=dtype)
 
@@ -329,11 +329,11 @@ class Layer(Tracked):
             hint = ""
             if len(shape) == 1 and shape[0] == width:
                 hint = "; for one sample use x[None, :]"
-            elif len(shape) > 2 and functools.reduce(lambda a, b: a * b, shape[1:]) == width:
+            elif len(shape) > 2 and math.prod(shape[1:]) == width:
                 hint = "; put a Flatten() before it"
             raise ShapeError(f"{self!r} needs x of shape (N, {width}), got {tuple(shape)}{hint}")
         if x.dtype != like.dtype:
-            dtype = str(like.dtype).rpartition(".")[2]
+            dtype = dtype_name(like.dtype)
             raise DTypeError(f"{self!r} computes in {dtype}, got x of {x.dtype}; use model.asarray(x, dtype={dtype!r})")
         if x.device != like.device:
             raise DTypeError(f"{self!r} is on device {like.device}, got x on {x.device}; use model.asarray(x)")

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any
-
 from bpnet import ops
 from bpnet.dispatch import Array
 from bpnet.errors import ConfigError
 from bpnet.initializers import Initializer, zeros
 from bpnet.layers.base import Layer
+from bpnet.layers.tree import as_size
 from bpnet.parameter import Parameter
-
-
-def _size(n: Any, n_in: Any, n_out: Any) -> int:
-    try:
-        size = operator.index(n)
-    except TypeError:
-        size = 0
-    if size < 1 or isinstance(n, bool):
-        raise ConfigError(f"Dense needs at least 1 input and 1 neuron, whole numbers: got Dense({n_in!r}, {n_out!r})")
-    return size
 
 
 class Dense(Layer):
@@ -35,9 +23,13 @@ class Dense(Layer):
     def __init__(
         self, n_in: int, n_out: int, *, bias: bool = True, weight_initializer: Initializer | str = "he_normal"
     ) -> None:
-        self.n_in, self.n_out = n_in, n_out = _size(n_in, n_in, n_out), _size(n_out, n_in, n_out)
-        self.weight = Parameter((n_in, n_out), weight_initializer)
-        self.bias = Parameter((n_out,), zeros, decay=False) if bias else None
+        self.n_in, self.n_out = as_size(n_in), as_size(n_out)
+        if not (self.n_in and self.n_out):
+            raise ConfigError(
+                f"Dense needs at least 1 input and 1 neuron, whole numbers: got Dense({n_in!r}, {n_out!r})"
+            )
+        self.weight = Parameter((self.n_in, self.n_out), weight_initializer)
+        self.bias = Parameter((self.n_out,), zeros, decay=False) if bias else None
 
     def __call__(self, x: Array) -> Array:
         """Return x W + b."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from bpnet import ops
@@ -10,6 +9,7 @@ from bpnet.dispatch import Array
 from bpnet.errors import ConfigError, ShapeError
 from bpnet.initializers import constant
 from bpnet.layers.base import Layer
+from bpnet.layers.tree import as_size
 from bpnet.parameter import Parameter
 
 
@@ -22,11 +22,8 @@ class PReLU(Layer):
     """
 
     def __init__(self, n: int = 1, *, a: float = 0.25) -> None:
-        try:
-            self.n = operator.index(n)
-        except TypeError:
-            self.n = 0
-        if self.n < 1:
+        self.n = as_size(n)
+        if not self.n:
             raise ConfigError(f"PReLU needs a whole number of slopes, at least 1, got {n!r}")
         self.a = float(a)
         self.slope = Parameter((self.n,), constant(self.a), decay=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import numbers
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -51,6 +52,14 @@ def recording(init: Callable[..., None]) -> Callable[..., None]:
 def is_number(x: Any) -> bool:
     """Whether `x` is a real number of Python or NumPy, and no truth value."""
     return isinstance(x, numbers.Real) and not isinstance(x, bool)
+
+
+def as_size(n: Any) -> int:
+    """`n` as an int where it is a whole number of at least 1, else 0; a truth value is none."""
+    try:
+        return 0 if isinstance(n, bool) else max(0, operator.index(n))
+    except TypeError:
+        return 0
 
 
 def _plain(value: Any) -> Any:
