@@ -28,9 +28,17 @@ class Parameter:
     shape       : every axis at least 1
     initializer : `f(stream, shape)`, or the name of one in `bpnet.initializers.INITIALIZERS`
     decay       : whether weight decay applies to it; by default to arrays of two or more axes, so not to biases
+    trainable   : whether training changes it; where not, gradients are ignored. May be set at any time.
     """
 
-    def __init__(self, shape: tuple[int, ...], initializer: Initializer | str, *, decay: bool | None = None) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        initializer: Initializer | str,
+        *,
+        decay: bool | None = None,
+        trainable: bool = True,
+    ) -> None:
         if not isinstance(shape, tuple) or any(not isinstance(n, int) or n < 1 for n in shape):
             raise ConfigError(f"a parameter needs a tuple of axes of at least 1, got shape {shape!r}")
         if isinstance(initializer, str):
@@ -42,6 +50,7 @@ class Parameter:
         self.shape = shape
         self.initializer = initializer
         self.decay = len(shape) > 1 if decay is None else decay
+        self.trainable = trainable
         self.path = ""
         self._owner: Owner | None = None
         self._store: Store | None = None
@@ -86,6 +95,8 @@ class Parameter:
             self._touch()
         if tuple(gradient.shape) != self.shape:
             raise ShapeError(f"{self.label} has shape {self.shape}, got a gradient of shape {tuple(gradient.shape)}")
+        if not self.trainable:
+            return
         if self._filled:
             ops.add_(self._grad, gradient)
         else:
@@ -120,10 +131,13 @@ class Parameter:
             raise StateError(f"{self.label} was added to its layer after the model was initialized; initialize again")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shape": self.shape, "initializer": self.initializer, "decay": self.decay, "value": self.host_value()}
+        fixed = {name: getattr(self, name) for name in ("shape", "initializer", "decay", "trainable")}
+        return fixed | {"value": self.host_value()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["shape"], state["initializer"], decay=state["decay"])  # type: ignore[misc]
+        self.__init__(  # type: ignore[misc]
+            state["shape"], state["initializer"], decay=state["decay"], trainable=state["trainable"]
+        )
         self._pending = state["value"]
 
     def __repr__(self) -> str:
