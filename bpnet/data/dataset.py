@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from bpnet.backend import to_numpy
 from bpnet.data.checks import check_lengths
 from bpnet.dispatch import namespace
 from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
@@ -33,20 +34,34 @@ def as_array(x: Any, name: str) -> Any:
 
 
 class Dataset:
-    """Samples and targets of equal number.
+    """Samples and targets of equal number, and the weights of the samples if they have any.
 
-    x : (N, ...) array of any library, or nested lists; y : (N,) labels or (N, ...) values
+    x      : (N, ...) array of any library, or nested lists; y : (N,) labels or (N, ...) values
+    weight : (N,) finite numbers of at least 0, by which the samples count; None: all alike
     name, split : what it is, for messages and results; classes : names of the classes, if any
-    Raises ShapeError when the lengths differ, DataError when there are no samples.
+    x and y may be memory maps (`bpnet.data.memmap`): only the batches are then read, sorted by their place in the file.
+    Raises ShapeError when the lengths differ, DataError when there are no samples or a weight is not such a number.
     """
 
-    def __init__(self, x: Any, y: Any, *, name: str = "data", split: str = "", classes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        weight: Any = None,
+        name: str = "data",
+        split: str = "",
+        classes: tuple[str, ...] = (),
+    ) -> None:
         self.x = as_array(x, "x")
         self.y = as_array(y, "y")
+        self.weight = None if weight is None else as_array(weight, "weight")
         self.name = name
         self.split = split
         self.classes = classes
         check_lengths(self.x, self.y)
+        if self.weight is not None:
+            check_weight(self.weight, len(self))
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -59,9 +74,29 @@ class Dataset:
         split = f", split {self.split}" if self.split else ""
         return f"<Dataset {self.name}: {len(self)} samples of shape {tuple(self.x.shape[1:])}{split}>"
 
+    def __getitem__(self, rows: slice) -> Dataset:
+        """The data set of a slice, as in dataset[:100]: views of the same arrays; a memory map stays one."""
+        if not isinstance(rows, slice):
+            raise ConfigError(f"a Dataset takes slices, as in dataset[:100], got {rows!r}; subset([...]) picks samples")
+        start, stop, step = rows.indices(len(self))
+        where = f"{self.split} [{start}:{stop}{f':{step}' if step != 1 else ''}]".strip()
+        return self._of(lambda array: array[rows, ...], where)
+
+    def subset(self, indices: Any) -> Dataset:
+        """The data set of the samples at `indices`, in that order: integers in 0 ... N - 1, or a mask of N flags.
+
+        Copies them; those of a memory map come into memory. Raises DTypeError, ShapeError, DataError.
+        """
+        rows = _rows(indices, len(self))
+        return self._of(lambda array: _Taker(array).take(rows), f"{self.split} [{len(rows)} picked]".strip())
+
+    def _of(self, take: Callable[[Any], Any], split: str) -> Dataset:
+        weight = None if self.weight is None else take(self.weight)
+        return Dataset(take(self.x), take(self.y), weight=weight, name=self.name, split=split, classes=self.classes)
+
     def batches(
         self, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
-    ) -> Iterator[tuple[Any, Any]]:
+    ) -> Iterator[tuple[Any, ...]]:
         """The same as `bpnet.data.batches(self, ...)`."""
         return batches(self, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
 
@@ -73,22 +108,57 @@ def check_batch_size(batch_size: Any) -> int:
     return int(batch_size)
 
 
+def check_weight(weight: Any, n: int) -> None:
+    """Raise ShapeError, DTypeError or DataError unless `weight` is (n,) finite numbers of at least 0, not all 0."""
+    if tuple(weight.shape) != (n,):
+        raise ShapeError(f"weight must have shape ({n},), one number a sample, got {tuple(weight.shape)}")
+    host = to_numpy(weight)
+    if host.dtype.kind not in "iuf":
+        raise DTypeError(f"weight must hold numbers, got {host.dtype}")
+    bad = np.flatnonzero(~(np.isfinite(host) & (host >= 0)))
+    if bad.size:
+        raise DataError(
+            f"weight must hold finite numbers of at least 0; {bad.size} are not, the first is {host[bad[0]]} at index "
+            f"{int(bad[0])}"
+        )
+    if not host.any():
+        raise DataError("weight is 0 for every sample; there is nothing to train on")
+
+
+def _rows(indices: Any, n: int) -> Any:
+    """The indices as (M,) int64."""
+    rows = np.asarray(to_numpy(indices) if hasattr(indices, "shape") else indices)
+    if rows.ndim != 1:
+        raise ShapeError(f"indices must have one axis, got shape {rows.shape}")
+    if rows.dtype == bool:
+        if len(rows) != n:
+            raise ShapeError(f"a mask must have one truth value a sample, {n}, got {len(rows)}")
+        return np.flatnonzero(rows)
+    if rows.dtype.kind not in "iu" and rows.size:
+        raise DTypeError(f"indices must be integers, or a mask of truth values, got {rows.dtype}")
+    outside = rows[(rows < 0) | (rows >= n)]
+    if outside.size:
+        raise DataError(f"indices must lie in 0 ... {n - 1}, got {outside[0]}")
+    return rows.astype(np.int64)
+
+
 def batches(
     data: Dataset, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
-) -> Iterator[tuple[Any, Any]]:
-    """Give (x, y) batches in an order that is a function of (seed, epoch) alone; the last one may be smaller.
+) -> Iterator[tuple[Any, ...]]:
+    """Give (x, y) batches, or (x, y, weight) where the data have weights; the last batch may be smaller.
 
-    Every sample comes once. Batches are of the data's library and dtype: new arrays, or views without shuffling.
+    The order is a function of (seed, epoch) alone, and every sample comes once. Batches are of the data's library and
+    dtype: new arrays, or views without shuffling. Of a memory map each batch's rows are read in the order of the file.
     """
     batch_size = check_batch_size(batch_size)
     order = HostStream(seed, f"shuffle/epoch {epoch}").permutation(len(data)) if shuffle else None
-    x, y = _Taker(data.x), _Taker(data.y)
+    takers = [_Taker(each) for each in (data.x, data.y, data.weight) if each is not None]
     for start in range(0, len(data), batch_size):
         stop = min(start + batch_size, len(data))
         if order is None:
-            yield x.range(start, stop), y.range(start, stop)
+            yield tuple(taker.range(start, stop) for taker in takers)
         else:
-            yield x.take(order[start:stop]), y.take(order[start:stop])
+            yield tuple(taker.take(order[start:stop]) for taker in takers)
 
 
 class _Taker:
@@ -97,11 +167,17 @@ class _Taker:
     def __init__(self, array: Any) -> None:
         self.array = array
         self.on_host = isinstance(array, np.ndarray)
+        self.on_disk = isinstance(array, np.memmap)
 
     def range(self, start: int, stop: int) -> Any:
         return self.array[start:stop, ...]
 
     def take(self, rows: Any) -> Any:
+        if self.on_disk:  # in the order of the file, so that the disk is read forwards
+            forwards = np.argsort(rows, kind="stable")
+            taken = np.empty((len(rows), *self.array.shape[1:]), self.array.dtype)
+            taken[forwards] = np.asarray(self.array)[rows[forwards]]
+            return taken
         if self.on_host:
             return np.asarray(self.array).take(rows, axis=0)
         xp = namespace(self.array)
