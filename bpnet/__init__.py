@@ -1,6 +1,6 @@
 """bpnet: neural networks trained by explicit backpropagation, on any array backend."""
 
-from bpnet import data, errors, initializers, ops
+from bpnet import callbacks, data, errors, initializers, ops
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
@@ -115,6 +115,7 @@ __all__ = [
     "Tanh",
     "Trainer",
     "backend_names",
+    "callbacks",
     "data",
     "errors",
     "get_backend",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 from bpnet import ops
 from bpnet.dispatch import Array, Tracked
@@ -21,9 +21,10 @@ class Metric(Tracked):
         """A 0-d float64 array: the sum over the batch."""
         raise NotImplementedError
 
-    def weight(self, prediction: Array, target: Array) -> float:
-        """What the sum counts for: the number of rows. A function of the shapes alone."""
-        return float(prediction.shape[0])
+    def result(self, sums: Any) -> Any:
+        """The value, for the sums of all batches: their quotient, unless a subclass says otherwise."""
+        total, count = sums.tolist()
+        return total / count if count else 0.0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -66,7 +67,3 @@ class BinaryAccuracy(Metric):
         if prediction.shape != target.shape:
             raise ShapeError(f"BinaryAccuracy needs one shape, got {tuple(prediction.shape)} and {tuple(target.shape)}")
         return ops.count_correct_binary(prediction, target, 0.0 if self.from_logits else 0.5)
-
-    def weight(self, prediction: Array, target: Array) -> float:
-        """The number of elements."""
-        return float(math.prod(prediction.shape))

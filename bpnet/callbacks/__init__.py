@@ -1,0 +1,5 @@
+"""Callbacks: what is told of a fit while it runs, and may end it."""
+
+from bpnet.callbacks.base import Callback
+
+__all__ = ["Callback"]
