@@ -1,0 +1,202 @@
+"""A recipe: what to train, on what, and how, as the tables of a TOML file. Read, checked, completed with defaults."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpnet.backend import get_backend
+from bpnet.data import named
+from bpnet.errors import BackendError, ConfigError, did_you_mean
+from bpnet.layers import Sequential
+from bpnet.losses import BinaryCrossEntropy, Loss
+from bpnet.optimizers import Optimizer
+from bpnet.pairing import check_pairing
+from bpnet.recipes import schema, toml
+from bpnet.recipes.components import IN_EPOCHS, SchedulePlan, build, classes, find_class, parse_list
+from bpnet.recipes.mistakes import Mistakes
+
+if TYPE_CHECKING:
+    from bpnet.backend import Backend
+    from bpnet.recipes.run import Run
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe without mistakes, complete with defaults.
+
+    name     : the bundled recipe's, or the file's without its ending
+    settings : its tables; recipe["training.epochs"] gives one value
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+
+    def __getitem__(self, path: str) -> Any:
+        found: Any = self.settings
+        for key in path.split("."):
+            if not isinstance(found, Mapping) or key not in found:
+                raise KeyError(path)
+            found = found[key]
+        return found
+
+    def toml(self) -> str:
+        """The recipe as TOML text, with every default written out."""
+        return toml.write(self.settings)
+
+    def prepare(self, *, backend: str | Backend | None = None) -> Run:
+        """Load the data, hold the settings to them, and return what is ready to be trained.
+
+        backend : where to train, before the recipe's own and BPNET_BACKEND
+        Raises ConfigError that names every mistake, DataError, BackendError.
+        """
+        draft = Draft(self.settings, name=self.name)
+        draft.mistakes.raise_if_any()
+        return draft.prepare(backend=backend)
+
+
+class Draft:
+    """A recipe while it is checked: what could be read of it, and the mistakes. What is None could not be read.
+
+    given  : the tables, as read; name : see Recipe; folder : what relative paths are relative to
+    labels : the names under which to report the mistakes of some keys, such as those that options have set
+    """
+
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        *,
+        name: str,
+        folder: str | Path | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.given: dict[str, Any] = copy.deepcopy(dict(given))
+        self.mistakes = Mistakes(labels)
+        self.data: Any = None
+        self.training: Any = None
+        self.layers: list[Any] | None = None
+        self.loss: Loss | None = None
+        self.optimizer: Optimizer | None = None
+        self.schedule: SchedulePlan | None = None
+        self.metrics: list[Any] | None = None
+        self.given.setdefault("optimizer", {"name": "Adam"})
+        self.given.setdefault("training", {})
+        self._check_top()
+        self._read_data(folder)
+        self._read_training()
+        self._read_components()
+        self._check_contradictions()
+
+    # --- the sections ---
+
+    def _check_top(self) -> None:
+        for key, value in self.given.items():
+            if key not in schema.TOP:
+                self.mistakes.add((key,), schema.unknown_key("", key, schema.TOP))
+            elif key == "description" and not isinstance(value, str):
+                self.mistakes.must_be((key,), "a text", value)
+        for key in schema.REQUIRED:
+            if key not in self.given:
+                self.mistakes.add((key,), f"is missing; a recipe needs a table [{key}]")
+
+    def _section(self, name: str) -> Any:
+        return schema.read_section(name, self.given[name], self.mistakes) if name in self.given else None
+
+    def _read_data(self, folder: str | Path | None) -> None:
+        data = self._section("data")
+        if data is None:
+            return
+        before = len(self.mistakes)
+        sources = [key for key in ("name", "csv", "npz") if getattr(data, key) is not None]
+        if len(sources) != 1:
+            found = f"got {' and '.join(sources)}" if sources else "got none of them"
+            self.mistakes.add(("data",), f"must have exactly one of name, csv and npz; {found}")
+        else:
+            self._check_source(data, sources[0])
+        for key in ("csv", "npz"):
+            path = getattr(data, key)
+            if path is not None:
+                self.given["data"][key] = str((Path(folder or "") / path).absolute())
+        if len(self.mistakes) == before:
+            self.data = schema.Data.model_validate(self.given["data"])
+
+    def _check_source(self, data: Any, source: str) -> None:
+        options = {} if data.model_extra is None else data.model_extra
+        known: list[str] = []
+        if source == "name":
+            try:
+                known = named.options(data.name)
+            except ConfigError as error:
+                self.mistakes.add(("data", "name"), str(error))
+                return
+            if data.test_fraction is not None:
+                self.mistakes.add(("data", "test_fraction"), f"{data.name} has a test part of its own; leave it out")
+        if source == "csv" and data.target is None:
+            self.mistakes.add(("data", "target"), "is missing; it must be the name of the column to predict")
+        if source != "csv" and data.target is not None:
+            self.mistakes.add(("data", "target"), f"names a column of a csv file; with {source} leave it out")
+        for key in options:
+            text = schema.unknown_key("data", key, [*schema.Data.model_fields, *known])
+            self.mistakes.add(("data", key), text) if key not in known else None
+
+    def _read_training(self) -> None:
+        self.training = self._section("training")
+        if self.training is not None and self.training.backend is not None:
+            try:
+                get_backend(self.training.backend)
+            except BackendError as error:
+                self.mistakes.add(("training", "backend"), str(error))
+
+    def _read_components(self) -> None:
+        model = self._section("model")
+        if model is not None:
+            self.layers = parse_list(model.layers, "layer", ("model", "layers"), self.mistakes)
+        self.loss = self._component("loss")
+        self.optimizer = self._component("optimizer")
+        self._read_schedule()
+        training = self.training
+        texts = default_metrics(self.loss) if training is None or training.metrics is None else training.metrics
+        self.metrics = parse_list(texts, "metric", ("training", "metrics"), self.mistakes)
+        if training is not None:
+            self.given["training"]["metrics"] = texts
+
+    def _component(self, what: str) -> Any:
+        section = self._section(what)
+        if section is None:
+            return None
+        cls = find_class(section.name, classes(what), what, (what,), self.mistakes)
+        return None if cls is None else build(cls, section.model_extra or {}, (what,), self.mistakes)
+
+    def _read_schedule(self) -> None:
+        """Read [schedule], whose numbers are in epochs, and try it with 1000 steps an epoch."""
+        section = self._section("schedule")
+        if section is None or self.training is None:
+            return
+        from bpnet.recipes.schedule import read_schedule
+
+        self.schedule = read_schedule(section, self.training.epochs, self.mistakes)
+
+    # --- what belongs together ---
+
+    def _check_contradictions(self) -> None:
+        note = self.mistakes.add
+        training, data = self.training, self.data
+        if training is not None and data is not None:
+            validated = data.validation_fraction > 0
+            remedy = "set data.validation_fraction, to 0.1 for instance"
+            if training.patience is not None and not validated and not (training.monitor or "val_").startswith("val_") is False:
+                pass
+        ...
+
+
+def default_metrics(loss: Loss | None) -> list[str]:
+    """The metrics where a recipe names none: what one asks of such a loss first."""
+    if loss is None:
+        return []
+    if isinstance(loss, BinaryCrossEntropy):
+        return [f"BinaryAccuracy(from_logits={loss.from_logits})"]
+    return ["Accuracy()"] if loss.targets == "labels" else ["RMSE()", "R2()"]
