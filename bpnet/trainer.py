@@ -69,6 +69,7 @@ class Trainer(Tracked):
         self._planner: Planner | None = None
         self._totals: dict[str, Array] = {}
         self._weights: dict[str, float] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of the metrics' sums
         self._step_weights: dict[Any, dict[str, float]] = {}  # by the shapes of x and y, as the eager step found them
         if not model.initialized:
             model.materialize_with(self.seed, backend)
@@ -160,8 +161,7 @@ class Trainer(Tracked):
         weights = {"loss": self.loss.total_weight(prediction, y)}
         ops.accumulate_(self._totals["loss"], value, weights["loss"])
         for metric in self.metrics:
-            ops.accumulate_(self._totals[metric.name], metric.measure(prediction, y), 1.0)
-            weights[metric.name] = metric.weight(prediction, y)
+            ops.add_(self._totals[metric.name], metric.measure(prediction, y))
         self._step_weights[x.shape, y.shape] = weights
         return value
 
@@ -257,14 +257,23 @@ class Trainer(Tracked):
         self._totals = {name: total for name, total in self._totals.items() if name in self._names}
         for name in self._names:
             total: Any = self._totals.get(name)
-            if type(total) is backend.array_type and total.device == self.model.store.values.device:
+            shape = self._shapes.get(name, ())
+            if (
+                type(total) is backend.array_type
+                and total.device == self.model.store.values.device
+                and (tuple(total.shape) == shape)
+            ):
                 total[...] = 0
             else:
-                self._totals[name] = backend.zeros((), "float64")
-            self._weights[name] = 0.0
+                self._totals[name] = backend.zeros(shape, "float64")
+        self._weights["loss"] = 0.0
 
-    def _read_totals(self) -> dict[str, float]:
-        return {name: float(to_numpy(self._totals[name])) / self._weights[name] for name in self._names}
+    def _read_totals(self) -> dict[str, Any]:
+        return self._results(self._totals, self._weights["loss"])
+
+    def _results(self, totals: dict[str, Array], weight: float) -> dict[str, Any]:
+        loss = float(to_numpy(totals["loss"])) / weight
+        return {"loss": loss} | {metric.name: metric.result(to_numpy(totals[metric.name])) for metric in self.metrics}
 
     def _stop_if_not_finite(self) -> None:
         store = self.model.store
@@ -280,17 +289,17 @@ class Trainer(Tracked):
 
     # --- inference ---
 
-    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = 256) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = 256) -> dict[str, Any]:
         """Return the loss and the metrics over the data (a Dataset, or x and y), by name. Nothing is changed."""
         data = as_dataset(x, y)
         check_batch_size(batch_size)
         self._check_at_the_door(data, "x", "y")
         return self._evaluate(data, batch_size)
 
-    def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, float]:
+    def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, Any]:
         backend = self.model.backend
-        totals = {name: backend.zeros((), "float64") for name in self._names}
-        weights = dict.fromkeys(self._names, 0.0)
+        totals = {name: backend.zeros(self._shapes.get(name, ()), "float64") for name in self._names}
+        weight = 0.0
         for x, y in batches(data, batch_size, shuffle=False):
             if _is_memmap(data.x):
                 check_finite(x, "x")
@@ -298,11 +307,10 @@ class Trainer(Tracked):
             prediction = self.model(bx)
             n = self.loss.total_weight(prediction, by)
             ops.accumulate_(totals["loss"], self.loss(prediction, by), n)
-            weights["loss"] += n
+            weight += n
             for metric in self.metrics:
-                ops.accumulate_(totals[metric.name], metric.measure(prediction, by), 1.0)
-                weights[metric.name] += metric.weight(prediction, by)
-        return {name: float(to_numpy(totals[name])) / weights[name] for name in self._names}
+                ops.add_(totals[metric.name], metric.measure(prediction, by))
+        return self._results(totals, weight)
 
     def predict(self, x: Any, *, batch_size: int = 256) -> Any:
         """Return the model's outputs for `x`, in the caller's kind of array (NumPy for lists)."""
@@ -338,7 +346,7 @@ class Trainer(Tracked):
         target = self._bring_y(data.y[:1, ...])
         self.loss.check(prediction, target)
         for metric in self.metrics:
-            metric.measure(prediction, target)
+            self._shapes[metric.name] = tuple(metric.measure(prediction, target).shape)
         if self.loss.wants == "probabilities":
             some = self._bring_x(data.x[: min(64, len(data)), ...])
             check_probabilities(to_numpy(self.model(some)), self.loss)
@@ -367,7 +375,7 @@ class Trainer(Tracked):
     def plan_report(self) -> str:
         """For every kind of step so far, the calls of its plan, or why it runs eagerly."""
         if self.plan and not plain_weights(self.loss, self._metrics):
-            return "every step is eager: the loss or a metric has weights of its own, which may depend on values"
+            return "every step is eager: the loss has weights of its own, which may depend on values"
         if self._planner is None:
             return "no step has been made yet" if self.plan else "plans are off (plan=False)"
         lines = []

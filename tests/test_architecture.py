@@ -25,6 +25,7 @@ LEVELS = {
     "optimizers": 4,
     "schedules": 4,
     "data": 4,
+    "callbacks": 5,
     "history": 5,
     "inference": 5,
     "interrupt": 5,
