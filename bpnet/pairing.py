@@ -61,6 +61,6 @@ def check_probabilities(outputs: Any, loss: Loss) -> None:
         )
 
 
-def plain_weights(loss: Loss, metrics: Sequence[Metric]) -> bool:
-    """Whether all weights are bpnet's own, which depend on shapes alone: a plan would not see others change."""
+def plain_weights(loss: Loss) -> bool:
+    """Whether the loss's weights are bpnet's own, made of shapes and by kernels: a plan would not see others change."""
     return type(loss).total_weight.__module__.startswith("bpnet.")

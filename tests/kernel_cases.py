@@ -275,6 +275,7 @@ CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
     "add": two_arrays,
     "copy": one_array,
     "reshape": lambda rng, dtype: iter([(_normal(rng, (2, 6), dtype), (3, 4)), (_normal(rng, (0, 2), dtype), (0,))]),
+    "rows": lambda rng, dtype: iter([(_normal(rng, (5, 2), dtype), 1, 4), (_normal(rng, (2, 3), dtype), 0, 0)]),
     "concatenate": tuples,
     "split": lambda rng, dtype: iter(
         [(_normal(rng, (4, 6), dtype), (1, 2, 3), 1), (_normal(rng, (4, 2), dtype), (4, 0), 0)]
@@ -287,7 +288,9 @@ CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
     "mul_backward": lambda rng, dtype: (tuple(_normal(rng, s, dtype) for _ in range(3)) for s in SHAPES),
     "sum_terms": lambda rng, dtype: ((tuple(_normal(rng, s, dtype) for _ in range(4)),) for s in SHAPES),
     "sum_backward": _with(one_array, 3),
-    "accumulate_": lambda rng, dtype: iter([(np.array(1.5), np.array(2.5, dtype), 64.0)]),
+    "accumulate_": lambda rng, dtype: (
+        (np.array([1.5, 32.0]), np.array(2.5, dtype), weight) for weight in (64.0, np.array(64.0, dtype))
+    ),
     "largest": lambda rng, dtype: ((_special(rng, s, dtype),) for s in SHAPES),
     "above": lambda rng, dtype: ((_special(rng, s, dtype), t) for s in SHAPES for t in (0.0, 0.5)),
     "count_correct": ignoring(scores_and_labels),

@@ -1,4 +1,4 @@
-"""Callbacks: what happens beside the training, told at the end of steps, epochs and fits."""
+"""Callbacks: what is told of a fit while it runs, and may end it."""
 
 from bpnet.callbacks.base import Callback
 

@@ -9,6 +9,8 @@ from typing import Any
 from bpnet.dispatch import Array, Tracked, dtype_name
 from bpnet.errors import ConfigError, DTypeError, ShapeError
 
+RESERVED = ("epoch", "loss", "learning_rate", "seconds")
+
 
 class Metric(Tracked):
     """Base of all metrics: `measure` sums over a batch, the sums of batches are added, `result` reads the total.
@@ -24,6 +26,8 @@ class Metric(Tracked):
         if name is not None:
             if not isinstance(name, str) or not name:
                 raise ConfigError(f"{type(self).__name__}: name must be a text that is not empty, got {name!r}")
+            if name in RESERVED or name.startswith("val_"):
+                raise ConfigError(f"{type(self).__name__}: histories have a {name!r} of their own; choose another name")
             self.name = name
 
     def measure(self, prediction: Array, target: Array) -> Array:

@@ -16,7 +16,7 @@ from bpnet.ops.activations import (
     tanh,
     tanh_backward,
 )
-from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, split
+from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, rows, split
 from bpnet.ops.atomic import mul, mul_backward, sum_backward, sum_terms
 from bpnet.ops.counting import (
     above,
@@ -129,6 +129,7 @@ __all__ = [
     "relu",
     "relu_backward",
     "reshape",
+    "rows",
     "sgd_",
     "sgd_momentum_",
     "sigmoid",

@@ -10,9 +10,16 @@ from bpnet.ops.losses import is_label
 
 
 @kernel
-def accumulate_(total: Array, value: Array, weight: float) -> None:
-    """total += value * weight, for 0-d arrays; `total` is float64."""
-    total[...] = total + namespace(value).astype(value, total.dtype) * weight
+def accumulate_(total: Array, value: Array, weight: float | Array) -> None:
+    """total += (value * weight, weight): what a mean over batches is made of.
+
+    total : (2,) float64; value : 0-d; weight : a number, or a 0-d array
+    """
+    xp = namespace(value)
+    if not isinstance(weight, (int, float)):
+        weight = xp.astype(weight, total.dtype)
+    total[0] = total[0] + xp.astype(value, total.dtype) * weight
+    total[1] = total[1] + weight
 
 
 def _counted(labels: Array, ignore_index: int | None) -> Array:
