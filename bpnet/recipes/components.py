@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bpnet.errors import ConfigError, did_you_mean
@@ -106,36 +105,3 @@ def _guilty(cls: Any, arguments: Mapping[str, Any], message: str) -> str | None:
             if str(error) == message and (argument not in required or argument in message):
                 return argument
     return None
-
-
-# What schedules count in steps, recipes count in epochs.
-IN_EPOCHS = {"steps": "epochs", "warmup": "warmup_epochs", "every": "every_epochs"}
-
-
-@dataclass(frozen=True)
-class SchedulePlan:
-    """A schedule before the number of steps of an epoch is known.
-
-    cls      : the class; arguments : its own, by name, those of IN_EPOCHS in epochs
-    warmup   : epochs of a linear warm-up before a schedule that has none of its own
-    """
-
-    cls: Any
-    arguments: dict[str, Any]
-    warmup: float = 0
-
-    def in_steps(self, learning_rate: float, steps_per_epoch: int) -> dict[str, Any]:
-        """The class's arguments, counted in steps."""
-        counted = {
-            name: max(1 if name != "warmup" else 0, round(value * steps_per_epoch)) if name in IN_EPOCHS else value
-            for name, value in self.arguments.items()
-        }
-        return {"learning_rate": learning_rate, **counted}
-
-    def make(self, learning_rate: float, steps_per_epoch: int) -> Any:
-        """The Schedule."""
-        from bpnet.schedules import WarmUp
-
-        schedule = self.cls(**self.in_steps(learning_rate, steps_per_epoch))
-        warmup = round(self.warmup * steps_per_epoch)
-        return WarmUp(schedule, warmup) if warmup else schedule
