@@ -1,6 +1,6 @@
 """bpnet: neural networks trained by explicit backpropagation, on any array backend."""
 
-from bpnet import data, errors, initializers, ops
+from bpnet import data, errors, initializers, ops, schedules
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
@@ -50,8 +50,9 @@ from bpnet.losses import (
     SoftmaxCrossEntropy,
 )
 from bpnet.metrics import Accuracy, BinaryAccuracy, Metric
-from bpnet.optimizers import SGD, Adam, AdamW, Optimizer
+from bpnet.optimizers import SGD, Adagrad, Adam, AdamW, Group, Lion, Optimizer, RMSprop
 from bpnet.parameter import Parameter, Stream
+from bpnet.schedules import Constant, Cosine, Exponential, InverseTime, OneCycle, Schedule, StepDecay, WarmUp
 from bpnet.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -69,6 +70,7 @@ __all__ = [
     "GLU",
     "SGD",
     "Accuracy",
+    "Adagrad",
     "Adam",
     "AdamW",
     "Backend",
@@ -80,16 +82,22 @@ __all__ = [
     "CheckpointError",
     "Concatenate",
     "ConfigError",
+    "Constant",
+    "Cosine",
     "DTypeError",
     "DataError",
     "Dataset",
     "Dense",
     "Dropout",
+    "Exponential",
     "Flatten",
+    "Group",
     "Hardswish",
     "History",
+    "InverseTime",
     "Layer",
     "LeakyReLU",
+    "Lion",
     "LogSoftmax",
     "Loss",
     "MeanAbsoluteError",
@@ -98,11 +106,14 @@ __all__ = [
     "Mish",
     "MissingExtraError",
     "NonFiniteError",
+    "OneCycle",
     "Optimizer",
     "PReLU",
     "Parameter",
+    "RMSprop",
     "ReLU",
     "Residual",
+    "Schedule",
     "Sequential",
     "ShapeError",
     "SiLU",
@@ -111,9 +122,11 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Softplus",
     "StateError",
+    "StepDecay",
     "Stream",
     "Tanh",
     "Trainer",
+    "WarmUp",
     "backend_names",
     "data",
     "errors",
@@ -125,6 +138,7 @@ __all__ = [
     "ops",
     "predict",
     "register_backend",
+    "schedules",
     "to_numpy",
     "use_backend",
 ]
