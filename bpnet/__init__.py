@@ -1,6 +1,6 @@
 """bpnet: neural networks trained by explicit backpropagation, on any array backend."""
 
-from bpnet import callbacks, data, errors, initializers, metrics, ops
+from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
 from bpnet.callbacks import Callback
 from bpnet.data import Dataset
@@ -62,8 +62,9 @@ from bpnet.metrics import (
     Recall,
     TopKAccuracy,
 )
-from bpnet.optimizers import SGD, Adam, AdamW, Optimizer
+from bpnet.optimizers import SGD, Adagrad, Adam, AdamW, Group, Lion, Optimizer, RMSprop
 from bpnet.parameter import Parameter, Stream
+from bpnet.schedules import Constant, Cosine, Exponential, InverseTime, OneCycle, Schedule, StepDecay, WarmUp
 from bpnet.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -83,6 +84,7 @@ __all__ = [
     "R2",
     "SGD",
     "Accuracy",
+    "Adagrad",
     "Adam",
     "AdamW",
     "Backend",
@@ -96,16 +98,22 @@ __all__ = [
     "Concatenate",
     "ConfigError",
     "ConfusionMatrix",
+    "Constant",
+    "Cosine",
     "DTypeError",
     "DataError",
     "Dataset",
     "Dense",
     "Dropout",
+    "Exponential",
     "Flatten",
+    "Group",
     "Hardswish",
     "History",
+    "InverseTime",
     "Layer",
     "LeakyReLU",
+    "Lion",
     "LogSoftmax",
     "Loss",
     "MeanAbsoluteError",
@@ -114,14 +122,17 @@ __all__ = [
     "Mish",
     "MissingExtraError",
     "NonFiniteError",
+    "OneCycle",
     "Optimizer",
     "PReLU",
     "Parameter",
     "Perplexity",
     "Precision",
+    "RMSprop",
     "ReLU",
     "Recall",
     "Residual",
+    "Schedule",
     "Sequential",
     "ShapeError",
     "SiLU",
@@ -130,10 +141,12 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Softplus",
     "StateError",
+    "StepDecay",
     "Stream",
     "Tanh",
     "TopKAccuracy",
     "Trainer",
+    "WarmUp",
     "backend_names",
     "callbacks",
     "data",
@@ -147,6 +160,7 @@ __all__ = [
     "ops",
     "predict",
     "register_backend",
+    "schedules",
     "to_numpy",
     "use_backend",
 ]

@@ -16,6 +16,7 @@ from bpnet.ops.activations import (
     tanh,
     tanh_backward,
 )
+from bpnet.ops.adaptive import adagrad_, lion_, rmsprop_
 from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, rows, split
 from bpnet.ops.atomic import mul, mul_backward, sum_backward, sum_terms
 from bpnet.ops.counting import (
@@ -48,6 +49,8 @@ from bpnet.ops.losses import (
     softmax_cross_entropy_gradient,
 )
 from bpnet.ops.random import dropout, dropout_backward, philox
+from bpnet.ops.rates import scale_rate_, set_rate_
+from bpnet.ops.regularization import average_, clip_norm_, clip_value_, penalty, penalty_gradient_
 from bpnet.ops.smooth import (
     elu,
     elu_backward,
@@ -71,21 +74,26 @@ from bpnet.ops.smooth import (
     softplus,
     softplus_backward,
 )
-from bpnet.ops.update import adam_, advance_, check_finite_, sgd_, sgd_momentum_
+from bpnet.ops.update import adam_, advance_, amsgrad_, check_finite_, sgd_, sgd_momentum_
 
 __all__ = [
     "above",
     "accumulate_",
+    "adagrad_",
     "adam_",
     "add",
     "add_",
     "advance_",
+    "amsgrad_",
+    "average_",
     "binary_cross_entropy",
     "binary_cross_entropy_backward",
     "categorical_cross_entropy",
     "categorical_cross_entropy_backward",
     "check_finite_",
     "class_counts",
+    "clip_norm_",
+    "clip_value_",
     "concatenate",
     "confusion",
     "copy",
@@ -112,6 +120,7 @@ __all__ = [
     "leaky_relu_backward",
     "linear",
     "linear_backward",
+    "lion_",
     "log_softmax",
     "log_softmax_backward",
     "mean_absolute_error",
@@ -123,13 +132,18 @@ __all__ = [
     "mul",
     "mul_backward",
     "normal_cdf",
+    "penalty",
+    "penalty_gradient_",
     "philox",
     "prelu",
     "prelu_backward",
     "relu",
     "relu_backward",
     "reshape",
+    "rmsprop_",
     "rows",
+    "scale_rate_",
+    "set_rate_",
     "sgd_",
     "sgd_momentum_",
     "sigmoid",
