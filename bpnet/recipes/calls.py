@@ -142,10 +142,10 @@ def check_arguments(cls: Callable[..., Any], name: str, arguments: list[Any], ke
 def takes(name: str, known: Mapping[str, inspect.Parameter]) -> str:
     """What a constructor takes, for messages."""
     written = []
-    for p in known.values():
+    for argument, p in known.items():
         star = "*" if p.kind is p.VAR_POSITIONAL else ""
         default = "" if p.default is p.empty else f"={p.default!r}"
-        written.append(f"{star}{p.name}{default}")
+        written.append(f"{star}{argument}{default}")
     return f"it takes {', '.join(written)}" if written else f"{name}() takes no arguments"
 
 

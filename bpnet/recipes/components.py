@@ -54,23 +54,38 @@ def find_class(name: str, known: Mapping[str, Any], what: str, place: Place, mis
 
 
 def build(
-    cls: Any, arguments: Mapping[str, Any], place: Place, mistakes: Mistakes, keys: Mapping[str, str] | None = None
+    cls: Any,
+    arguments: Mapping[str, Any],
+    place: Place,
+    mistakes: Mistakes,
+    keys: Mapping[str, str] | None = None,
+    hidden: tuple[str, ...] = (),
 ) -> Any:
     """Return cls(**arguments); None, with every mistake noted under its key, where that cannot be.
 
-    keys : the key under which an argument stands in the recipe, where that is another word
+    keys   : the key under which an argument stands in the recipe, where that is another word
+    hidden : arguments that a recipe does not set here, and that messages leave out
     """
     keys = keys or {}
     name = cls.__name__
     known = parameters(cls)
+    shown = {keys.get(argument, argument): known[argument] for argument in known if argument not in hidden}
     good = {}
     for argument, value in arguments.items():
         if argument in known:
             good[argument] = value
         else:
             key = keys.get(argument, argument)
-            hint = did_you_mean(argument, known)
-            mistakes.add((*place, key), f"{name} has no argument {key!r}{hint}; {takes(name, known)}")
+            mistakes.add((*place, key), f"unknown key{did_you_mean(key, shown)}; {takes(name, shown)}")
+    missing = [
+        argument
+        for argument, p in known.items()
+        if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and argument not in arguments
+    ]
+    for argument in missing:
+        mistakes.add((*place, keys.get(argument, argument)), f"is missing; {name} needs it")
+    if missing:
+        return None
     complete = len(good) == len(arguments)
     refused: list[str] = []
     while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 from bpnet.backend import get_backend
 from bpnet.data import named
 from bpnet.errors import BackendError, ConfigError, did_you_mean
-from bpnet.layers import Sequential
+from bpnet.layers import Layer, Sequential
 from bpnet.losses import BinaryCrossEntropy, Loss
 from bpnet.optimizers import Optimizer
 from bpnet.pairing import check_pairing
 from bpnet.recipes import schema, toml
-from bpnet.recipes.components import IN_EPOCHS, SchedulePlan, build, classes, find_class, parse_list
+from bpnet.recipes.calls import parameters
+from bpnet.recipes.components import build, classes, find_class, parse_list
 from bpnet.recipes.mistakes import Mistakes
 
 if TYPE_CHECKING:
     from bpnet.backend import Backend
     from bpnet.recipes.run import Run
+    from bpnet.recipes.schedule import SchedulePlan
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,11 @@ class Recipe:
         backend : where to train, before the recipe's own and BPNET_BACKEND
         Raises ConfigError that names every mistake, DataError, BackendError.
         """
+        from bpnet.recipes.run import Run, examine
+
         draft = Draft(self.settings, name=self.name)
-        draft.mistakes.raise_if_any()
-        return draft.prepare(backend=backend)
+        parts = examine(draft)
+        return Run(draft, parts, backend=backend)
 
 
 class Draft:
@@ -129,7 +134,7 @@ class Draft:
         known: list[str] = []
         if source == "name":
             try:
-                known = named.options(data.name)
+                known = options_of(data.name)
             except ConfigError as error:
                 self.mistakes.add(("data", "name"), str(error))
                 return
@@ -140,8 +145,9 @@ class Draft:
         if source != "csv" and data.target is not None:
             self.mistakes.add(("data", "target"), f"names a column of a csv file; with {source} leave it out")
         for key in options:
-            text = schema.unknown_key("data", key, [*schema.Data.model_fields, *known])
-            self.mistakes.add(("data", key), text) if key not in known else None
+            if key not in known:
+                fields = [*schema.Data.model_fields, *known]
+                self.mistakes.add(("data", key), schema.unknown_key("data", key, fields))
 
     def _read_training(self) -> None:
         self.training = self._section("training")
@@ -154,15 +160,20 @@ class Draft:
     def _read_components(self) -> None:
         model = self._section("model")
         if model is not None:
-            self.layers = parse_list(model.layers, "layer", ("model", "layers"), self.mistakes)
+            self.layers = parse_list(model.layers, "layer", LAYERS, self.mistakes)
         self.loss = self._component("loss")
         self.optimizer = self._component("optimizer")
         self._read_schedule()
         training = self.training
-        texts = default_metrics(self.loss) if training is None or training.metrics is None else training.metrics
-        self.metrics = parse_list(texts, "metric", ("training", "metrics"), self.mistakes)
-        if training is not None:
-            self.given["training"]["metrics"] = texts
+        given = None if training is None else training.metrics
+        self.metric_texts = default_metrics(self.loss) if given is None else given
+        self.metrics = parse_list(self.metric_texts, "metric", ("training", "metrics"), self.mistakes)
+
+    def make_layers(self) -> list[Layer]:
+        """The layers, new ones every time; none where they could not be read."""
+        return (
+            [] if self.layers is None else parse_list(self.given["model"]["layers"], "layer", LAYERS, Mistakes()) or []
+        )
 
     def _component(self, what: str) -> Any:
         section = self._section(what)
@@ -172,25 +183,84 @@ class Draft:
         return None if cls is None else build(cls, section.model_extra or {}, (what,), self.mistakes)
 
     def _read_schedule(self) -> None:
-        """Read [schedule], whose numbers are in epochs, and try it with 1000 steps an epoch."""
         section = self._section("schedule")
-        if section is None or self.training is None:
+        if section is None:
             return
         from bpnet.recipes.schedule import read_schedule
 
-        self.schedule = read_schedule(section, self.training.epochs, self.mistakes)
+        rate = None if self.optimizer is None else self.optimizer.learning_rate
+        epochs = None if self.training is None else self.training.epochs
+        self.schedule = read_schedule(section, rate, epochs, self.mistakes)
 
     # --- what belongs together ---
 
     def _check_contradictions(self) -> None:
-        note = self.mistakes.add
-        training, data = self.training, self.data
-        if training is not None and data is not None:
-            validated = data.validation_fraction > 0
-            remedy = "set data.validation_fraction, to 0.1 for instance"
-            if training.patience is not None and not validated and not (training.monitor or "val_").startswith("val_") is False:
-                pass
-        ...
+        if None not in (self.layers, self.loss, self.metrics):
+            try:
+                check_pairing(Sequential(*self.make_layers()), self.loss, self.metrics or ())  # type: ignore[arg-type]
+            except ConfigError as error:
+                self.mistakes.add(("loss", "name"), str(error))
+        training = self.training
+        if training is None or self.data is None:
+            return
+        if training.patience is not None:
+            self._check_monitor(training.monitor or VALIDATION_LOSS, ("training",), training.monitor is None)
+        elif training.monitor is not None:
+            self.mistakes.add(("training", "monitor"), "is what early stopping watches; set training.patience too")
+        if self.schedule is not None and self.schedule.is_callback:
+            monitor = self.schedule.arguments.get("monitor", VALIDATION_LOSS)
+            self._check_monitor(monitor, ("schedule",), "monitor" not in self.schedule.arguments)
+
+    def _check_monitor(self, monitor: str, place: tuple[str, ...], by_default: bool) -> None:
+        """Note where no epoch will have the number that is watched."""
+        validated = self.data.validation_fraction > 0
+        if monitor.startswith("val_") and not validated:
+            blamed = {"training": "patience", "schedule": "name"}[place[0]] if by_default else "monitor"
+            self.mistakes.add(
+                (*place, blamed),
+                f"watches {monitor}, and there are no validation data: set data.validation_fraction, to 0.1 for "
+                f"instance, or {place[0]}.monitor to a number of the training data, such as loss",
+            )
+            return
+        if self.metrics is None:
+            return
+        names = ["loss", *(metric.name for metric in self.metrics)]
+        names += [f"val_{name}" for name in names if validated]
+        if monitor not in names:
+            self.mistakes.add(
+                (*place, "monitor"),
+                f"there is no {monitor!r}; there are {', '.join(names)}{did_you_mean(monitor, names)}",
+            )
+
+    # --- a recipe without mistakes ---
+
+    def recipe(self) -> Recipe:
+        """The recipe, complete; ConfigError with every mistake where there are any."""
+        self.mistakes.raise_if_any()
+        assert self.loss is not None
+        assert self.optimizer is not None
+        settings = {key: self.given[key] for key in schema.TOP if key in self.given}
+        for name in ("data", "training"):
+            settings[name] = {k: v for k, v in getattr(self, name).model_dump().items() if v is not None}
+        settings["training"]["metrics"] = self.metric_texts
+        for name, made in (("loss", self.loss), ("optimizer", self.optimizer)):
+            settings[name] = {"name": settings[name]["name"], **defaults(type(made)), **settings[name]}
+        return Recipe(self.name, settings)
+
+
+VALIDATION_LOSS = "val_loss"
+LAYERS = ("model", "layers")
+
+
+def options_of(name: str) -> list[str]:
+    """The options of a named data set; ConfigError where there is no such set."""
+    read = named.find(name).read
+    return [p.name for p in inspect.signature(read).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """The arguments of a constructor that a TOML file can hold, with what they are by default."""
+    return {name: p.default for name, p in parameters(cls).items() if isinstance(p.default, (bool, int, float, str))}
 
 
 def default_metrics(loss: Loss | None) -> list[str]:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpnet.callbacks import ReduceOnPlateau
-from bpnet.errors import BpnetError
 from bpnet.recipes.calls import parameters
 from bpnet.recipes.components import build, find_class
-from bpnet.recipes.mistakes import Mistakes, shown
+from bpnet.recipes.mistakes import Mistakes
 from bpnet.schedules import SCHEDULES, WarmUp
 
 # What a schedule counts in steps, and the key under which a recipe has it, in epochs.

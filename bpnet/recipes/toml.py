@@ -11,7 +11,7 @@ WIDTH = 100
 
 
 def write(settings: Mapping[str, Any]) -> str:
-    """TOML that `tomllib` reads back as `settings`: plain values first, then a table for each mapping, None left out."""
+    """TOML that `tomllib` reads back as `settings`: plain values, then a table for each mapping; None is left out."""
     plain = [f"{key} = {value_of(value)}" for key, value in settings.items() if _is_plain(value)]
     tables = [
         "\n".join([f"[{name}]", *(f"{_key(k)} = {value_of(v)}" for k, v in table.items() if v is not None)])

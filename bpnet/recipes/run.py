@@ -1,0 +1,149 @@
+"""A recipe with its data: the settings held to them, and the training itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bpnet.backend import Backend
+from bpnet.callbacks import Callback
+from bpnet.data import Dataset
+from bpnet.errors import BpnetError
+from bpnet.history import History
+from bpnet.layers import Layer, Sequential
+from bpnet.losses import Loss
+from bpnet.optimizers import Optimizer
+from bpnet.recipes.recipe import VALIDATION_LOSS, Draft, Recipe
+from bpnet.recipes.sources import Parts, load_parts
+from bpnet.trainer import Trainer
+
+if TYPE_CHECKING:
+    pass
+
+
+class Run:
+    """A recipe that is ready to be trained: data, model and Trainer, made anew for every Run.
+
+    recipe                     : complete
+    training, validation, test : Datasets; validation is None where no part is held out for it
+    trainer                    : of a fresh model
+    `Recipe.prepare` makes one; draft and parts are what was read, and what `examine` returned for it.
+    Raises ConfigError that names every mistake of the settings, alone and with the data; BackendError.
+    """
+
+    def __init__(self, draft: Draft, parts: Parts | None, *, backend: str | Backend | None = None) -> None:
+        self.recipe: Recipe = draft.recipe()
+        assert parts is not None
+        self.training, self.validation, self.test = parts
+        settings = draft.training
+        before = [fitted(self.training)] if draft.data.normalize else []
+        model = Sequential(*before, *draft.make_layers())
+        model.initialize(settings.seed, settings.backend if backend is None else backend, settings.dtype)
+        loss, optimizer, plan = draft.loss, draft.optimizer, draft.schedule
+        assert isinstance(loss, Loss)
+        assert isinstance(optimizer, Optimizer)
+        self.callbacks: list[Callback] = []
+        if plan is not None and plan.is_callback:
+            self.callbacks.append(plan.make(optimizer.learning_rate, 1))
+        elif plan is not None:
+            optimizer.learning_rate = plan.make(optimizer.learning_rate, self.steps_per_epoch)
+        if settings.patience is not None:
+            from bpnet.callbacks import EarlyStopping
+
+            monitor = settings.monitor or VALIDATION_LOSS
+            self.callbacks.append(EarlyStopping(monitor, patience=settings.patience))
+        self.trainer = Trainer(model, loss, optimizer, metrics=draft.metrics or (), seed=settings.seed)
+
+    @property
+    def model(self) -> Layer:
+        """The Trainer's model."""
+        return self.trainer.model
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of batches of the training part."""
+        return -(-len(self.training) // int(self.recipe["training.batch_size"]))
+
+    def fit(self, *, progress: bool = True, callbacks: Sequence[Callback] = ()) -> History:
+        """Train as the recipe says, with `callbacks` beside its own, and return the History."""
+        settings = self.recipe.settings["training"]
+        return self.trainer.fit(
+            self.training,
+            validation_data=self.validation,
+            epochs=settings["epochs"],
+            batch_size=settings["batch_size"],
+            micro_batch_size=settings.get("micro_batch_size"),
+            progress=progress,
+            callbacks=[*self.callbacks, *callbacks],
+        )
+
+
+def fitted(training: Dataset) -> Layer:
+    """A Normalize layer with the statistics of the training part, one a feature."""
+    from bpnet.layers import Normalize
+
+    layer = Normalize(tuple(training.x.shape[1:]))
+    layer.fit(training.x)
+    return layer
+
+
+def examine(draft: Draft) -> Parts | None:
+    """Load a draft's data and hold its settings to them; what is wrong is added to its mistakes.
+
+    Returns the three parts, or None where they could not be loaded.
+    """
+    if draft.data is None or (draft.loss is None and draft.data.name is None):  # it says how to read a file's targets
+        return None
+    parts = load_parts(draft.data, draft.loss, draft.mistakes)
+    if parts is None:
+        return None
+    training = parts[0]
+    n_classes = len(training.classes) if is_label(training.y) else 0
+    if draft.loss is not None:
+        _check_loss(draft, draft.loss, training, n_classes)
+    if draft.layers is not None:
+        _check_model(draft, training, n_classes)
+    return parts
+
+
+def is_label(y: Any) -> bool:
+    """Whether targets are labels of classes: integers, one a sample."""
+    return bool(y.ndim == 1 and y.dtype.kind in "iu")
+
+
+def _check_loss(draft: Draft, loss: Loss, training: Dataset, n_classes: int) -> None:
+    """Note a loss for values on labels, one for labels on values, and weights for another number of classes."""
+    name, place = type(loss).__name__, ("loss", "name")
+    if n_classes and loss.targets != "labels":
+        draft.mistakes.add(
+            place,
+            f"{name} takes values, and {training.name} has labels of {n_classes} classes; take SoftmaxCrossEntropy",
+        )
+    elif not n_classes and loss.targets == "labels":
+        draft.mistakes.add(place, f"{name} takes labels, and {training.name} has values; take MeanSquaredError")
+    weights = getattr(loss, "class_weight", None)
+    if n_classes and weights is not None:
+        found = 1 + max(weights, default=-1) if isinstance(weights, dict) else len(weights)
+        if found > n_classes or (found < n_classes and not isinstance(weights, dict)):
+            what = f"names class {found - 1}" if isinstance(weights, dict) else f"has {found} weights"
+            draft.mistakes.add(("loss", "class_weight"), f"{what}, and {training.name} has {n_classes} classes")
+
+
+def _check_model(draft: Draft, training: Dataset, n_classes: int) -> None:
+    """Note the first layer that cannot take its input, or outputs that are not what the targets need."""
+    model = Sequential(*draft.make_layers()).initialize(0, "numpy")
+    shape = tuple(training.x.shape[1:])
+    for index, layer in enumerate(model.layers):
+        before = shape
+        try:
+            shape = tuple(layer.output_shape(shape))
+        except (BpnetError, TypeError, ValueError, IndexError) as error:
+            whose = f"a sample of {training.name}" if not index else "the layer before"
+            draft.mistakes.add(("model", "layers", index), f"{error} ({whose} gives {before})")
+            return
+    last = ("model", "layers", len(model) - 1)
+    wanted = tuple(training.y.shape[1:]) if not n_classes else (n_classes,)
+    if draft.loss is None or (draft.loss.targets == "labels") != bool(n_classes) or shape == wanted:
+        return
+    needs = f"{training.name} has {n_classes} classes" if n_classes else f"the targets of {training.name} have {wanted}"
+    draft.mistakes.add(last, f"the model's outputs have shape {shape}, and {needs}: they must be {wanted}")
