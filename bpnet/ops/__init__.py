@@ -59,6 +59,7 @@ from bpnet.ops.smooth import (
     softplus,
     softplus_backward,
 )
+from bpnet.ops.standardize import standardize, standardize_backward
 from bpnet.ops.update import adam_, advance_, check_finite_, sgd_, sgd_momentum_
 
 __all__ = [
@@ -129,6 +130,8 @@ __all__ = [
     "softplus",
     "softplus_backward",
     "split",
+    "standardize",
+    "standardize_backward",
     "sum_backward",
     "sum_terms",
     "tanh",
