@@ -79,6 +79,8 @@ class Dataset:
         if not isinstance(rows, slice):
             raise ConfigError(f"a Dataset takes slices, as in dataset[:100], got {rows!r}; subset([...]) picks samples")
         start, stop, step = rows.indices(len(self))
+        if step > 0:  # within the bounds, which the Array API asks for
+            rows = slice(start, max(start, stop), step)
         where = f"{self.split} [{start}:{stop}{f':{step}' if step != 1 else ''}]".strip()
         return self._of(lambda array: array[rows, ...], where)
 

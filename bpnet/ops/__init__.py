@@ -74,6 +74,7 @@ from bpnet.ops.smooth import (
     softplus,
     softplus_backward,
 )
+from bpnet.ops.standardize import standardize, standardize_backward
 from bpnet.ops.update import adam_, advance_, amsgrad_, check_finite_, sgd_, sgd_momentum_
 
 __all__ = [
@@ -160,6 +161,8 @@ __all__ = [
     "softplus",
     "softplus_backward",
     "split",
+    "standardize",
+    "standardize_backward",
     "sum_backward",
     "sum_deviations",
     "sum_errors",
