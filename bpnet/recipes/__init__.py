@@ -37,8 +37,8 @@ def source(name: str) -> str:
     if name not in available():
         hint = did_you_mean(name, available())
         raise ConfigError(
-            f"no recipe is called {name!r}; there are {', '.join(available())}{hint}. A recipe of your own is a file "
-            f"whose name ends in {ENDING}"
+            f"no recipe is called {name!r}; there are {', '.join(available())}, and files of your own, as mine{ENDING}"
+            f"{hint}"
         )
     return (files("bpnet.recipes") / f"{name}{ENDING}").read_text("utf-8")
 
@@ -59,8 +59,9 @@ def find(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
 
 def read(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Return the recipe in a TOML file; paths in it are relative to its folder. See `find`."""
-    name, text, folder = open_file(path)
-    return _draft(load_toml(text, os.fspath(path)), overrides, name, folder, os.fspath(path)).recipe()
+    where = os.fspath(path)
+    name, text, folder = open_file(where)
+    return _draft(load_toml(text, where), overrides, name, folder, where).recipe()
 
 
 def parse(text: str, overrides: Mapping[str, Any] | None = None, *, name: str = "recipe") -> Recipe:
@@ -85,6 +86,18 @@ def make_draft(settings: Mapping[str, Any], **more: Any) -> Draft:
             raise
         raise MissingExtraError('recipes need pydantic, which is missing: pip install "bpnet-xp[cli]"') from error
     return Draft(settings, **more)
+
+
+def open_recipe(name: str) -> tuple[str, dict[str, Any], str | None, str]:
+    """(name, tables, folder, file) of a bundled recipe, for which file is '', or of a file where `name` is a path.
+
+    Raises ConfigError when there is none, or it is no TOML.
+    """
+    is_path = name.endswith(ENDING) or os.path.dirname(name) or (os.path.isfile(name) and name not in available())
+    if not is_path:
+        return name, load_toml(source(name), name), None, ""
+    title, text, folder = open_file(name)
+    return title, load_toml(text, name), folder, name
 
 
 def open_file(path: str | os.PathLike[str]) -> tuple[str, str, str]:

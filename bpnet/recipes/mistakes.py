@@ -41,8 +41,8 @@ class Mistakes:
         return self.labels.get(path, path)
 
     def add(self, place: Place, text: str) -> None:
-        """Note what is wrong at `place`."""
-        self._note(place, f"{self.label(place)}: {text}")
+        """Note what is wrong at `place`; at () where no key is to blame."""
+        self._note(place, f"{self.label(place)}: {text}" if place else text)
 
     def must_be(self, place: Place, allowed: str, found: Any) -> None:
         """Note that `place` must be `allowed`, and that `found` stands there."""
@@ -71,6 +71,7 @@ def raise_all(lines: Iterable[str], *, where: str = "") -> None:
     if len(lines) == 1:
         raise ConfigError(prefix + lines[0])
     if lines:
+        lines = [line.replace("\n", "\n    ") for line in lines]
         raise ConfigError("\n  ".join([f"{prefix}{len(lines)} settings cannot be used:", *lines]))
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bpnet.backend import get_backend
 from bpnet.data import named
-from bpnet.errors import BackendError, ConfigError, did_you_mean
+from bpnet.errors import ConfigError, did_you_mean
 from bpnet.layers import Layer, Sequential
 from bpnet.losses import BinaryCrossEntropy, Loss
 from bpnet.optimizers import Optimizer
@@ -20,6 +19,7 @@ from bpnet.recipes import schema, toml
 from bpnet.recipes.calls import parameters
 from bpnet.recipes.components import build, classes, find_class, parse_list
 from bpnet.recipes.mistakes import Mistakes
+from bpnet.recipes.sources import CSV_OPTIONS
 
 if TYPE_CHECKING:
     from bpnet.backend import Backend
@@ -59,8 +59,8 @@ class Recipe:
         from bpnet.recipes.run import Run, examine
 
         draft = Draft(self.settings, name=self.name)
-        parts = examine(draft)
-        return Run(draft, parts, backend=backend)
+        parts = examine(draft, backend)
+        return Run(draft, parts, backend)
 
 
 class Draft:
@@ -92,7 +92,7 @@ class Draft:
         self.given.setdefault("training", {})
         self._check_top()
         self._read_data(folder)
-        self._read_training()
+        self.training = self._section("training")
         self._read_components()
         self._check_contradictions()
 
@@ -142,20 +142,13 @@ class Draft:
                 self.mistakes.add(("data", "test_fraction"), f"{data.name} has a test part of its own; leave it out")
         if source == "csv" and data.target is None:
             self.mistakes.add(("data", "target"), "is missing; it must be the name of the column to predict")
-        if source != "csv" and data.target is not None:
-            self.mistakes.add(("data", "target"), f"names a column of a csv file; with {source} leave it out")
+        for key in CSV_OPTIONS:
+            if source != "csv" and getattr(data, key) is not None:
+                self.mistakes.add(("data", key), f"is about a csv file; with {source} leave it out")
         for key in options:
             if key not in known:
                 fields = [*schema.Data.model_fields, *known]
                 self.mistakes.add(("data", key), schema.unknown_key("data", key, fields))
-
-    def _read_training(self) -> None:
-        self.training = self._section("training")
-        if self.training is not None and self.training.backend is not None:
-            try:
-                get_backend(self.training.backend)
-            except BackendError as error:
-                self.mistakes.add(("training", "backend"), str(error))
 
     def _read_components(self) -> None:
         model = self._section("model")

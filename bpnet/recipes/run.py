@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bpnet.backend import Backend
-from bpnet.callbacks import Callback
+from bpnet.backend import Backend, get_backend
+from bpnet.callbacks import Callback, EarlyStopping
 from bpnet.data import Dataset
-from bpnet.errors import BpnetError
+from bpnet.errors import BackendError, BpnetError
 from bpnet.history import History
-from bpnet.layers import Layer, Sequential
+from bpnet.layers import Layer, Normalize, Sequential
 from bpnet.losses import Loss
 from bpnet.optimizers import Optimizer
 from bpnet.recipes.recipe import VALIDATION_LOSS, Draft, Recipe
-from bpnet.recipes.sources import Parts, load_parts
+from bpnet.recipes.sources import Parts, is_label, load_parts
 from bpnet.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Run:
     Raises ConfigError that names every mistake of the settings, alone and with the data; BackendError.
     """
 
-    def __init__(self, draft: Draft, parts: Parts | None, *, backend: str | Backend | None = None) -> None:
+    def __init__(self, draft: Draft, parts: Parts | None, backend: str | Backend | None = None) -> None:
         self.recipe: Recipe = draft.recipe()
         assert parts is not None
         self.training, self.validation, self.test = parts
@@ -48,8 +48,6 @@ class Run:
         elif plan is not None:
             optimizer.learning_rate = plan.make(optimizer.learning_rate, self.steps_per_epoch)
         if settings.patience is not None:
-            from bpnet.callbacks import EarlyStopping
-
             monitor = settings.monitor or VALIDATION_LOSS
             self.callbacks.append(EarlyStopping(monitor, patience=settings.patience))
         self.trainer = Trainer(model, loss, optimizer, metrics=draft.metrics or (), seed=settings.seed)
@@ -80,18 +78,22 @@ class Run:
 
 def fitted(training: Dataset) -> Layer:
     """A Normalize layer with the statistics of the training part, one a feature."""
-    from bpnet.layers import Normalize
-
     layer = Normalize(tuple(training.x.shape[1:]))
     layer.fit(training.x)
     return layer
 
 
-def examine(draft: Draft) -> Parts | None:
-    """Load a draft's data and hold its settings to them; what is wrong is added to its mistakes.
+def examine(draft: Draft, backend: str | Backend | None = None) -> Parts | None:
+    """Load a draft's data and hold its settings to them and to the backend; what is wrong is added to its mistakes.
 
     Returns the three parts, or None where they could not be loaded.
     """
+    if backend is None and draft.training is not None:
+        backend = draft.training.backend
+    try:
+        get_backend(backend)
+    except BackendError as error:
+        draft.mistakes.add(("training", "backend") if backend is not None else (), str(error))
     if draft.data is None or (draft.loss is None and draft.data.name is None):  # it says how to read a file's targets
         return None
     parts = load_parts(draft.data, draft.loss, draft.mistakes)
@@ -104,11 +106,6 @@ def examine(draft: Draft) -> Parts | None:
     if draft.layers is not None:
         _check_model(draft, training, n_classes)
     return parts
-
-
-def is_label(y: Any) -> bool:
-    """Whether targets are labels of classes: integers, one a sample."""
-    return bool(y.ndim == 1 and y.dtype.kind in "iu")
 
 
 def _check_loss(draft: Draft, loss: Loss, training: Dataset, n_classes: int) -> None:

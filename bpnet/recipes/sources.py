@@ -6,30 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from bpnet.data import Dataset, load, split
-from bpnet.data.rows import read_rows
+from bpnet.data import Dataset, load, read_csv, read_npz, split
 from bpnet.errors import ConfigError, DataError, DTypeError, MissingExtraError, ShapeError
 from bpnet.losses import Loss
 from bpnet.recipes.mistakes import Mistakes
 
 REFUSED = (DataError, ConfigError, ShapeError, DTypeError, MissingExtraError)
 TEST_FRACTION = 0.2
+# The keys about a .csv file, and the arguments of read_csv that they are.
+CSV_OPTIONS = {"target": "target", "drop": "drop", "class_names": "classes", "delimiter": "delimiter"}
 Parts = tuple[Dataset, Dataset | None, Dataset]
 
 
 def load_parts(data: Any, loss: Loss | None, mistakes: Mistakes) -> Parts | None:
     """(training, validation, test) of the section `data`; None, with the mistake noted, where they cannot be had.
 
-    loss : says whether a file's targets are labels or values, where the file alone does not
+    loss : says whether a file's targets are labels or values; not needed for a named set
     """
     source = next(key for key in ("name", "csv", "npz") if getattr(data, key) is not None)
     try:
         if source == "name":
             training, test = load(data.name, split_seed=data.split_seed, **(data.model_extra or {}))
         else:
-            whole = read_csv_data(data, loss) if source == "csv" else read_npz_data(data.npz, loss)
+            assert loss is not None
+            whole = read_file(data, loss)
     except REFUSED as error:
-        mistakes.add(("data", source), str(error))
+        mistakes.add(("data", _blamed(str(error), source)), str(error))
         return None
     if source != "name":
         held_out = _held_out(whole, data, "test_fraction", data.test_fraction or TEST_FRACTION, mistakes)
@@ -42,6 +44,12 @@ def load_parts(data: Any, loss: Loss | None, mistakes: Mistakes) -> Parts | None
     return None if parts is None else (*parts, test)
 
 
+def _blamed(message: str, source: str) -> str:
+    """The key that a message is about: it begins with the option's name, or is about the source."""
+    starts = {key: (f"{argument}:", f"{argument} must") for key, argument in CSV_OPTIONS.items()}
+    return next((key for key, start in starts.items() if message.startswith(start)), source)
+
+
 def _held_out(
     whole: Dataset, data: Any, key: str, fraction: float, mistakes: Mistakes
 ) -> tuple[Dataset, Dataset] | None:
@@ -52,34 +60,30 @@ def _held_out(
         return None
 
 
-def wants_labels(loss: Loss | None) -> bool:
-    """Whether the loss is one of classes, whose targets are labels."""
-    return loss is None or loss.targets == "labels"
+def read_file(data: Any, loss: Loss) -> Dataset:
+    """The samples of the file that the section `data` names.
+
+    Labels are as the file has them: integers, or names in a .csv file. A loss of values gets them as numbers (N, 1).
+    """
+    values = loss.targets != "labels"
+    if data.csv is not None:
+        options = {
+            argument: getattr(data, key) for key, argument in CSV_OPTIONS.items() if getattr(data, key) is not None
+        }
+        whole = read_csv(data.csv, values=values, **options)
+    else:
+        whole = read_npz(data.npz)
+    if values:
+        y = whole.y if whole.y.dtype.kind == "f" else whole.y.astype(np.float32)
+        return Dataset(whole.x, y[:, None] if y.ndim == 1 else y, name=whole.name)
+    if is_label(whole.y) and not whole.classes:
+        low, high = int(whole.y.min()), int(whole.y.max())
+        if low < 0:
+            raise DataError(f"labels must be 0 ... C - 1, found {low} ... {high}; number them anew")
+        whole.classes = tuple(map(str, range(high + 1)))
+    return whole
 
 
-def read_npz_data(path: str, loss: Loss | None) -> Dataset:
-    """The arrays x and y of an .npz file."""
-    x, y = read_rows(path)
-    if y is None:
-        raise DataError(
-            f"{path!r} has no array 'y'; a recipe's file holds x and y, as numpy.savez(path, x=x, y=y) writes"
-        )
-    return as_data(x, y, path, loss)
-
-
-def as_data(x: Any, y: Any, name: str, loss: Loss | None) -> Dataset:
-    """A Dataset of a file's arrays: labels as int64 (N,), values as floats with an axis of outputs."""
-    x = x if x.dtype.kind == "f" else x.astype(np.float32)
-    if wants_labels(loss) and y.ndim == 1 and y.dtype.kind in "biuf" and not np.any(y != np.floor(y)):
-        y = y.astype(np.int64)
-        n_classes = int(y.max()) + 1 if y.size and y.min() >= 0 else 0
-        return Dataset(x, y, name=name, classes=tuple(map(str, range(n_classes))))
-    y = y.astype(np.float32) if y.dtype.kind in "biu" else y
-    return Dataset(x, y[:, None] if y.ndim == 1 else y, name=name)
-
-
-def read_csv_data(data: Any, loss: Loss | None) -> Dataset:
-    """The columns of a .csv file, `target` as y."""
-    from bpnet.data import read_csv
-
-    raise NotImplementedError(read_csv)
+def is_label(y: Any) -> bool:
+    """Whether targets are labels of classes: integers, one a sample."""
+    return bool(y.ndim == 1 and y.dtype.kind in "iu")
