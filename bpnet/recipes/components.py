@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
+from bpnet import layers, losses, metrics, optimizers
 from bpnet.errors import ConfigError, did_you_mean
 from bpnet.layers import Layer
 from bpnet.losses import Loss
@@ -14,19 +15,26 @@ from bpnet.optimizers import Optimizer
 from bpnet.recipes.calls import check_arguments, construct, parameters, parse_call, takes, unknown
 from bpnet.recipes.mistakes import Mistakes, Place
 
-KINDS: dict[str, type] = {"layer": Layer, "loss": Loss, "metric": Metric, "optimizer": Optimizer}
+# The modules that have the classes of a kind, and the method without which a class is only a base.
+KINDS: dict[str, tuple[type, ModuleType, str]] = {
+    "layer": (Layer, layers, "forward"),
+    "loss": (Loss, losses, ""),
+    "metric": (Metric, metrics, "measure"),
+    "optimizer": (Optimizer, optimizers, "_update"),
+}
 
 
 def classes(what: str) -> dict[str, Any]:
     """The public classes of a kind by name: "layer", "loss", "metric", "optimizer"."""
-    import bpnet
-
-    kind = KINDS[what]
-    found = {name: getattr(bpnet, name) for name in bpnet.__all__}
+    kind, module, method = KINDS[what]
+    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
     return {
         name: cls
-        for name, cls in found.items()
-        if isinstance(cls, type) and issubclass(cls, kind) and cls is not kind and not inspect.isabstract(cls)
+        for name in sorted(names)
+        if isinstance(cls := getattr(module, name), type)
+        and issubclass(cls, kind)
+        and cls is not kind
+        and (not method or getattr(cls, method) is not getattr(kind, method))
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bpnet.backend import Backend, get_backend
 from bpnet.callbacks import Callback, EarlyStopping
