@@ -10,7 +10,7 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.backend import Backend, get_backend, to_numpy
-from bpnet.data.checks import check_finite, check_label_form, check_labels, check_range
+from bpnet.data.checks import check_finite, check_label_form, check_range
 from bpnet.data.dataset import Dataset, as_array, as_dataset, as_validation, batches, check_batch_size
 from bpnet.dispatch import Array, Tracked, namespace
 from bpnet.errors import ConfigError, DataError, DTypeError, NonFiniteError, ShapeError
@@ -28,6 +28,7 @@ from bpnet.random import check_seed
 from bpnet.store import Store
 
 READ_EVERY = 0.2  # seconds between looks at the device while an epoch runs
+WEIGHT = "total weight of the loss"  # among the totals
 
 
 class Trainer(Tracked):
@@ -147,23 +148,31 @@ class Trainer(Tracked):
         ops.fill_(self.model.store.ok, True)  # every batch is judged by itself; in a fit the flag stays down
         return self._forward_backward(x, y)[1]
 
-    def _forward_backward(self, x: Array, y: Array) -> tuple[Array, Array]:
+    def _forward_backward(self, x: Array, y: Array) -> tuple[Array, Array, Any]:
         prediction = self.model.forward(x)
-        value = self.loss.forward(prediction, y)
+        weight = self.loss.total_weight(prediction.shape, y)
+        value = self.loss.forward(prediction, y, weight)
         ops.check_finite_(self.model.store.ok, value)
         self.model.backward(self.loss.backward(), need_dx=False)
         self.optimizer.step(self.model)
-        return prediction, value
+        return prediction, value, weight
 
     def _counted_step(self, x: Array, y: Array) -> Array:
-        prediction, value = self._forward_backward(x, y)
-        weights = {"loss": self.loss.total_weight(prediction, y)}
-        ops.accumulate_(self._totals["loss"], value, weights["loss"])
+        prediction, value, weight = self._forward_backward(x, y)
+        ops.accumulate_(self._totals["loss"], value, weight)
+        weights = {"loss": self._counted(self._totals, weight)}
         for metric in self.metrics:
             ops.accumulate_(self._totals[metric.name], metric.measure(prediction, y), 1.0)
             weights[metric.name] = metric.weight(prediction, y)
         self._step_weights[x.shape, y.shape] = weights
         return value
+
+    def _counted(self, totals: dict[str, Array], weight: Any) -> float:
+        """A total weight of the loss that is a number; one that is an array stays on the device, in `totals`."""
+        if isinstance(weight, float):
+            return weight
+        ops.accumulate_(totals[WEIGHT], weight, 1.0)
+        return 0.0
 
     # --- many steps ---
 
@@ -254,8 +263,9 @@ class Trainer(Tracked):
 
     def _reset_totals(self) -> None:
         backend = self.model.backend
-        self._totals = {name: total for name, total in self._totals.items() if name in self._names}
-        for name in self._names:
+        names = (*self._names, WEIGHT)
+        self._totals = {name: total for name, total in self._totals.items() if name in names}
+        for name in names:
             total: Any = self._totals.get(name)
             if type(total) is backend.array_type and total.device == self.model.store.values.device:
                 total[...] = 0
@@ -264,7 +274,11 @@ class Trainer(Tracked):
             self._weights[name] = 0.0
 
     def _read_totals(self) -> dict[str, float]:
-        return {name: float(to_numpy(self._totals[name])) / self._weights[name] for name in self._names}
+        return self._means(self._totals, self._weights)
+
+    def _means(self, totals: dict[str, Array], weights: dict[str, float]) -> dict[str, float]:
+        counted = weights | {"loss": weights["loss"] + float(to_numpy(totals[WEIGHT]))}
+        return {name: float(to_numpy(totals[name])) / (counted[name] or 1.0) for name in self._names}
 
     def _stop_if_not_finite(self) -> None:
         store = self.model.store
@@ -289,20 +303,20 @@ class Trainer(Tracked):
 
     def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, float]:
         backend = self.model.backend
-        totals = {name: backend.zeros((), "float64") for name in self._names}
+        totals = {name: backend.zeros((), "float64") for name in (*self._names, WEIGHT)}
         weights = dict.fromkeys(self._names, 0.0)
         for x, y in batches(data, batch_size, shuffle=False):
             if _is_memmap(data.x):
                 check_finite(x, "x")
             bx, by = self._bring_x(x), self._bring_y(y)
             prediction = self.model(bx)
-            n = self.loss.total_weight(prediction, by)
-            ops.accumulate_(totals["loss"], self.loss(prediction, by), n)
-            weights["loss"] += n
+            weight = self.loss.total_weight(prediction.shape, by)
+            ops.accumulate_(totals["loss"], self.loss(prediction, by), weight)
+            weights["loss"] += self._counted(totals, weight)
             for metric in self.metrics:
                 ops.accumulate_(totals[metric.name], metric.measure(prediction, by), 1.0)
                 weights[metric.name] += metric.weight(prediction, by)
-        return {name: float(to_numpy(totals[name])) / weights[name] for name in self._names}
+        return self._means(totals, weights)
 
     def predict(self, x: Any, *, batch_size: int = 256) -> Any:
         """Return the model's outputs for `x`, in the caller's kind of array (NumPy for lists)."""
@@ -321,25 +335,23 @@ class Trainer(Tracked):
         except (ShapeError, DTypeError) as error:
             shapes = f"{name_x} {tuple(data.x.shape)} and {name_y} {tuple(data.y.shape)}"
             raise type(error)(f"{error} (found with the first sample of {shapes})") from error
-        if self.loss.targets == "labels":
-            check_labels(data.y, int(prediction.shape[-1]), name_y)
-        else:
+        if self.loss.kind_of(data.y) == "values":
             check_finite(data.y, name_y)
             check_range(data.y, name_y, self.model.store.dtype)
-            self.loss.check_values(data.y, name_y)
+        self.loss.check_values(data.y, name_y, int(prediction.shape[-1]))
 
     def _probe(self, data: Dataset, name_y: str) -> Array:
         """The model's output for the first sample, which the loss and the metrics can take."""
         prediction = self.model(self._bring_x(data.x[:1, ...]))
         if prediction.shape[0] != 1:
             raise DataError(f"the model made {prediction.shape[0]} outputs of 1 sample; the first axis is the samples'")
-        if self.loss.targets == "labels" and prediction.ndim == 2:
+        if self.loss.targets == "labels" and prediction.ndim == 2 and not self._takes_rows(data.y):
             check_label_form(data.y, int(prediction.shape[-1]), name_y)
         target = self._bring_y(data.y[:1, ...])
         self.loss.check(prediction, target)
         for metric in self.metrics:
             metric.measure(prediction, target)
-        if self.loss.wants == "probabilities":
+        if self.loss.wants in ("probabilities", "log-probabilities"):
             some = self._bring_x(data.x[: min(64, len(data)), ...])
             check_probabilities(to_numpy(self.model(some)), self.loss)
         return prediction
@@ -350,12 +362,16 @@ class Trainer(Tracked):
 
     def _bring_y(self, y: Any) -> Array:
         store = self.model.store
-        if self.loss.targets != "labels":
-            return self._bring_x(y)
         y = as_array(y, "y")
+        if self.loss.targets != "labels" or self._takes_rows(y):
+            return self._bring_x(y)
         if not namespace(y).isdtype(y.dtype, "integral"):
             check_label_form(y, 1)
         return store.backend.asarray(host_if_foreign(y, store.backend), dtype="int64")
+
+    def _takes_rows(self, y: Any) -> bool:
+        """Whether `y` is of rows of probabilities, for a loss that takes labels or those."""
+        return self.loss.kind_of(y) == "values" and y.ndim > 1
 
     def _moved(self, data: Dataset) -> Dataset:
         """The data on the model's device where that is not the host, so that batches are taken there."""

@@ -345,7 +345,7 @@ def test_the_learning_rate_may_change_every_step_without_a_new_recording() -> No
 class CountValid(bp.SoftmaxCrossEntropy):
     """A loss whose weight depends on values."""
 
-    def total_weight(self, prediction: Any, target: Any) -> float:
+    def total_weight(self, shape: Any, target: Any, sample_weight: Any = None) -> float:
         return float(np.sum(target > 0)) or 1.0
 
 

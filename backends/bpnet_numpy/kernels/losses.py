@@ -111,7 +111,9 @@ class _Softmax:
         return np.dot(self.ones, labels.picked)
 
 
-def _labels_accept(logits: Array, labels: Array, *_: Any) -> bool:
+def _labels_accept(logits: Array, labels: Array, normalizer: float, *_: Any) -> bool:
+    if not isinstance(normalizer, (int, float)) or not normalizer:
+        return False
     return floating(logits) and logits.size > 0 and labels.flags.c_contiguous and labels.dtype in INDICES
 
 
