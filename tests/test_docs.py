@@ -6,21 +6,17 @@ import doctest
 import importlib
 import pkgutil
 import re
-import sys
 from pathlib import Path
 
+import mirrored_pages
+import plain_docstrings
+import public_api
 import pytest
 from pages import ROOT, Block, blocks_of, run_page
 
 import bpnet as bp
 
 DOCS = ROOT / "docs"
-sys.path.insert(0, str(DOCS / "_extensions"))
-
-import mirrored_pages
-import plain_docstrings
-import public_api
-
 PAGES = sorted(page for page in DOCS.glob("*.md") if page.stem not in mirrored_pages.MIRRORED)
 IN_COLUMNS = DOCS / "from-nnfs.md"  # two programs side by side: test_nnfs.py runs them
 RUN = [page for page in PAGES if blocks_of(page) and page != IN_COLUMNS]

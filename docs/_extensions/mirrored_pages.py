@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[2]
 MIRRORED = {
@@ -41,7 +42,7 @@ def _output(output: dict[str, Any]) -> str:
         return f"```{{code-block}} text\n:class: output\n\n{''.join(output['text']).rstrip()}\n```"
     data = output["data"]
     if "image/svg+xml" in data:
-        return "<div class=\"figure\">\n" + "".join(data["image/svg+xml"]).strip() + "\n</div>"
+        return '<div class="figure">\n' + "".join(data["image/svg+xml"]).strip() + "\n</div>"
     return f"```{{code-block}} text\n:class: output\n\n{''.join(data['text/plain']).rstrip()}\n```"
 
 
@@ -65,7 +66,7 @@ def rewritten(text: str, folder: Path, docname: str) -> str:
             return f"{match[1]}({depth}{path.relative_to(ROOT / 'docs').as_posix()}{hash_mark}{anchor})"
         return f"{match[1].removeprefix('[').removesuffix(']')} (`{inside}` in the repository)"
 
-    return re.sub(r"((?<!!)\[[^\]]*\])\(([^)\s]+)\)", link, text)
+    return re.sub(r"(!?\[[^\]]*\])\(([^)\s]+)\)", link, text)
 
 
 def read(app: Sphinx, docname: str, source: list[str]) -> None:

@@ -7,11 +7,14 @@ reStructuredText would read as markup is escaped. Examples (`>>>`) are left as t
 
 from __future__ import annotations
 
+import itertools
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from public_api import canonical
-from sphinx.application import Sphinx
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 TERM = r"[\"'.\w*]+(?:, [\"'.\w*]+)*"
 ITEM = re.compile(rf"({TERM}) +: +(?=\S)")
@@ -44,7 +47,7 @@ def inline(text: str, *, names: bool = False) -> str:
         else:
             made.append(escaped(part))
     text = made[0]
-    for before, after in zip(made, made[1:], strict=False):
+    for before, after in itertools.pairwise(made):
         tight = before[-1:].isalnum() or (after[:1].isalnum() or after[:1] in "(['\"")
         text += ("\\ " if tight and before and after else "") + after
     return text
