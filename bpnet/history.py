@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 
 class History:
     """What each epoch ended with: rows of numbers, and columns by name (`history["val_accuracy"]`).
 
-    interrupted : whether Ctrl-C ended the fit
+    interrupted : whether Ctrl-C ended the fit; stopped : why a callback ended it, or ''
     """
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, Any]] = []
         self.interrupted = False
+        self.stopped = ""
 
-    def __getitem__(self, name: str) -> list[float]:
+    def __getitem__(self, name: str) -> list[Any]:
         if not isinstance(name, str):
             raise TypeError(f"a column's name, such as 'loss', got {name!r}; the epochs are in history.rows")
         if self.rows and name not in self.rows[0]:

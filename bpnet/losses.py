@@ -23,6 +23,11 @@ class Loss(Tracked):
     """
 
     targets: ClassVar[str] = "values"
+    reduction = "mean"
+
+    def kind_of(self, target: Array) -> str:
+        """labels or values."""
+        return self.targets
 
     @property
     def wants(self) -> str:
@@ -32,12 +37,14 @@ class Loss(Tracked):
     def __init__(self) -> None:
         self._kept: tuple[Any, ...] | None = None
 
-    def __call__(self, prediction: Array, target: Array) -> Array:
+    def __call__(self, prediction: Array, target: Array, sample_weight: Any = None) -> Array:
         """The loss, shape (), without keeping anything."""
         self.check(prediction, target)
-        return self._forward(prediction, target, self.total_weight(prediction, target))[0]
+        return self._forward(prediction, target, self.total_weight(prediction.shape, target))[0]
 
-    def forward(self, prediction: Array, target: Array, normalizer: float | None = None) -> Array:
+    def forward(
+        self, prediction: Array, target: Array, normalizer: float | None = None, sample_weight: Any = None
+    ) -> Array:
         """Return the loss, shape (), on the prediction's device; keep what `backward` needs.
 
         normalizer : what the sum over elements is divided by; by default `total_weight(prediction, target)`. With
@@ -45,7 +52,7 @@ class Loss(Tracked):
         """
         self.check(prediction, target)
         if normalizer is None:
-            normalizer = self.total_weight(prediction, target)
+            normalizer = self.total_weight(prediction.shape, target)
         value, *kept = self._forward(prediction, target, normalizer)
         self._kept = (*kept, normalizer)
         return value
@@ -58,12 +65,12 @@ class Loss(Tracked):
         self._kept = None
         return self._backward(*kept, normalizer, scale)
 
-    def total_weight(self, prediction: Array, target: Array) -> float:
+    def total_weight(self, shape: Any, target: Array, sample_weight: Any = None) -> float:
         """What the sum is divided by when nothing else is said: the number of elements.
 
         One of your own that depends on more than shapes needs a Trainer with plan=False.
         """
-        return float(math.prod(prediction.shape))
+        return float(math.prod(shape))
 
     def check(self, prediction: Array, target: Array) -> None:
         """Raise ShapeError, DTypeError or DataError unless the two fit this loss; reads no values."""
@@ -121,9 +128,9 @@ class _LabelLoss(Loss):
 
     targets = "labels"
 
-    def total_weight(self, prediction: Array, target: Array) -> float:
+    def total_weight(self, shape: Any, target: Array, sample_weight: Any = None) -> float:
         """N, the number of rows."""
-        return float(prediction.shape[0])
+        return float(shape[0])
 
     def check(self, prediction: Array, target: Array) -> None:
         """Raise unless the prediction is (N, C), N and C at least 1, and the target (N,) of integers."""

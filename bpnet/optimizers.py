@@ -34,6 +34,8 @@ class Optimizer(Tracked):
     weight_decay  : at least 0; applied to parameters with `decay`, so not to biases
     """
 
+    average: float | None = None
+
     def __init__(self, learning_rate: float, weight_decay: float = 0.0) -> None:
         self._learning_rate = _positive("learning_rate", learning_rate)
         self.weight_decay = _in_range("weight_decay", weight_decay, 0.0, math.inf)

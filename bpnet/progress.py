@@ -27,7 +27,7 @@ class Progress(Protocol):
 
 def describe(row: dict[str, float]) -> str:
     """The numbers of an epoch as text."""
-    shown = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k not in ("epoch", "seconds"))
+    shown = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k not in ("epoch", "learning_rate", "seconds"))
     return f"{shown}  {row['seconds']:.2f} s"
 
 

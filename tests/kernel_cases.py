@@ -199,6 +199,47 @@ def _slopes(arrays: int) -> Callable[..., Iterator[tuple[Any, ...]]]:
     return cases
 
 
+def scores_and_labels(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for n, c in ROWS:
+        for labels in _labels(rng, n, c):
+            yield (_normal(rng, (n, c), dtype), labels)
+            yield (_special(rng, (n, c), dtype), labels)
+            yield (np.round(_normal(rng, (n, c), dtype)), labels)
+    yield (_normal(rng, (2, 3, 4), dtype), rng.integers(0, 4, (2, 3)))
+
+
+def ignoring(cases: Any) -> Callable[..., Iterator[tuple[Any, ...]]]:
+    def extended(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for case in cases(rng, dtype):
+            for ignored in (None, 0, -1):
+                yield (*case, ignored)
+
+    return extended
+
+
+def top_k(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for scores, labels, ignored in ignoring(scores_and_labels)(rng, dtype):
+        for k in (1, min(3, scores.shape[-1])):
+            yield (scores, labels, k, ignored)
+
+
+def answers_and_labels(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for n, c in ROWS:
+        for labels in _labels(rng, n, c):
+            for ignored in (None, 0, -1):
+                yield (rng.integers(0, c, n), labels, c, ignored)
+    yield (rng.integers(0, 4, (2, 3)), rng.integers(0, 4, (2, 3)), 4, None)
+
+
+def log_losses(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for n, c in ROWS:
+        for labels in _labels(rng, n, c):
+            for ignored in (None, 0):
+                yield (10 * _normal(rng, (n, c), dtype), labels, True, ignored)
+                yield (rng.uniform(size=(n, c)).astype(dtype), labels, False, ignored)
+    yield (_normal(rng, (2, 3, 4), dtype), rng.integers(0, 4, (2, 3)), True, None)
+
+
 CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
     "relu": one_array,
     "relu_backward": two_arrays,
@@ -234,6 +275,7 @@ CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
     "add": two_arrays,
     "copy": one_array,
     "reshape": lambda rng, dtype: iter([(_normal(rng, (2, 6), dtype), (3, 4)), (_normal(rng, (0, 2), dtype), (0,))]),
+    "rows": lambda rng, dtype: iter([(_normal(rng, (5, 2), dtype), 1, 4), (_normal(rng, (2, 3), dtype), 0, 0)]),
     "concatenate": tuples,
     "split": lambda rng, dtype: iter(
         [(_normal(rng, (4, 6), dtype), (1, 2, 3), 1), (_normal(rng, (4, 2), dtype), (4, 0), 0)]
@@ -246,10 +288,18 @@ CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
     "mul_backward": lambda rng, dtype: (tuple(_normal(rng, s, dtype) for _ in range(3)) for s in SHAPES),
     "sum_terms": lambda rng, dtype: ((tuple(_normal(rng, s, dtype) for _ in range(4)),) for s in SHAPES),
     "sum_backward": _with(one_array, 3),
-    "accumulate_": lambda rng, dtype: iter([(np.array(1.5), np.array(2.5, dtype), 64.0)]),
-    "count_correct": lambda rng, dtype: (
-        (_normal(rng, (n, c), dtype), labels) for n, c in ROWS for labels in _labels(rng, n, c)
+    "accumulate_": lambda rng, dtype: (
+        (np.array([1.5, 32.0]), np.array(2.5, dtype), weight) for weight in (64.0, np.array(64.0, dtype))
     ),
+    "largest": lambda rng, dtype: ((_special(rng, s, dtype),) for s in SHAPES),
+    "above": lambda rng, dtype: ((_special(rng, s, dtype), t) for s in SHAPES for t in (0.0, 0.5)),
+    "count_correct": ignoring(scores_and_labels),
+    "count_top_k": top_k,
+    "confusion": answers_and_labels,
+    "class_counts": answers_and_labels,
+    "sum_log_loss": log_losses,
+    "sum_errors": lambda rng, dtype: ((*case, p) for case in two_arrays(rng, dtype) for p in (1, 2)),
+    "sum_deviations": lambda rng, dtype: ((*case, c) for case in two_arrays(rng, dtype) for c in (0.0, -3.5)),
     "count_correct_binary": lambda rng, dtype: (
         (_normal(rng, s, dtype), (rng.uniform(size=s) > 0.5).astype(dtype), t) for s in SHAPES for t in (0.0, 0.5)
     ),

@@ -41,23 +41,49 @@ def check_range(x: Array, name: str, dtype: str) -> None:
         )
 
 
-def check_labels(y: Array, n_classes: int, name: str = "y", offset: int = 0) -> None:
-    """Raise DTypeError, ShapeError or DataError unless `y` is (N,) integers in 0 ... n_classes - 1."""
-    check_label_form(y, n_classes, name)
-    if y.shape[0] == 0 or bool(namespace(y).all((y >= 0) & (y < n_classes))):
+def check_labels(
+    y: Array, n_classes: int, name: str = "y", offset: int = 0, *, ignored: int | None = None, axes: int = 1
+) -> None:
+    """Raise DTypeError, ShapeError or DataError unless `y` holds integers in 0 ... n_classes - 1, or `ignored` ones.
+
+    axes : the number of axes that y must have
+    """
+    check_label_form(y, n_classes, name, axes)
+    good = (y >= 0) & (y < n_classes)
+    if ignored is not None:
+        good = good | (y == ignored)
+    if bool(namespace(y).all(good)):
         return
-    host = to_numpy(y)
-    bad = np.flatnonzero((host < 0) | (host >= n_classes))
+    host, bad = to_numpy(y), np.argwhere(~to_numpy(good))
+    first = tuple(int(i) for i in bad[0])
+    place = first[0] + offset if len(first) == 1 else (first[0] + offset, *first[1:])
+    beside = "" if ignored is None else f" (or be {ignored}, which the loss ignores)"
     raise DataError(
         f"{name} holds {len(bad)} labels outside 0 ... {n_classes - 1}, which is all that the model's {n_classes} "
-        f"outputs can name; the first is {host[bad[0]]} at index {int(bad[0]) + offset}"
+        f"outputs can name{beside}; the first is {host[first]} at index {place}"
     )
 
 
-def check_label_form(y: Array, n_classes: int, name: str = "y") -> None:
-    """Raise ShapeError or DTypeError unless `y` is (N,) of an integer dtype; reads no values."""
+def check_weights(weight: Array, name: str = "sample_weight") -> None:
+    """Raise ShapeError, DTypeError or DataError unless `weight` is (N,) finite numbers, none below 0, not all 0."""
+    xp = namespace(weight)
+    if weight.ndim != 1:
+        raise ShapeError(f"{name} must have shape (N,), one weight a sample, got {tuple(weight.shape)}")
+    if not xp.isdtype(weight.dtype, ("real floating", "integral", "bool")):
+        raise DTypeError(f"{name} must hold numbers, got dtype {weight.dtype}")
+    check_finite(weight, name)
+    host = to_numpy(weight)
+    if (host < 0).any():
+        first = int(np.flatnonzero(host < 0)[0])
+        raise DataError(f"{name} must not be negative; {host[first]} stands at index {first}")
+    if not host.any():
+        raise DataError(f"{name} holds zeros alone; nothing would be learned")
+
+
+def check_label_form(y: Array, n_classes: int, name: str = "y", axes: int = 1) -> None:
+    """Raise ShapeError or DTypeError unless `y` is (N,), or has `axes` axes, of an integer dtype; reads no values."""
     xp = namespace(y)
-    if y.ndim != 1:
+    if y.ndim != axes:
         hint = "; for one-hot rows pass y.argmax(axis=1)" if y.ndim == 2 and y.shape[1] == n_classes else ""
         hint = "; use y[:, 0]" if y.ndim == 2 and y.shape[1] == 1 else hint
         raise ShapeError(f"{name} must have shape (N,), one label a sample, got {tuple(y.shape)}{hint}")

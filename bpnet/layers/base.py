@@ -281,6 +281,14 @@ class Layer(Tracked):
             dtype = self.store.dtype if found.startswith(("float", "bfloat")) else None
         return backend.asarray(x, dtype=dtype)
 
+    def penalty(self) -> Any:
+        """The penalties on the parameters, a 0-d array, or None."""
+        return None
+
+    def averaged(self) -> Any:
+        """A context in which the parameters are their averages."""
+        raise NotImplementedError
+
     def zero_grad(self) -> None:
         """Set every gradient to zero. Never needed before a backward: the first contribution of a step replaces."""
         self.store.consume_gradients()
