@@ -12,11 +12,11 @@ import re
 from typing import Any
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 from public_api import HIDDEN_MEMBERS, canonical, entries, group_of, members, public_bases
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 
 
@@ -33,13 +33,14 @@ def directive_for(full: str) -> list[str]:
     return [*lines, ""]
 
 
-class Public(Directive):
+class Public(SphinxDirective):
     """`.. public:: GROUP`: the documentation of every public name of the group."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Expand to autodoc's directives."""
+        self.env.note_reread()  # it depends on all of bpnet
         group = self.arguments[0]
         names = members(group)
         if not names:
