@@ -38,12 +38,8 @@ def notebook_as_markdown(text: str) -> str:
 
 
 def _output(output: dict[str, Any]) -> str:
-    if output["output_type"] == "stream":
-        return f"```{{code-block}} text\n:class: output\n\n{''.join(output['text']).rstrip()}\n```"
-    data = output["data"]
-    if "image/svg+xml" in data:
-        return '<div class="figure">\n' + "".join(data["image/svg+xml"]).strip() + "\n</div>"
-    return f"```{{code-block}} text\n:class: output\n\n{''.join(data['text/plain']).rstrip()}\n```"
+    text = output["text"] if output["output_type"] == "stream" else output["data"]["text/plain"]
+    return f"```text\n{''.join(text).rstrip()}\n```"
 
 
 def rewritten(text: str, folder: Path, docname: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from docutils import nodes
 from docutils.statemachine import StringList
 from public_api import HIDDEN_MEMBERS, canonical, entries, group_of, members, public_bases
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
@@ -94,11 +95,26 @@ def show_bases(app: Sphinx, name: str, cls: Any, options: Any, bases: list[Any])
     bases[:] = public_bases(cls)
 
 
+def link_literals(app: Sphinx, doctree: nodes.document) -> None:
+    """Make literals such as `Dense(64, 128)` and `bp.ops.relu` on any page links to the reference."""
+    for node in list(doctree.findall(nodes.literal)):
+        match = re.fullmatch(r"(?:bp\.|bpnet\.)?([\w.]+)(?:\(.*\))?", node.astext())
+        if match is None or isinstance(node.parent, (nodes.reference, addnodes.pending_xref, nodes.title)):
+            continue
+        full = canonical(match[1])
+        if full is None or not ("." in node.astext() or re.match(r"[A-Z]\w*[a-z]", match[1])):
+            continue
+        link = addnodes.pending_xref("", refdomain="py", reftype="obj", reftarget=full, refdoc=app.env.docname)
+        node.replace_self(link)
+        link += node
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Add the directive and the links."""
     app.add_directive("public", Public)
     app.connect("builder-inited", check_groups)
     app.connect("env-check-consistency", check_shown)
+    app.connect("doctree-read", link_literals)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-bases", show_bases)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
