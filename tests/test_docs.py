@@ -113,6 +113,17 @@ def test_a_definition_goes_on_over_several_lines() -> None:
     ]
 
 
+def test_lines_that_were_meant_as_lines_stay_lines() -> None:
+    long = "word " * 21 + "w"
+    assert plain_docstrings.as_rst([long, "of a paragraph"]) == [f"{long} of a paragraph", ""]
+    assert plain_docstrings.as_rst(["m += g", "v += g^2"]) == ["| m += g", "| v += g^2", ""]
+
+
+def test_terms_one_below_the_other_share_their_definition() -> None:
+    made = plain_docstrings.as_rst(["Known are", '"mnist",', '"fashion-mnist" : images'])
+    assert made == ["Known are", "", '``"mnist"``, ``"fashion-mnist"``', "    images", ""]
+
+
 def test_links_between_the_repository_and_the_site_are_translated() -> None:
     def translated(text: str, folder: str, page: str) -> str:
         return mirrored_pages.rewritten(text, ROOT / folder, page)

@@ -16,9 +16,10 @@ from public_api import canonical
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-TERM = r"[\"'.\w*]+(?:, [\"'.\w*]+)*"
+TERM = r"[\"'.\w*-]+(?:, [\"'.\w*-]+)*"
 ITEM = re.compile(rf"({TERM}) +: +(?=\S)")
 NEXT_ITEM = re.compile(rf"[;,] ({TERM}) : (?=\S)")
+WIDTH = 120 - 8 - 4  # of a line in the text of a method, with some room
 SENTENCE = re.compile(r"(Raises?|Returns)\b")
 NAME = re.compile(r"\b[A-Z]\w+\b")
 
@@ -69,6 +70,17 @@ def items(text: str) -> list[tuple[str, str]]:
     return found
 
 
+def unwrapped(lines: list[str]) -> list[str]:
+    """`lines` without the breaks that come from the width of the file; a line that had room for more ends there."""
+    found = lines[:1]
+    for before, line in itertools.pairwise(lines):
+        if len(before) + 1 + len(line.split()[0]) > WIDTH:
+            found[-1] += f" {line}"
+        else:
+            found.append(line)
+    return found
+
+
 def definitions(pairs: list[tuple[str, str]]) -> list[str]:
     """The lines of a list of definitions."""
     lines = []
@@ -77,16 +89,28 @@ def definitions(pairs: list[tuple[str, str]]) -> list[str]:
     return [*lines, ""]
 
 
+def joined(lines: list[str]) -> list[str]:
+    """`lines` with terms that stand one below the other, each but the last with a comma behind it, in one line."""
+    found: list[str] = []
+    for line in lines:
+        if found and re.fullmatch(f"{TERM},", found[-1]) and ITEM.match(line):
+            line = f"{found.pop()} {line}"
+        found.append(line)
+    return found
+
+
 def as_rst(lines: list[str]) -> list[str]:
     """The lines of a docstring as reStructuredText."""
+    lines = joined(lines)
     made: list[str] = []
     paragraph: list[str] = []
     pairs: list[tuple[str, str]] = []
 
     def flush() -> None:
         if paragraph:
-            text = " ".join(paragraph)
-            made.extend([inline(text, names=bool(SENTENCE.match(text))), ""])
+            texts = [inline(text, names=bool(SENTENCE.match(text))) for text in unwrapped(paragraph)]
+            made.extend([f"| {text}" for text in texts] if len(texts) > 1 else texts)
+            made.append("")
             paragraph.clear()
         if pairs:
             made.extend(definitions(pairs))

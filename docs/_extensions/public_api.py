@@ -15,7 +15,7 @@ from typing import Any
 import bpnet
 
 # Public modules that `import bpnet` leaves alone, so that they are not in its __all__.
-FURTHER = ("callbacks", "nnfs", "schedules", "sklearn", "testing")
+FURTHER = ("callbacks", "nnfs", "recipes", "schedules", "sklearn", "testing")
 # group: the modules of bpnet (their first part) whose names it has, in the order in which it shows them.
 GROUPS: dict[str, tuple[str, ...]] = {
     "layers": ("layers", "parameter"),
@@ -31,6 +31,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "errors": ("errors",),
     "nnfs": ("nnfs",),
     "sklearn": ("sklearn",),
+    "recipes": ("recipes",),
     "testing": ("testing",),
 }
 # Members that bpnet's own parts call, and nobody else.
@@ -64,6 +65,23 @@ def part_of(value: Any, default: str) -> str:
     return module.split(".")[1] if module.startswith("bpnet.") else default
 
 
+def further() -> list[str]:
+    """Those of the further modules that this version has."""
+    return [name for name in FURTHER if importlib.util.find_spec(f"bpnet.{name}") is not None]
+
+
+@cache
+def missing_extras() -> dict[str, str]:
+    """The further modules that cannot be imported here, each with the reason: an extra that is not installed."""
+    found = {}
+    for name in further():
+        try:
+            importlib.import_module(f"bpnet.{name}")
+        except ImportError as error:
+            found[name] = str(error)
+    return found
+
+
 @cache
 def entries() -> dict[str, tuple[str, str, Any]]:
     """Every public object by its full name: (the part of bpnet it belongs to, the name in prose, the object)."""
@@ -77,7 +95,7 @@ def entries() -> dict[str, tuple[str, str, Any]]:
         else:
             found[f"bpnet.{name}"] = (part_of(value, "trainer"), name, value)
             seen.add(id(value))
-    modules += [name for name in FURTHER if name not in modules and importlib.util.find_spec(f"bpnet.{name}")]
+    modules += [name for name in further() if name not in modules and name not in missing_extras()]
     for name in modules:
         module = importlib.import_module(f"bpnet.{name}")
         for each in names_of(module):

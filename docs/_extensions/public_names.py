@@ -13,7 +13,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
-from public_api import HIDDEN_MEMBERS, canonical, entries, group_of, members, public_bases
+from public_api import HIDDEN_MEMBERS, canonical, entries, group_of, members, missing_extras, public_bases
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -54,6 +54,8 @@ class Public(SphinxDirective):
 
 def check_groups(app: Sphinx) -> None:
     """Refuse to build a reference that would leave out a public name."""
+    for name, reason in missing_extras().items():
+        raise ExtensionError(f"the reference cannot show bpnet.{name}: {reason}")
     for full, (part, _, value) in entries().items():
         if group_of(part) is None:
             raise ExtensionError(f"{full} is of bpnet.{part}, which has no group; add it to GROUPS of public_api.py")
