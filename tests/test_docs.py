@@ -29,6 +29,8 @@ SHOW_BY_EXAMPLE = ("Sequential", "Dense", "Trainer", "SoftmaxCrossEntropy", "Ada
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_a_page_runs_and_prints_what_it_says(page: Path, tmp_path: Path) -> None:
+    for extra in re.findall(r"^<!-- needs: (\w+) -->$", page.read_text("utf-8"), flags=re.MULTILINE):
+        pytest.importorskip(extra)
     for block, printed in run_page(page, tmp_path):
         if block.expected is not None:
             assert printed == block.expected, f"{block.place}; python tests/pages.py docs/{page.name} writes it anew"
