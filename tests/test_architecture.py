@@ -34,6 +34,7 @@ LEVELS = {
     "inference": 5,
     "interrupt": 5,
     "pairing": 5,
+    "plotting": 5,
     "plan": 5,
     "planner": 5,
     "trace": 5,
