@@ -34,7 +34,7 @@ def plot(history: History, path: str | os.PathLike[str] | None, ax: Any) -> Any:
     if ax is not None:
         figure, axes = ax.figure, [ax]
     else:
-        columns = min(len(panels), 3)
+        columns = 2 if len(panels) == 4 else min(len(panels), 3)
         rows = -(-len(panels) // columns)
         figure = Figure(figsize=(4.6 * columns, 3.5 * rows), layout="constrained")
         axes = [figure.add_subplot(rows, columns, index) for index in range(1, len(panels) + 1)]
@@ -77,6 +77,8 @@ def _draw(ax: Any, history: History, names: list[str]) -> None:
     epochs = [row.get("epoch", index) for index, row in enumerate(history.rows, start=1)]
     single = len(names) == 1
     style: dict[str, Any] = {"linewidth": 1.8, "marker": "o" if len(epochs) <= 25 else "", "markersize": 3.5}
+    if names == ["learning_rate"]:
+        style["drawstyle"] = "steps-mid"
     lines = 0
     for index, name in enumerate(names):
         color = COLORS[index % len(COLORS)]

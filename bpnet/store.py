@@ -209,9 +209,9 @@ class Store:
         The padding behind a parameter belongs to it, and holds zeros.
         """
         found: list[Run] = []
-        paths = [*self.offsets]  # in the order of their offsets
-        for path, stop in zip(paths, [*(self.offsets[p] for p in paths[1:]), self.size], strict=True):
-            settings, start = rule(path, self.parameters[path]), self.offsets[path]
+        stops = [*self.offsets.values(), self.size][1:]  # offsets are in ascending order
+        for (path, start), stop in zip(self.offsets.items(), stops, strict=True):
+            settings = rule(path, self.parameters[path])
             if settings is None:
                 continue
             last = found[-1] if found else None

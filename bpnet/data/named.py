@@ -183,7 +183,7 @@ _SETS = {
         Named(
             "spiral",
             "points on the noisy arms of a spiral; generated",
-            "no data",
+            "needs none",
             GENERATED,
             _spiral,
             ("0", "1", "2"),

@@ -62,9 +62,8 @@ def _prefetch(batches: Iterable[T], depth: int) -> Generator[T, None, None]:
     finally:
         stop.set()
         room.release()
-        if (
-            thread.ident is not None and thread is not threading.current_thread()
-        ):  # the garbage collector may be anywhere
+        # The garbage collector may close this in any thread, the one to wait for among them.
+        if thread.ident is not None and thread is not threading.current_thread():
             thread.join()
 
 

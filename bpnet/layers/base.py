@@ -282,14 +282,6 @@ class Layer(Trained, Tracked):
             dtype = self.store.dtype if found.startswith(("float", "bfloat")) else None
         return backend.asarray(x, dtype=dtype)
 
-    def penalty(self) -> Any:
-        """The penalties on the parameters, a 0-d array, or None."""
-        return None
-
-    def averaged(self) -> Any:
-        """A context in which the parameters are their averages."""
-        raise NotImplementedError
-
     def zero_grad(self) -> None:
         """Set every gradient to zero. Never needed before a backward: the first contribution of a step replaces."""
         self.store.consume_gradients()
@@ -319,6 +311,11 @@ class Layer(Trained, Tracked):
 
         custom : the classes of your own layers in it
         Raises CheckpointError when the file is not a whole model of bpnet; BackendError.
+
+        >>> import bpnet as bp
+        >>> bp.Sequential(bp.Dense(2, 3), bp.ReLU()).initialize().save("small.safetensors")
+        >>> bp.load("small.safetensors")
+        Sequential(Dense(2, 3), ReLU())
         """
         from bpnet.layers.serialization import load_model
 

@@ -158,14 +158,14 @@ class Optimizer(Tracked):
     def step(self, model: Layer) -> None:
         """Update the model's parameters and count the step; its gradients are then consumed.
 
-        Raises StateError when there is no gradient, or nothing to train; ConfigError when a group matches nothing.
+        Raises StateError when there is no gradient, or all is frozen; ConfigError when a group matches nothing.
         """
         if not isinstance(model, Layer):
             raise ConfigError(f"{type(self).__name__}.step takes the model, got {type(model).__name__}")
         store = model.store
         store.check()
         passes = self._passes(store)
-        if not store.filled:
+        if store.parameters and not store.filled:
             raise StateError(
                 f"{type(self).__name__}.step: no gradient since the last step; call "
                 "model.backward(loss.backward()) first"
@@ -194,7 +194,7 @@ class Optimizer(Tracked):
         raise NotImplementedError
 
     def check(self, model: Layer) -> None:
-        """Raise what `step` would raise because of the model: nothing to train, or a group that matches nothing."""
+        """Raise what `step` would raise because of the model: all is frozen, or a group that matches nothing."""
         self._passes(model.store)
 
     def _passes(self, store: Store) -> _Passes:
@@ -206,13 +206,11 @@ class Optimizer(Tracked):
     def _lay_out(self, store: Store) -> _Passes:
         parameters = store.parameters
         trainable = {path: p for path, p in parameters.items() if p.trainable}
-        if not trainable:
-            why = (
-                f"all {len(parameters)} parameters are frozen; unfreeze() some"
-                if parameters
-                else "it has no parameters"
+        if parameters and not trainable:
+            raise StateError(
+                f"{type(self).__name__}.step: the model has nothing to train: all of its {len(parameters)} parameters "
+                "are frozen; unfreeze() those that training shall change"
             )
-            raise StateError(f"{type(self).__name__}.step: the model has nothing to train: {why}")
         for group in self.groups:
             if not any(group.matches(path) for path in parameters):
                 raise ConfigError(f"no parameter matches {group!r}; there are {', '.join(map(repr, parameters))}")
