@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bpnet.errors import BpnetError, ConfigError, did_you_mean
 
 Classes = Mapping[str, Callable[..., Any]]
 LONGEST = 20_000  # characters of one text
+ELSEWHERE = {"lr": "learning_rate", "eps": "epsilon", "p": "rate", "wd": "weight_decay", "ema": "average"}
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown argument: what it is called here, or the nearest name."""
+    known = list(known)
+    other = ELSEWHERE.get(name)
+    return f"; did you mean {other!r}?" if other in known else did_you_mean(name, known)
 
 
 def parse_call(text: Any, classes: Classes, what: str, inner: Classes | None = None) -> Any:
@@ -96,7 +104,7 @@ class _Reader:
 
 def unknown(name: str, classes: Classes, what: str) -> str:
     """What is wrong with a name that is none of the classes."""
-    return f"there is no {what} {name!r}{did_you_mean(name, classes)}; there are {', '.join(sorted(classes))}"
+    return f"there is no {what} {name!r}; there are {', '.join(sorted(classes))}{did_you_mean(name, classes)}"
 
 
 def parameters(cls: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -119,7 +127,7 @@ def check_arguments(cls: Callable[..., Any], name: str, arguments: list[Any], ke
     known = parameters(cls)
     for keyword in keywords:
         if keyword not in known or known[keyword].kind is inspect.Parameter.VAR_POSITIONAL:
-            raise ConfigError(f"{name} has no argument {keyword!r}{did_you_mean(keyword, known)}; {takes(name, known)}")
+            raise ConfigError(f"{name} has no argument {keyword!r}; {takes(name, known)}{hint(keyword, known)}")
     by_place = [p for p in known.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     endless = any(p.kind is p.VAR_POSITIONAL for p in known.values())
     if len(arguments) > len(by_place) and not endless:

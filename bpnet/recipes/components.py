@@ -7,34 +7,30 @@ from types import ModuleType
 from typing import Any
 
 from bpnet import layers, losses, metrics, optimizers
-from bpnet.errors import ConfigError, did_you_mean
+from bpnet.errors import ConfigError
 from bpnet.layers import Layer
 from bpnet.losses import Loss
 from bpnet.metrics import Metric
 from bpnet.optimizers import Optimizer
-from bpnet.recipes.calls import check_arguments, construct, parameters, parse_call, takes, unknown
+from bpnet.recipes.calls import construct, hint, parameters, parse_call, takes, unknown
 from bpnet.recipes.mistakes import Mistakes, Place
 
-# The modules that have the classes of a kind, and the method without which a class is only a base.
-KINDS: dict[str, tuple[type, ModuleType, str]] = {
-    "layer": (Layer, layers, "forward"),
-    "loss": (Loss, losses, ""),
-    "metric": (Metric, metrics, "measure"),
-    "optimizer": (Optimizer, optimizers, "_update"),
+KINDS: dict[str, tuple[type, ModuleType]] = {
+    "layer": (Layer, layers),
+    "loss": (Loss, losses),
+    "metric": (Metric, metrics),
+    "optimizer": (Optimizer, optimizers),
 }
+BASES = (Layer, Loss, losses.ClassLoss, Metric, metrics.MeanMetric, Optimizer)
 
 
 def classes(what: str) -> dict[str, Any]:
     """The public classes of a kind by name: "layer", "loss", "metric", "optimizer"."""
-    kind, module, method = KINDS[what]
-    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+    kind, module = KINDS[what]
+    names: list[str] = getattr(module, "__all__", [])
+    found = {name: getattr(module, name) for name in sorted(names)}
     return {
-        name: cls
-        for name in sorted(names)
-        if isinstance(cls := getattr(module, name), type)
-        and issubclass(cls, kind)
-        and cls is not kind
-        and (not method or getattr(cls, method) is not getattr(kind, method))
+        name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, kind) and cls not in BASES
     }
 
 
@@ -69,7 +65,7 @@ def build(
     keys: Mapping[str, str] | None = None,
     hidden: tuple[str, ...] = (),
 ) -> Any:
-    """Return cls(**arguments); None, with every mistake noted under its key, where that cannot be.
+    """Return cls(**arguments), without the arguments that are wrong, which are noted under their keys; else None.
 
     keys   : the key under which an argument stands in the recipe, where that is another word
     hidden : arguments that a recipe does not set here, and that messages leave out
@@ -84,32 +80,30 @@ def build(
             good[argument] = value
         else:
             key = keys.get(argument, argument)
-            mistakes.add((*place, key), f"unknown key{did_you_mean(key, shown)}; {takes(name, shown)}")
+            mistakes.add((*place, key), f"unknown key; {takes(name, shown)}{hint(key, shown)}")
     missing = [
-        argument
+        keys.get(argument, argument)
         for argument, p in known.items()
         if p.default is p.empty and p.kind is not p.VAR_POSITIONAL and argument not in arguments
     ]
-    for argument in missing:
-        mistakes.add((*place, keys.get(argument, argument)), f"is missing; {name} needs it")
-    if missing:
-        return None
-    complete = len(good) == len(arguments)
+    for key in missing:
+        mistakes.add((*place, key), f"is missing; {name} needs it")
     refused: list[str] = []
-    while True:
+    while not missing:
         try:
-            check_arguments(cls, name, [], good)
-            made = construct(cls, name, [], good)
-            return made if complete and not refused else None
+            return construct(cls, name, [], good)
         except ConfigError as error:
+            text = str(error).removeprefix(f"{name}: ")
             guilty = _guilty(cls, good, str(error))
             if guilty is None:
-                if not any(word in str(error) for word in refused):  # else it only follows from what is noted
-                    mistakes.add(place, str(error))
+                if not any(word in text for word in refused):  # else it only follows from what is noted
+                    mistakes.add(place, text)
                 return None
-            mistakes.add((*place, keys.get(guilty, guilty)), str(error))
+            at = (*place, keys.get(guilty, guilty))
+            mistakes.add(at, text.removeprefix(f"{guilty} ") if text.startswith(f"{guilty} must") else text)
             refused.append(guilty)
-            good = {argument: value for argument, value in good.items() if argument != guilty}
+            del good[guilty]
+    return None
 
 
 def _guilty(cls: Any, arguments: Mapping[str, Any], message: str) -> str | None:

@@ -41,8 +41,9 @@ class Mistakes:
         return self.labels.get(path, path)
 
     def add(self, place: Place, text: str) -> None:
-        """Note what is wrong at `place`; at () where no key is to blame."""
-        self._note(place, f"{self.label(place)}: {text}" if place else text)
+        """Note what is wrong at `place`; at () where no key is to blame. "must ..." continues the key's name."""
+        joint = " " if text.startswith(("must ", "is missing")) else ": "
+        self._note(place, f"{self.label(place)}{joint}{text}" if place else text)
 
     def must_be(self, place: Place, allowed: str, found: Any) -> None:
         """Note that `place` must be `allowed`, and that `found` stands there."""
@@ -73,12 +74,3 @@ def raise_all(lines: Iterable[str], *, where: str = "") -> None:
     if lines:
         lines = [line.replace("\n", "\n    ") for line in lines]
         raise ConfigError("\n  ".join([f"{prefix}{len(lines)} settings cannot be used:", *lines]))
-
-
-def cannot_take(location: Sequence[str | int], error: Mapping[str, Any], allowed: str | None) -> tuple[str, str]:
-    """What one of pydantic's errors says, as ("must be", what) or ("says", what); allowed : what the field may be."""
-    if error["type"] == "value_error":
-        return "says", str(error["ctx"]["error"])
-    if error["type"] == "missing":
-        return "says", f"is missing; it must be {allowed}" if allowed else "is missing"
-    return "must be", allowed or str(error["msg"])

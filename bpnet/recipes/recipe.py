@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from bpnet.data import named
 from bpnet.errors import ConfigError, did_you_mean
 from bpnet.layers import Layer, Sequential
-from bpnet.losses import BinaryCrossEntropy, Loss
+from bpnet.losses import (
+    BinaryCrossEntropy,
+    BinaryFocalLoss,
+    ClassLoss,
+    Huber,
+    LogCosh,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+)
 from bpnet.optimizers import Optimizer
 from bpnet.pairing import check_pairing
 from bpnet.recipes import schema, toml
@@ -115,40 +124,45 @@ class Draft:
         data = self._section("data")
         if data is None:
             return
-        before = len(self.mistakes)
         sources = [key for key in ("name", "csv", "npz") if getattr(data, key) is not None]
+        options = self._options_of_named(data)
+        for key in data.model_extra or {}:
+            if options is not None and key not in options:
+                self.mistakes.add(("data", key), schema.unknown_key("data", key, [*schema.Data.model_fields, *options]))
         if len(sources) != 1:
-            found = f"got {' and '.join(sources)}" if sources else "got none of them"
-            self.mistakes.add(("data",), f"must have exactly one of name, csv and npz; {found}")
-        else:
-            self._check_source(data, sources[0])
+            if not self.mistakes.at("data.name", "data.csv", "data.npz"):
+                found = f"got {' and '.join(sources)}" if sources else "got none of them"
+                self.mistakes.add(("data",), f"must have exactly one of name, csv and npz; {found}")
+            return
+        self._check_source(data, sources[0])
         for key in ("csv", "npz"):
-            path = getattr(data, key)
-            if path is not None:
-                self.given["data"][key] = str((Path(folder or "") / path).absolute())
-        if len(self.mistakes) == before:
+            if getattr(data, key) is not None:
+                self.given["data"] = {
+                    **self.given["data"],
+                    key: str((Path(folder or "") / getattr(data, key)).absolute()),
+                }
+        if not self.mistakes.at("data"):
             self.data = schema.Data.model_validate(self.given["data"])
 
+    def _options_of_named(self, data: Any) -> list[str] | None:
+        """The options that the named data set takes; None where the name is unknown, which is noted."""
+        if data.name is None:
+            return []
+        try:
+            read = named.find(data.name).read
+        except ConfigError as error:
+            self.mistakes.add(("data", "name"), str(error))
+            return None
+        return [p.name for p in inspect.signature(read).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
     def _check_source(self, data: Any, source: str) -> None:
-        options = {} if data.model_extra is None else data.model_extra
-        known: list[str] = []
-        if source == "name":
-            try:
-                known = options_of(data.name)
-            except ConfigError as error:
-                self.mistakes.add(("data", "name"), str(error))
-                return
-            if data.test_fraction is not None:
-                self.mistakes.add(("data", "test_fraction"), f"{data.name} has a test part of its own; leave it out")
+        if source == "name" and data.test_fraction is not None:
+            self.mistakes.add(("data", "test_fraction"), f"{data.name} has a test part of its own; leave it out")
         if source == "csv" and data.target is None:
-            self.mistakes.add(("data", "target"), "is missing; it must be the name of the column to predict")
+            self.mistakes.add(("data", "target"), "is missing; it must be the column to predict, by name or number")
         for key in CSV_OPTIONS:
             if source != "csv" and getattr(data, key) is not None:
                 self.mistakes.add(("data", key), f"is about a csv file; with {source} leave it out")
-        for key in options:
-            if key not in known:
-                fields = [*schema.Data.model_fields, *known]
-                self.mistakes.add(("data", key), schema.unknown_key("data", key, fields))
 
     def _read_components(self) -> None:
         model = self._section("model")
@@ -164,9 +178,9 @@ class Draft:
 
     def make_layers(self) -> list[Layer]:
         """The layers, new ones every time; none where they could not be read."""
-        return (
-            [] if self.layers is None else parse_list(self.given["model"]["layers"], "layer", LAYERS, Mistakes()) or []
-        )
+        if self.layers is None:
+            return []
+        return parse_list(self.given["model"]["layers"], "layer", LAYERS, Mistakes()) or []
 
     def _component(self, what: str) -> Any:
         section = self._section(what)
@@ -182,7 +196,7 @@ class Draft:
         from bpnet.recipes.schedule import read_schedule
 
         rate = None if self.optimizer is None else self.optimizer.learning_rate
-        epochs = None if self.training is None else self.training.epochs
+        epochs = None if self.training is None or self.mistakes.at("training.epochs") else self.training.epochs
         self.schedule = read_schedule(section, rate, epochs, self.mistakes)
 
     # --- what belongs together ---
@@ -194,11 +208,11 @@ class Draft:
             except ConfigError as error:
                 self.mistakes.add(("loss", "name"), str(error))
         training = self.training
-        if training is None or self.data is None:
+        if training is None:
             return
         if training.patience is not None:
             self._check_monitor(training.monitor or VALIDATION_LOSS, ("training",), training.monitor is None)
-        elif training.monitor is not None:
+        elif training.monitor is not None and not self.mistakes.at("training.patience"):
             self.mistakes.add(("training", "monitor"), "is what early stopping watches; set training.patience too")
         if self.schedule is not None and self.schedule.is_callback:
             monitor = self.schedule.arguments.get("monitor", VALIDATION_LOSS)
@@ -206,12 +220,13 @@ class Draft:
 
     def _check_monitor(self, monitor: str, place: tuple[str, ...], by_default: bool) -> None:
         """Note where no epoch will have the number that is watched."""
-        validated = self.data.validation_fraction > 0
+        validated = self.data is None or self.data.validation_fraction > 0
         if monitor.startswith("val_") and not validated:
+            who = {"training": "early stopping", "schedule": "ReduceOnPlateau"}[place[0]]
             blamed = {"training": "patience", "schedule": "name"}[place[0]] if by_default else "monitor"
             self.mistakes.add(
                 (*place, blamed),
-                f"watches {monitor}, and there are no validation data: set data.validation_fraction, to 0.1 for "
+                f"{who} watches {monitor}, and there are no validation data: set data.validation_fraction, to 0.1 for "
                 f"instance, or {place[0]}.monitor to a number of the training data, such as loss",
             )
             return
@@ -245,12 +260,6 @@ VALIDATION_LOSS = "val_loss"
 LAYERS = ("model", "layers")
 
 
-def options_of(name: str) -> list[str]:
-    """The options of a named data set; ConfigError where there is no such set."""
-    read = named.find(name).read
-    return [p.name for p in inspect.signature(read).parameters.values() if p.kind is p.KEYWORD_ONLY]
-
-
 def defaults(cls: type) -> dict[str, Any]:
     """The arguments of a constructor that a TOML file can hold, with what they are by default."""
     return {name: p.default for name, p in parameters(cls).items() if isinstance(p.default, (bool, int, float, str))}
@@ -258,8 +267,8 @@ def defaults(cls: type) -> dict[str, Any]:
 
 def default_metrics(loss: Loss | None) -> list[str]:
     """The metrics where a recipe names none: what one asks of such a loss first."""
-    if loss is None:
-        return []
-    if isinstance(loss, BinaryCrossEntropy):
-        return [f"BinaryAccuracy(from_logits={loss.from_logits})"]
-    return ["Accuracy()"] if loss.targets == "labels" else ["RMSE()", "R2()"]
+    if isinstance(loss, (BinaryCrossEntropy, BinaryFocalLoss)):
+        return ["BinaryAccuracy()" if loss.wants == "logits" else "BinaryAccuracy(from_logits=False)"]
+    if isinstance(loss, (MeanSquaredError, MeanAbsoluteError, Huber, LogCosh)):
+        return ["RMSE()", "R2()"]
+    return ["Accuracy()"] if isinstance(loss, ClassLoss) else []

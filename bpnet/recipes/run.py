@@ -101,33 +101,34 @@ def examine(draft: Draft, backend: str | Backend | None = None) -> Parts | None:
         return None
     training = parts[0]
     n_classes = len(training.classes) if is_label(training.y) else 0
-    if draft.loss is not None:
-        _check_loss(draft, draft.loss, training, n_classes)
+    fits = draft.loss is not None and _check_loss(draft, draft.loss, training, n_classes)
     if draft.layers is not None:
-        _check_model(draft, training, n_classes)
+        _check_model(draft, training, n_classes, fits)
     return parts
 
 
-def _check_loss(draft: Draft, loss: Loss, training: Dataset, n_classes: int) -> None:
-    """Note a loss for values on labels, one for labels on values, and weights for another number of classes."""
-    name, place = type(loss).__name__, ("loss", "name")
-    if n_classes and loss.targets != "labels":
-        draft.mistakes.add(
-            place,
-            f"{name} takes values, and {training.name} has labels of {n_classes} classes; take SoftmaxCrossEntropy",
-        )
-    elif not n_classes and loss.targets == "labels":
-        draft.mistakes.add(place, f"{name} takes labels, and {training.name} has values; take MeanSquaredError")
+def _check_loss(draft: Draft, loss: Loss, training: Dataset, n_classes: int) -> bool:
+    """Note weights for another number of classes, and a loss for values on labels or the reverse; then False."""
+    name, data, place = type(loss).__name__, training.name, ("loss", "name")
     weights = getattr(loss, "class_weight", None)
     if n_classes and weights is not None:
         found = 1 + max(weights, default=-1) if isinstance(weights, dict) else len(weights)
         if found > n_classes or (found < n_classes and not isinstance(weights, dict)):
             what = f"names class {found - 1}" if isinstance(weights, dict) else f"has {found} weights"
-            draft.mistakes.add(("loss", "class_weight"), f"{what}, and {training.name} has {n_classes} classes")
+            draft.mistakes.add(("loss", "class_weight"), f"{what}, and {data} has {n_classes} classes")
+    rows = training.y.ndim > 1 and training.y.shape[-1] > 1  # one-hot or soft labels may stand in such
+    if n_classes and loss.targets != "labels":
+        classes = f"labels of {n_classes} classes"
+        draft.mistakes.add(place, f"{name} takes values, and {data} has {classes}; take SoftmaxCrossEntropy")
+    elif not n_classes and loss.targets == "labels" and not rows:
+        draft.mistakes.add(place, f"{name} takes labels, and {data} has values; take MeanSquaredError")
+    else:
+        return True
+    return False
 
 
-def _check_model(draft: Draft, training: Dataset, n_classes: int) -> None:
-    """Note the first layer that cannot take its input, or outputs that are not what the targets need."""
+def _check_model(draft: Draft, training: Dataset, n_classes: int, whole: bool) -> None:
+    """Note the first layer that cannot take its input or, where `whole`, outputs that do not fit the targets."""
     model = Sequential(*draft.make_layers()).initialize(0, "numpy")
     shape = tuple(training.x.shape[1:])
     for index, layer in enumerate(model.layers):
@@ -140,7 +141,7 @@ def _check_model(draft: Draft, training: Dataset, n_classes: int) -> None:
             return
     last = ("model", "layers", len(model) - 1)
     wanted = tuple(training.y.shape[1:]) if not n_classes else (n_classes,)
-    if draft.loss is None or (draft.loss.targets == "labels") != bool(n_classes) or shape == wanted:
+    if not whole or shape == wanted:
         return
     needs = f"{training.name} has {n_classes} classes" if n_classes else f"the targets of {training.name} have {wanted}"
-    draft.mistakes.add(last, f"the model's outputs have shape {shape}, and {needs}: they must be {wanted}")
+    draft.mistakes.add(last, f"the model's outputs must have shape {wanted}, since {needs}; they have {shape}")

@@ -16,7 +16,6 @@ from bpnet.schedules import SCHEDULES, WarmUp
 IN_EPOCHS = {"steps": "epochs", "warmup": "warmup_epochs", "every": "every_epochs"}
 ARGUMENTS = {key: argument for argument, key in IN_EPOCHS.items()}
 TRIAL = 1000  # steps an epoch, while the data are not known
-PLATEAU = ReduceOnPlateau.__name__
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,18 @@ def read_schedule(section: Any, learning_rate: Any, epochs: int | None, mistakes
     learning_rate : the optimizer's, or None where it is not known; epochs : of the training, or None
     """
     place = ("schedule",)
-    known = {name: cls for name, cls in SCHEDULES.items() if cls is not WarmUp} | {PLATEAU: ReduceOnPlateau}
+    known: dict[str, Any] = {cls.__name__: cls for cls in SCHEDULES.values() if cls is not WarmUp}
+    known[ReduceOnPlateau.__name__] = ReduceOnPlateau
     cls = find_class(section.name, known, "schedule", place, mistakes)
     if cls is None:
         return None
     given = dict(section.model_extra or {})
     before = len(mistakes)
     for key in [key for key in given if key in IN_EPOCHS and key not in ARGUMENTS and cls is not ReduceOnPlateau]:
-        mistakes.add((*place, key), f"counts steps; a recipe counts epochs: {IN_EPOCHS[key]}")
+        mistakes.add((*place, key), f"unknown key; recipes count epochs: did you mean {IN_EPOCHS[key]!r}?")
         del given[key]
     if "learning_rate" in given:
-        mistakes.add((*place, "learning_rate"), "stands in [optimizer]; a schedule begins with that")
+        mistakes.add((*place, "learning_rate"), "unknown key; it belongs into [optimizer]")
         del given["learning_rate"]
     takes = parameters(cls)
     warmup = 0.0
@@ -86,7 +86,7 @@ def read_schedule(section: Any, learning_rate: Any, epochs: int | None, mistakes
             elif "warmup" not in takes and cls is not ReduceOnPlateau:
                 warmup = float(given.pop(key))
     if "steps" in takes and "epochs" not in given:
-        given["epochs"] = max(1, (1 if epochs is None else epochs) - warmup)
+        given["epochs"] = max(1, (1e6 if epochs is None else epochs) - warmup)
     plan = SchedulePlan(cls, {ARGUMENTS.get(key, key): value for key, value in given.items()}, warmup)
     trial = plan.arguments if plan.is_callback else plan.in_steps(TRIAL) | {"learning_rate": learning_rate or 1.0}
     made = build(cls, trial, place, mistakes, IN_EPOCHS, hidden=("learning_rate",))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bpnet.errors import did_you_mean
 from bpnet.random import MAX_SEED
-from bpnet.recipes.mistakes import Mistakes, cannot_take
+from bpnet.recipes.mistakes import Mistakes
 
 SEED = f"an integer in 0 ... 2^64 - 1 ({MAX_SEED})"
 POSITIVE = "an integer of at least 1"
@@ -81,38 +81,44 @@ REQUIRED = ("data", "model", "loss")
 TOP = ("description", *SECTIONS)
 
 
-def read_section(name: str, given: Any, mistakes: Mistakes) -> Section | None:
-    """Return the section made of what a recipe has under `name`; None, with the mistakes noted, where it cannot be."""
+def read_section(name: str, given: Any, mistakes: Mistakes) -> Any:
+    """The section that a recipe has under `name`, without the keys that are wrong; those are noted.
+
+    None where it cannot be made at all: it is no table, or lacks a key that must be there.
+    """
     kind = SECTIONS[name]
     if not isinstance(given, Mapping):
         mistakes.must_be((name,), f"a table, [{name}]", given)
         return None
+    right = dict(given)
     try:
-        return kind.model_validate(dict(given))
+        return kind.model_validate(right)
     except ValidationError as error:
-        seen = set()
-        for each in error.errors():
-            key = str(each["loc"][0])
-            if key in seen:
-                continue
-            seen.add(key)
-            place = (name, key)
-            if each["type"] == "extra_forbidden":
-                mistakes.add(place, unknown_key(name, key, kind.model_fields))
-                continue
-            kind_of, text = cannot_take(place, each, kind.model_fields[key].description)
-            if kind_of == "says":
-                mistakes.add(place, text)
-            else:
-                mistakes.must_be(place, text, each["input"])
-    return None
+        for key, each in {str(each["loc"][0]): each for each in reversed(error.errors())}.items():
+            _note(name, key, each, mistakes)
+            right.pop(key, None)
+    try:
+        return kind.model_validate(right)
+    except ValidationError:
+        return None
+
+
+def _note(name: str, key: str, error: Any, mistakes: Mistakes) -> None:
+    kind = SECTIONS[name]
+    if error["type"] == "extra_forbidden":
+        mistakes.add((name, key), unknown_key(name, key, kind.model_fields))
+        return
+    allowed = kind.model_fields[key].description or ""
+    if error["type"] == "missing":
+        mistakes.add((name, key), f"is missing; it must be {allowed}")
+    else:
+        mistakes.must_be((name, key), allowed, error["input"])
 
 
 def unknown_key(section: str, key: str, known: Any) -> str:
     """What to say of a key that `section` does not have ('' for the top of the recipe)."""
     homes = [name for name, kind in SECTIONS.items() if name != section and key in kind.model_fields and key != "name"]
-    where = f"[{section}] takes" if section else "a recipe has"
     near = did_you_mean(key, known)
     if homes and not near:
         near = f"; it belongs into [{homes[0]}]"
-    return f"unknown key{near}; {where} {', '.join(known)}"
+    return f"unknown key; {f'[{section}] takes' if section else 'a recipe has'} {', '.join(known)}{near}"
