@@ -164,6 +164,7 @@ def _save(run: Run, history: History, path: str) -> None:
         batch_size=settings["training"]["batch_size"],
         learning_rate=settings["optimizer"]["learning_rate"],
         complete=not history.interrupted,
+        classes=list(run.training.classes),
         recipe_name=run.recipe.name,
         recipe=settings,
     )

@@ -87,7 +87,7 @@ def read_schedule(section: Any, learning_rate: Any, epochs: int | None, mistakes
                 warmup = float(given.pop(key))
     if "steps" in takes and "epochs" not in given:
         given["epochs"] = max(1, (1e6 if epochs is None else epochs) - warmup)
-    plan = SchedulePlan(cls, {ARGUMENTS.get(key, key): value for key, value in given.items()}, warmup)
+    plan = SchedulePlan(cls, {ARGUMENTS.get(key, str(key)): value for key, value in given.items()}, warmup)
     trial = plan.arguments if plan.is_callback else plan.in_steps(TRIAL) | {"learning_rate": learning_rate or 1.0}
     made = build(cls, trial, place, mistakes, IN_EPOCHS, hidden=("learning_rate",))
     return plan if made is not None and len(mistakes) == before else None
