@@ -70,8 +70,10 @@ def test_the_results_say_what_was_run_and_where(trained: tuple[str, dict[str, An
     assert results["n_parameters"] == model.n_parameters == 9610
     assert (results["data"], results["split_seed"], results["seed"]) == ("digits", 0, 0)
     assert (results["backend"], results["device"]) == ("numpy", "cpu")
-    assert (results["epochs"], results["batch_size"]) == (recipe.epochs, recipe.batch_size)
-    assert results["learning_rate"] == recipe.learning_rate
+    assert (results["epochs"], results["batch_size"]) == (recipe["training.epochs"], recipe["training.batch_size"])
+    assert results["learning_rate"] == recipe["optimizer.learning_rate"] == 3e-3
+    assert (results["recipe"], results["n_validation"], results["stopped"]) == ("digits", 0, "")
+    assert results["seconds_per_epoch"] * recipe["training.epochs"] <= results["seconds"]
     assert results["seconds"] > 0
     assert results["interrupted"] is False
     assert results["versions"]["numpy"] == np.__version__
@@ -102,7 +104,7 @@ def test_the_same_seed_gives_the_same_model_and_another_one_another() -> None:
 
 def test_zero_epochs_save_the_model_as_it_was_initialized() -> None:
     assert invoke("train", "digits", "--epochs", "0", "--out", "m", "--seed", "5").exit_code == 0
-    expected = recipes.find("digits").make_model().initialize(seed=5)
+    expected = recipes.find("digits", {"training.seed": 5}).prepare().model
     assert np.array_equal(read("m")[0]["0.weight"], bp.to_numpy(expected.parameters()["0.weight"].value))
 
 
@@ -115,7 +117,7 @@ def test_all_mistakes_are_reported_at_once_and_nothing_is_trained() -> None:
     lines = done.output.splitlines()
     assert lines[0] == "bpnet: 8 settings cannot be used:"
     assert [line.split()[0].rstrip(":") for line in lines[1:]] == [
-        "--backend", "DATA", "--epochs", "--batch-size", "--learning-rate", "--seed", "--split-seed", "--out"
+        "--backend", "RECIPE", "--epochs", "--batch-size", "--learning-rate", "--seed", "--split-seed", "--out"
     ]  # fmt: skip
     assert "did you mean 'numpy'?" in lines[1]
     assert "did you mean 'digits'?" in lines[2]
@@ -284,7 +286,7 @@ def test_wrong_settings_of_evaluate_are_reported_together(trained: tuple[str, di
     assert done.exit_code == 2
     assert "3 settings" in done.output
     assert "did you mean 'digits'?" in done.output
-    assert "--part must be test or train, got 'all'" in done.output
+    assert "--part must be test, train or validation, got 'all'" in done.output
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -114,6 +115,7 @@ def _prepared(recipe: str, **given: Any) -> tuple[Run, TrainSettings]:
         raise error
     given["out"] = given["out"] or f"{name}.safetensors"
     settings, lines = collected(TrainSettings, recipe=recipe, **given)
+    lines += _same_files(settings)
     overrides = {key: value for option, key in KEYS.items() if (value := getattr(settings, option, None)) is not None}
     if backend is not None:
         overrides[KEYS["backend"]] = backend
@@ -121,6 +123,18 @@ def _prepared(recipe: str, **given: Any) -> tuple[Run, TrainSettings]:
     parts = examine(draft)
     raise_all([*lines, *draft.mistakes.lines], where=file if draft.mistakes.lines else "")
     return Run(draft, parts), settings
+
+
+def _same_files(settings: TrainSettings) -> list[str]:
+    """A line for every two options that name one file."""
+    named = [(option, getattr(settings, option, None)) for option in ("out", "plot", "log", "tensorboard")]
+    places = [(option, os.path.realpath(path)) for option, path in named if path is not None]
+    return [
+        f"--{first} and --{second} name the same file, {path!r}"
+        for index, (second, path) in enumerate(places)
+        for first, other in places[:index]
+        if path == other
+    ]
 
 
 def _announce(run: Run) -> None:
@@ -154,20 +168,23 @@ def _loggers(settings: TrainSettings) -> list[Callback]:
 
 
 def _save(run: Run, history: History, path: str) -> None:
+    """Write the model, with averaged parameters where the optimizer keeps such: they are what is evaluated."""
     settings = run.recipe.settings
-    run.model.save(
-        path,
-        data=run.training.name,
-        split_seed=settings["data"]["split_seed"],
-        loss=type(run.trainer.loss).__name__,
-        epochs=len(history),
-        batch_size=settings["training"]["batch_size"],
-        learning_rate=settings["optimizer"]["learning_rate"],
-        complete=not history.interrupted,
-        classes=list(run.training.classes),
-        recipe_name=run.recipe.name,
-        recipe=settings,
-    )
+    averages = run.trainer.optimizer.average is not None and "average" in run.model.store.slots
+    with run.model.averaged() if averages else contextlib.nullcontext():
+        run.model.save(
+            path,
+            data=run.training.name,
+            split_seed=settings["data"]["split_seed"],
+            classes=list(run.training.classes),
+            loss=type(run.trainer.loss).__name__,
+            epochs=len(history),
+            batch_size=settings["training"]["batch_size"],
+            learning_rate=settings["optimizer"]["learning_rate"],
+            complete=not history.interrupted,
+            recipe_name=run.recipe.name,
+            recipe=settings,
+        )
 
 
 def _report(run: Run, history: History, results: dict[str, Any], seconds: float) -> None:

@@ -122,3 +122,8 @@ def _guilty(cls: Any, arguments: Mapping[str, Any], message: str) -> str | None:
             if str(error) == message and (argument not in required or argument in message):
                 return argument
     return None
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """The arguments of a constructor that a TOML file can hold, with what they are by default."""
+    return {name: p.default for name, p in parameters(cls).items() if isinstance(p.default, (bool, int, float, str))}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpnet.data import named
 from bpnet.errors import ConfigError, did_you_mean
-from bpnet.layers import Layer, Sequential
+from bpnet.layers import Layer, Normalize, Sequential
 from bpnet.losses import (
     BinaryCrossEntropy,
     BinaryFocalLoss,
@@ -22,11 +22,10 @@ from bpnet.losses import (
     MeanAbsoluteError,
     MeanSquaredError,
 )
-from bpnet.optimizers import Optimizer
+from bpnet.optimizers import Group, Optimizer
 from bpnet.pairing import check_pairing
 from bpnet.recipes import schema, toml
-from bpnet.recipes.calls import parameters
-from bpnet.recipes.components import build, classes, find_class, parse_list
+from bpnet.recipes.components import build, classes, defaults, find_class, parse_list
 from bpnet.recipes.mistakes import Mistakes
 from bpnet.recipes.sources import CSV_OPTIONS
 
@@ -168,6 +167,11 @@ class Draft:
         model = self._section("model")
         if model is not None:
             self.layers = parse_list(model.layers, "layer", LAYERS, self.mistakes)
+            for index, layer in enumerate(self.layers or ()):
+                if any(isinstance(each, Normalize) for _, each in layer.walk()):
+                    self.mistakes.add(
+                        (*LAYERS, index), "set data.normalize = true; that puts it before the first layer"
+                    )
         self.loss = self._component("loss")
         self.optimizer = self._component("optimizer")
         self._read_schedule()
@@ -187,7 +191,22 @@ class Draft:
         if section is None:
             return None
         cls = find_class(section.name, classes(what), what, (what,), self.mistakes)
-        return None if cls is None else build(cls, section.model_extra or {}, (what,), self.mistakes)
+        arguments = dict(section.model_extra or {})
+        if isinstance(arguments.get("class_weight"), Mapping):  # TOML's keys are texts
+            weights = arguments["class_weight"].items()
+            arguments["class_weight"] = {int(k) if k.isdecimal() else k: weight for k, weight in weights}
+        if what == "optimizer" and "groups" in arguments:
+            arguments["groups"] = self._groups(arguments["groups"])
+        return None if cls is None else build(cls, arguments, (what,), self.mistakes)
+
+    def _groups(self, tables: Any) -> list[Any]:
+        """The optimizer's groups, of a list of tables with the arguments of Group."""
+        place = ("optimizer", "groups")
+        if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
+            self.mistakes.must_be(place, 'a list of tables such as [{ pattern = "0.*", weight_decay = 0.0 }]', tables)
+            return []
+        made = [build(Group, table, (*place, index), self.mistakes) for index, table in enumerate(tables)]
+        return [group for group in made if group is not None]
 
     def _read_schedule(self) -> None:
         section = self._section("schedule")
@@ -208,6 +227,9 @@ class Draft:
             except ConfigError as error:
                 self.mistakes.add(("loss", "name"), str(error))
         training = self.training
+        if self.data is not None and self.data.class_names and self.loss is not None and self.loss.targets != "labels":
+            name = type(self.loss).__name__
+            self.mistakes.add(("data", "class_names"), f"names classes, and {name} takes values; leave it out")
         if training is None:
             return
         if training.patience is not None:
@@ -253,16 +275,13 @@ class Draft:
         settings["training"]["metrics"] = self.metric_texts
         for name, made in (("loss", self.loss), ("optimizer", self.optimizer)):
             settings[name] = {"name": settings[name]["name"], **defaults(type(made)), **settings[name]}
+        if self.schedule is not None:
+            settings["schedule"] = self.schedule.complete(settings["schedule"])
         return Recipe(self.name, settings)
 
 
 VALIDATION_LOSS = "val_loss"
 LAYERS = ("model", "layers")
-
-
-def defaults(cls: type) -> dict[str, Any]:
-    """The arguments of a constructor that a TOML file can hold, with what they are by default."""
-    return {name: p.default for name, p in parameters(cls).items() if isinstance(p.default, (bool, int, float, str))}
 
 
 def default_metrics(loss: Loss | None) -> list[str]:

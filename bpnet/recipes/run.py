@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bpnet.backend import Backend, get_backend
 from bpnet.callbacks import Callback, EarlyStopping
 from bpnet.data import Dataset
-from bpnet.errors import BackendError, BpnetError
+from bpnet.errors import BackendError, BpnetError, ConfigError
 from bpnet.history import History
 from bpnet.layers import Layer, Normalize, Sequential
 from bpnet.losses import Loss
@@ -102,6 +102,11 @@ def examine(draft: Draft, backend: str | Backend | None = None) -> Parts | None:
     training = parts[0]
     n_classes = len(training.classes) if is_label(training.y) else 0
     fits = draft.loss is not None and _check_loss(draft, draft.loss, training, n_classes)
+    if draft.schedule is not None and draft.optimizer is not None and draft.training is not None:
+        try:
+            draft.schedule.make(draft.optimizer.learning_rate, -(-len(training) // draft.training.batch_size))
+        except ConfigError as error:
+            draft.mistakes.add(("schedule",), str(error))
     if draft.layers is not None:
         _check_model(draft, training, n_classes, fits)
     return parts
