@@ -95,12 +95,11 @@ def build(
         except ConfigError as error:
             text = str(error).removeprefix(f"{name}: ")
             guilty = _guilty(cls, good, str(error))
+            if not any(word in text for word in refused):  # else it only follows from what is noted
+                at = place if guilty is None else (*place, keys.get(guilty, guilty))
+                mistakes.add(at, text.removeprefix(f"{guilty} ") if text.startswith(f"{guilty} must") else text)
             if guilty is None:
-                if not any(word in text for word in refused):  # else it only follows from what is noted
-                    mistakes.add(place, text)
                 return None
-            at = (*place, keys.get(guilty, guilty))
-            mistakes.add(at, text.removeprefix(f"{guilty} ") if text.startswith(f"{guilty} must") else text)
             refused.append(guilty)
             del good[guilty]
     return None

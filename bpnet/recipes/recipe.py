@@ -144,9 +144,9 @@ class Draft:
             self.data = schema.Data.model_validate(self.given["data"])
 
     def _options_of_named(self, data: Any) -> list[str] | None:
-        """The options that the named data set takes; None where the name is unknown, which is noted."""
+        """The options that the named data set takes; None where it is not known which set, which is noted."""
         if data.name is None:
-            return []
+            return None if data.csv is None and data.npz is None else []
         try:
             read = named.find(data.name).read
         except ConfigError as error:
@@ -178,7 +178,11 @@ class Draft:
         training = self.training
         given = None if training is None else training.metrics
         self.metric_texts = default_metrics(self.loss) if given is None else given
-        self.metrics = parse_list(self.metric_texts, "metric", ("training", "metrics"), self.mistakes)
+        place = ("training", "metrics")
+        self.metrics = parse_list(self.metric_texts, "metric", place, self.mistakes)
+        names = [metric.name for metric in self.metrics or ()]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            self.mistakes.add(place, f"two results would be called {name!r}; give one another name, as in (name=...)")
 
     def make_layers(self) -> list[Layer]:
         """The layers, new ones every time; none where they could not be read."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bpnet.backend import Backend, get_backend
 from bpnet.callbacks import Callback, EarlyStopping
 from bpnet.data import Dataset
-from bpnet.errors import BackendError, BpnetError, ConfigError
+from bpnet.errors import BackendError, BpnetError, ConfigError, StateError
 from bpnet.history import History
 from bpnet.layers import Layer, Normalize, Sequential
 from bpnet.losses import Loss
@@ -36,8 +36,10 @@ class Run:
         assert parts is not None
         self.training, self.validation, self.test = parts
         settings = draft.training
-        before = [fitted(self.training)] if draft.data.normalize else []
-        model = Sequential(*before, *draft.make_layers())
+        model = make_model(draft, self.training)
+        for layer in model.layers:
+            if isinstance(layer, Normalize):
+                layer.fit(self.training.x)
         model.initialize(settings.seed, settings.backend if backend is None else backend, settings.dtype)
         loss, optimizer, plan = draft.loss, draft.optimizer, draft.schedule
         assert isinstance(loss, Loss)
@@ -76,11 +78,10 @@ class Run:
         )
 
 
-def fitted(training: Dataset) -> Layer:
-    """A Normalize layer with the statistics of the training part, one a feature."""
-    layer = Normalize(tuple(training.x.shape[1:]))
-    layer.fit(training.x)
-    return layer
+def make_model(draft: Draft, training: Dataset) -> Sequential:
+    """The recipe's layers, a Normalize of every feature before them where that is asked; it is not fitted yet."""
+    before = [Normalize(tuple(training.x.shape[1:]))] if draft.data.normalize else []
+    return Sequential(*before, *draft.make_layers())
 
 
 def examine(draft: Draft, backend: str | Backend | None = None) -> Parts | None:
@@ -134,9 +135,10 @@ def _check_loss(draft: Draft, loss: Loss, training: Dataset, n_classes: int) -> 
 
 def _check_model(draft: Draft, training: Dataset, n_classes: int, whole: bool) -> None:
     """Note the first layer that cannot take its input or, where `whole`, outputs that do not fit the targets."""
-    model = Sequential(*draft.make_layers()).initialize(0, "numpy")
+    model = make_model(draft, training).initialize(0, "numpy")
+    first = int(draft.data.normalize)
     shape = tuple(training.x.shape[1:])
-    for index, layer in enumerate(model.layers):
+    for index, layer in enumerate(model.layers[first:]):
         before = shape
         try:
             shape = tuple(layer.output_shape(shape))
@@ -144,7 +146,14 @@ def _check_model(draft: Draft, training: Dataset, n_classes: int, whole: bool) -
             whose = f"a sample of {training.name}" if not index else "the layer before"
             draft.mistakes.add(("model", "layers", index), f"{error} ({whose} gives {before})")
             return
-    last = ("model", "layers", len(model) - 1)
+    if draft.optimizer is not None:
+        try:
+            draft.optimizer.check(model)
+        except ConfigError as error:
+            draft.mistakes.add(("optimizer", "groups"), str(error))
+        except StateError as error:
+            draft.mistakes.add(("model", "layers"), str(error))
+    last = ("model", "layers", len(model) - first - 1)
     wanted = tuple(training.y.shape[1:]) if not n_classes else (n_classes,)
     if not whole or shape == wanted:
         return

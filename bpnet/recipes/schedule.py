@@ -83,7 +83,7 @@ def read_schedule(section: Any, learning_rate: Any, epochs: int | None, mistakes
         _note_steps(given, mistakes)
         for key in [key for key in given if key in ARGUMENTS]:
             _check_count(key, given, epochs, mistakes)
-        if "every" in own:
+        if "every" in own and own["every"].default is not own["every"].empty:
             given.setdefault("every_epochs", 1)
     warmup = given.pop("warmup_epochs", 0) if "warmup" not in own else 0
     if "steps" in own and "epochs" not in given:
@@ -112,7 +112,7 @@ def _note_steps(given: dict[str, Any], mistakes: Mistakes) -> None:
 
 
 def _check_count(key: str, given: dict[str, Any], epochs: int | None, mistakes: Mistakes) -> None:
-    """Note and take out a number of epochs that is none, and a warm-up as long as the training."""
+    """Note and replace a number of epochs that is none, and a warm-up as long as the training."""
     value, zero = given[key], key in ("warmup_epochs", "decay_per_epoch")
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 <= value < 1e9 or (value == 0 and not zero):
@@ -121,4 +121,7 @@ def _check_count(key: str, given: dict[str, Any], epochs: int | None, mistakes: 
         mistakes.must_be(("schedule", key), f"below the {epochs} epochs of the training", value)
     else:
         return
-    del given[key]
+    if key == "warmup_epochs":
+        del given[key]
+    else:
+        given[key] = 1  # what stands there is not used: there are mistakes

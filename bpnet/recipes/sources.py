@@ -31,7 +31,8 @@ def load_parts(data: Any, loss: Loss | None, mistakes: Mistakes) -> Parts | None
             assert loss is not None
             whole = read_file(data, loss)
     except REFUSED as error:
-        mistakes.add(("data", _blamed(str(error), source)), str(error))
+        key, text = _blamed(str(error), source)
+        mistakes.add(("data", key), text)
         return None
     if source != "name":
         held_out = _held_out(whole, data, "test_fraction", data.test_fraction or TEST_FRACTION, mistakes)
@@ -44,10 +45,12 @@ def load_parts(data: Any, loss: Loss | None, mistakes: Mistakes) -> Parts | None
     return None if parts is None else (*parts, test)
 
 
-def _blamed(message: str, source: str) -> str:
-    """The key that a message is about: it begins with the option's name, or is about the source."""
-    starts = {key: (f"{argument}:", f"{argument} must") for key, argument in CSV_OPTIONS.items()}
-    return next((key for key, start in starts.items() if message.startswith(start)), source)
+def _blamed(message: str, source: str) -> tuple[str, str]:
+    """The key that a message is about, the source unless it begins with an option, and the rest of the message."""
+    for key, argument in CSV_OPTIONS.items():
+        if message.startswith((f"{argument}: ", f"{argument} must ")):
+            return key, message.removeprefix(f"{argument}:").removeprefix(argument).lstrip()
+    return source, message
 
 
 def _held_out(
