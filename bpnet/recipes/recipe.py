@@ -96,7 +96,8 @@ class Draft:
         self.optimizer: Optimizer | None = None
         self.schedule: SchedulePlan | None = None
         self.metrics: list[Any] | None = None
-        self.given.setdefault("optimizer", {"name": "Adam"})
+        optimizer = self.given.get("optimizer", {})
+        self.given["optimizer"] = {"name": "Adam", **optimizer} if isinstance(optimizer, Mapping) else optimizer
         self.given.setdefault("training", {})
         self._check_top()
         self._read_data(folder)
