@@ -1,7 +1,8 @@
 """bpnet: neural networks trained by explicit backpropagation, on any array backend."""
 
-from bpnet import data, errors, initializers, ops
+from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
+from bpnet.callbacks import Callback
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
 from bpnet.errors import (
@@ -31,6 +32,7 @@ from bpnet.layers import (
     LeakyReLU,
     LogSoftmax,
     Mish,
+    Normalize,
     PReLU,
     ReLU,
     Residual,
@@ -58,9 +60,21 @@ from bpnet.losses import (
     PoissonNLL,
     SoftmaxCrossEntropy,
 )
-from bpnet.metrics import Accuracy, BinaryAccuracy, Metric
-from bpnet.optimizers import SGD, Adam, AdamW, Optimizer
+from bpnet.metrics import (
+    F1,
+    R2,
+    Accuracy,
+    BinaryAccuracy,
+    ConfusionMatrix,
+    Metric,
+    Perplexity,
+    Precision,
+    Recall,
+    TopKAccuracy,
+)
+from bpnet.optimizers import SGD, Adagrad, Adam, AdamW, Group, Lion, Optimizer, RMSprop
 from bpnet.parameter import Parameter, Stream
+from bpnet.schedules import Constant, Cosine, Exponential, InverseTime, OneCycle, Schedule, StepDecay, WarmUp
 from bpnet.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -74,10 +88,13 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ELU",
+    "F1",
     "GELU",
     "GLU",
+    "R2",
     "SGD",
     "Accuracy",
+    "Adagrad",
     "Adam",
     "AdamW",
     "Backend",
@@ -86,24 +103,32 @@ __all__ = [
     "BinaryCrossEntropy",
     "BinaryFocalLoss",
     "BpnetError",
+    "Callback",
     "CategoricalCrossEntropy",
     "CheckpointError",
     "Concatenate",
     "ConfigError",
+    "ConfusionMatrix",
+    "Constant",
+    "Cosine",
     "DTypeError",
     "DataError",
     "Dataset",
     "Dense",
     "Dropout",
+    "Exponential",
     "Flatten",
     "FocalLoss",
+    "Group",
     "Hardswish",
     "Hinge",
     "History",
     "Huber",
+    "InverseTime",
     "KLDivergence",
     "Layer",
     "LeakyReLU",
+    "Lion",
     "LogCosh",
     "LogSoftmax",
     "Loss",
@@ -115,12 +140,19 @@ __all__ = [
     "MulticlassHinge",
     "NegativeLogLikelihood",
     "NonFiniteError",
+    "Normalize",
+    "OneCycle",
     "Optimizer",
     "PReLU",
     "Parameter",
+    "Perplexity",
     "PoissonNLL",
+    "Precision",
+    "RMSprop",
     "ReLU",
+    "Recall",
     "Residual",
+    "Schedule",
     "Sequential",
     "ShapeError",
     "SiLU",
@@ -129,20 +161,26 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Softplus",
     "StateError",
+    "StepDecay",
     "Stream",
     "Tanh",
+    "TopKAccuracy",
     "Trainer",
+    "WarmUp",
     "backend_names",
+    "callbacks",
     "data",
     "errors",
     "get_backend",
     "initializers",
     "kernel",
     "load",
+    "metrics",
     "namespace",
     "ops",
     "predict",
     "register_backend",
+    "schedules",
     "to_numpy",
     "use_backend",
 ]

@@ -21,7 +21,7 @@ from bpnet.losses import (
     NegativeLogLikelihood,
     SoftmaxCrossEntropy,
 )
-from bpnet.metrics import BinaryAccuracy, Metric
+from bpnet.metrics import Metric, Perplexity
 
 
 def last_layer(model: Layer) -> Layer:
@@ -52,13 +52,19 @@ def check_pairing(model: Layer, loss: Loss, metrics: Sequence[Metric]) -> None:
         raise ConfigError(
             f"{name} wants log-probabilities, and the model ends in a Softmax: end it in LogSoftmax() instead"
         )
+    for metric in metrics:
+        logits = loss.wants == "logits"
+        known = logits or loss.wants == "probabilities"
+        if known and isinstance(metric, Perplexity) and metric.from_logits != logits:
+            raise ConfigError(f"the loss takes {loss.wants}, the metric does not: use Perplexity(from_logits={logits})")
     if isinstance(loss, (BinaryCrossEntropy, BinaryFocalLoss, Hinge)):
         from_logits = loss.wants != "probabilities"
         takes = "scores around 0" if isinstance(loss, Hinge) else loss.wants
         for metric in metrics:
-            if isinstance(metric, BinaryAccuracy) and metric.from_logits != from_logits:
+            if getattr(metric, "from_logits", from_logits) != from_logits:
                 raise ConfigError(
-                    f"the loss takes {takes}, the metric does not: use BinaryAccuracy(from_logits={from_logits})"
+                    f"the loss takes {takes}, the metric does not: use "
+                    f"{type(metric).__name__}(from_logits={from_logits})"
                 )
 
 
@@ -82,7 +88,6 @@ def check_probabilities(outputs: Any, loss: Loss) -> None:
         )
 
 
-def plain_weights(loss: Loss, metrics: Sequence[Metric]) -> bool:
-    """Whether all weights are bpnet's own, which depend on shapes alone: a plan would not see others change."""
-    ours = type(loss).total_weight.__module__.startswith("bpnet.")
-    return ours and all(type(metric).weight.__module__.startswith("bpnet.") for metric in metrics)
+def plain_weights(loss: Loss) -> bool:
+    """Whether the loss's weights are bpnet's own, made of shapes and by kernels: a plan would not see others change."""
+    return type(loss).total_weight.__module__.startswith("bpnet.")

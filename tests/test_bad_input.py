@@ -284,7 +284,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "batch True": ({"batch_size": True}, "batch_size must be an integer"),
     "epochs -1": ({"epochs": -1}, "epochs must be an integer of at least 0, got -1"),
     "epochs 1.5": ({"epochs": 1.5}, "epochs must be an integer"),
-    "validation": ({"validation_data": X}, r"validation_data must be a Dataset or a pair \(x, y\)"),
+    "validation": ({"validation_data": X}, r"validation_data must be a Dataset, a pair \(x, y\), or"),
 }
 
 

@@ -353,7 +353,7 @@ def test_weights_that_depend_on_values_are_not_planned() -> None:
     planned, eager = pair(MODELS["mlp"], CountValid, lambda: bp.SGD(0.1))
     data = batches(6, (8,))
     assert steps_of(planned, data) == steps_of(eager, data)
-    assert planned.plan_report().startswith("every step is eager: the loss or a metric has weights of its own")
+    assert planned.plan_report().startswith("every step is eager: the loss has weights of its own")
 
 
 class Warming(HandMade):

@@ -16,9 +16,22 @@ from bpnet.ops.activations import (
     tanh,
     tanh_backward,
 )
-from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, split
+from bpnet.ops.adaptive import adagrad_, lion_, rmsprop_
+from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, rows, split
 from bpnet.ops.atomic import mul, mul_backward, sum_backward, sum_terms
-from bpnet.ops.counting import accumulate_, count_correct, count_correct_binary
+from bpnet.ops.counting import (
+    above,
+    accumulate_,
+    class_counts,
+    confusion,
+    count_correct,
+    count_correct_binary,
+    count_top_k,
+    largest,
+    sum_deviations,
+    sum_errors,
+    sum_log_loss,
+)
 from bpnet.ops.cross_entropy import (
     focal_rows,
     focal_rows_backward,
@@ -75,6 +88,8 @@ from bpnet.ops.margins import (
     multiclass_hinge_rows_backward,
 )
 from bpnet.ops.random import dropout, dropout_backward, philox
+from bpnet.ops.rates import scale_rate_, set_rate_
+from bpnet.ops.regularization import average_, clip_norm_, clip_value_, penalty, penalty_gradient_
 from bpnet.ops.smooth import (
     elu,
     elu_backward,
@@ -98,7 +113,8 @@ from bpnet.ops.smooth import (
     softplus,
     softplus_backward,
 )
-from bpnet.ops.update import adam_, advance_, check_finite_, sgd_, sgd_momentum_
+from bpnet.ops.standardize import standardize, standardize_backward
+from bpnet.ops.update import adam_, advance_, amsgrad_, check_finite_, sgd_, sgd_momentum_
 from bpnet.ops.weighting import (
     label_targets,
     label_weight,
@@ -111,13 +127,17 @@ from bpnet.ops.weighting import (
 )
 
 __all__ = [
+    "above",
     "absolute_error",
     "absolute_error_backward",
     "accumulate_",
+    "adagrad_",
     "adam_",
     "add",
     "add_",
     "advance_",
+    "amsgrad_",
+    "average_",
     "binary_cross_entropy",
     "binary_cross_entropy_backward",
     "binary_focal",
@@ -125,11 +145,16 @@ __all__ = [
     "categorical_cross_entropy",
     "categorical_cross_entropy_backward",
     "check_finite_",
+    "class_counts",
+    "clip_norm_",
+    "clip_value_",
     "concatenate",
+    "confusion",
     "copy",
     "copy_",
     "count_correct",
     "count_correct_binary",
+    "count_top_k",
     "dropout",
     "dropout_backward",
     "elu",
@@ -154,10 +179,12 @@ __all__ = [
     "kl_divergence_rows_backward",
     "label_targets",
     "label_weight",
+    "largest",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
     "linear_backward",
+    "lion_",
     "log_cosh",
     "log_cosh_backward",
     "log_softmax",
@@ -175,6 +202,8 @@ __all__ = [
     "negative_log_likelihood_rows",
     "negative_log_likelihood_rows_backward",
     "normal_cdf",
+    "penalty",
+    "penalty_gradient_",
     "philox",
     "poisson",
     "poisson_backward",
@@ -187,6 +216,10 @@ __all__ = [
     "relu",
     "relu_backward",
     "reshape",
+    "rmsprop_",
+    "rows",
+    "scale_rate_",
+    "set_rate_",
     "sgd_",
     "sgd_momentum_",
     "sigmoid",
@@ -214,7 +247,12 @@ __all__ = [
     "split",
     "squared_error",
     "squared_error_backward",
+    "standardize",
+    "standardize_backward",
     "sum_backward",
+    "sum_deviations",
+    "sum_errors",
+    "sum_log_loss",
     "sum_terms",
     "sum_weights",
     "tanh",
