@@ -1,4 +1,4 @@
-"""Backends for the tests: `backend` runs a test on each of them, on CuPy where there is a GPU, on PyTorch where it is."""
+"""Backends for the tests: `backend` runs a test on each of them; on CuPy and PyTorch where they can run."""
 
 from __future__ import annotations
 

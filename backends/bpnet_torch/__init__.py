@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,10 @@ class TorchBackend:
         self.array_type: Any = torch.Tensor
         self.device: Any = _device(torch, device or "cpu")
         self._torch: Any = torch
+        import bpnet_torch.autograd  # noqa: F401  (refuses tensors that autograd follows)
 
     def asarray(self, x: Any, dtype: str | None = None) -> Any:
-        """Return `x` (host or device) as a contiguous tensor on this device that no autograd follows.
+        """Return `x` (host or device) as a contiguous tensor on this device, detached.
 
         A tensor of this device, and a NumPy array where the device is the CPU, give their memory where nothing has to
         change.
@@ -39,7 +41,8 @@ class TorchBackend:
         kind = getattr(self._torch, dtype) if dtype else None
         if not isinstance(x, self.array_type):
             host = np.asarray(x, dtype=dtype, order="C")
-            x = self._torch.from_numpy(host if host.flags.writeable else host.copy())
+            native = host.dtype.newbyteorder("=")
+            x = self._torch.from_numpy(host.astype(native, copy=not host.flags.writeable))
         if x.requires_grad:
             x = x.detach()
         return x.to(self.device, kind).contiguous()
@@ -49,13 +52,13 @@ class TorchBackend:
         return (x.float() if x.dtype is self._torch.bfloat16 else x).numpy(force=True)
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Return zeros; a one-dimensional tensor starts at a multiple of 256 bytes."""
+        """Return zeros whose memory starts at a multiple of 256 bytes."""
         kind = getattr(self._torch, dtype)
-        if len(shape) != 1:
-            return self._torch.zeros(shape, dtype=kind, device=self.device)
-        raw = self._torch.zeros(shape[0] + ALIGNMENT // kind.itemsize, dtype=kind, device=self.device)
+        size = math.prod(shape)
+        with self._torch.inference_mode(False):  # a model first used in inference may be trained later
+            raw = self._torch.zeros(size + ALIGNMENT // kind.itemsize, dtype=kind, device=self.device)
         start = -raw.data_ptr() % ALIGNMENT // kind.itemsize
-        return raw[start : start + shape[0]]
+        return raw[start : start + size].reshape(shape)
 
     def __repr__(self) -> str:
         return f"<backend {self.name}>"
@@ -95,8 +98,8 @@ def _device(torch: Any, name: str) -> Any:
     if not count:
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         raise BackendError(
-            f"PyTorch {torch.__version__}, {built}, finds no usable GPU; check `nvidia-smi`, install a build of PyTorch "
-            "that matches the driver (https://pytorch.org), or use 'torch', PyTorch on the CPU"
+            f"PyTorch {torch.__version__}, {built}, finds no usable GPU; check `nvidia-smi`, install a build that "
+            "matches the driver (pytorch.org says which), or use 'torch', PyTorch on the CPU"
         )
     chosen = int(index) if index else torch.cuda.current_device()
     if chosen >= count:
