@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_cases import CASES
 
 import bpnet as bp
 from bpnet.dispatch import Kernel, Variant, kernel, kernels, load_variants, recording
+from bpnet.testing.kernel_cases import CASES
 
 load_variants(np.ndarray)
 SHIPPED = [k for k in kernels() if k.__module__.startswith("bpnet.")]
