@@ -13,6 +13,7 @@ LEVELS = {
     "errors": 0,
     "dispatch": 1,
     "backend": 1,
+    "checks": 1,
     "ops": 2,
     "parameter": 3,
     "store": 3,
