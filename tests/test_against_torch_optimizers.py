@@ -1,8 +1,8 @@
 """Optimizers, schedules, clipping and averages against PyTorch's, over 50 steps in float64 to 1e-9.
 
-An optional test: `pip install torch` beside bpnet. Both sides minimize one quadratic, each with the gradients at its own
-values, so that an error of one step grows with the next. torch.optim has no Lion: tests/test_optimizers.py holds it to
-its paper.
+An optional test: `pip install torch` beside bpnet. Both sides minimize one quadratic, each with the gradients at its
+own values, so that an error of one step grows with the next. torch.optim has no Lion: tests/test_optimizers.py holds it
+to its paper.
 """
 
 from __future__ import annotations

@@ -74,14 +74,20 @@ def test_host_and_device_compute_one_formula(schedule: bp.Schedule, backend: bp.
 
 
 @given(
-    rate=st.floats(1e-6, 10), steps=st.integers(2, 500), warmup=st.integers(0, 499), final=st.floats(0, 1), data=st.data()
+    rate=st.floats(1e-6, 10),
+    steps=st.integers(2, 500),
+    warmup=st.integers(0, 499),
+    final=st.floats(0, 1),
+    data=st.data(),
 )
 def test_cosine_rises_falls_and_stays(rate: float, steps: int, warmup: int, final: float, data: Any) -> None:
     warmup = min(warmup, steps - 1)
     schedule = bp.Cosine(rate, steps, warmup=warmup, final=final * rate)
     rates = [schedule(k) for k in range(steps + 3)]
     assert rates[warmup] == pytest.approx(rate)
-    assert all(0 < a < b <= rate * (1 + 1e-12) for a, b in zip(rates[: warmup + 1], rates[1 : warmup + 1], strict=False))
+    assert all(
+        0 < a < b <= rate * (1 + 1e-12) for a, b in zip(rates[: warmup + 1], rates[1 : warmup + 1], strict=False)
+    )
     assert all(a >= b - 1e-12 for a, b in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
     assert rates[steps:] == pytest.approx([final * rate] * 3, abs=1e-12 * rate)
     assert schedule.steps == steps

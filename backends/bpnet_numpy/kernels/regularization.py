@@ -65,8 +65,9 @@ def _(_: None, grads: Array, ok: Array, limit: float) -> list[Call]:
 
     def call() -> None:
         square = 0.0
-        for product in products:
-            square += float(product())
+        with np.errstate(over="ignore", invalid="ignore"):
+            for product in products:
+                square += float(product())
         norm = math.sqrt(square) if lossy < square < math.inf else _exact_norm(parts)
         if norm - norm != 0.0:  # NaN for NaN and for an infinity
             ok[...] = False
