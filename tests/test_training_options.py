@@ -318,7 +318,6 @@ def test_after_an_error_the_parameters_are_what_they_were() -> None:
     model, _ = averaging()
     before = values(model)
     with pytest.raises(ZeroDivisionError), model.averaged():
-        assert not np.array_equal(values(model)["0.weight"], before["0.weight"])
         1 / 0  # noqa: B018
     assert all(np.array_equal(value, before[path]) for path, value in values(model).items())
 
