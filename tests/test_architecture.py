@@ -50,7 +50,18 @@ LEVELS = {
     "__main__": 6,
 }
 ARRAY_LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "jax", "array_api_strict"}
-FREE_OF_ARRAY_LIBRARIES = ("ops", "layers", "losses", "metrics", "optimizers", "parameter", "plan", "planner", "trace")
+FREE_OF_ARRAY_LIBRARIES = (
+    "ops",
+    "layers",
+    "losses",
+    "metrics",
+    "optimizers",
+    "parameter",
+    "plan",
+    "planner",
+    "schedules",
+    "trace",
+)
 SOURCES = sorted((ROOT / "bpnet").rglob("*.py"))
 BACKEND_SOURCES = sorted((ROOT / "backends").rglob("*.py"))
 
