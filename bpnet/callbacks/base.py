@@ -14,25 +14,31 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base of all callbacks; every method does nothing until a subclass says otherwise.
+    """Base of all callbacks: four moments of a fit, none of which has to be used.
 
-    `trainer.stop("reason")` ends the fit after the present step or epoch.
+    A callback may read `trainer.model`, `.optimizer`, `.loss`, `.metrics` and `.epoch`, and end the fit after the
+    present step or epoch with `trainer.stop("reason")`. bpnet's own start afresh in `on_fit_start`, so one object can
+    serve many fits, one after another.
     """
 
     def on_fit_start(self, trainer: Trainer, names: tuple[str, ...]) -> None:
-        """A fit begins. `names` are the keys that every epoch's row will have; refuse here what cannot work."""
+        """A fit begins; refuse here what cannot work, before anything is changed.
+
+        names : the keys that every epoch's row will have
+        """
 
     def on_step_end(self, trainer: Trainer) -> None:
         """A step was made. Reading a value of the device here waits for it."""
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        """An epoch ended with these numbers."""
+        """An epoch ended with these numbers; not all are floats: a confusion matrix is nested lists."""
 
     def on_fit_end(self, trainer: Trainer, history: History) -> None:
-        """The fit ended, whatever ended it; close what is open."""
+        """The fit ended, whatever ended it; close what is open. Called wherever `on_fit_start` succeeded."""
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        shown = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({shown})"
 
 
 @contextlib.contextmanager
