@@ -437,17 +437,6 @@ def _slopes(arrays: int) -> Callable[..., Iterator[tuple[Any, ...]]]:
     return cases
 
 
-def _statistics(arrays: int) -> Callable[..., Iterator[tuple[Any, ...]]]:
-    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
-        for shape in SHAPES:
-            for own in (shape[-1:], (1,), (*shape[1:-1], 1), shape[1:]):
-                given = [_normal(rng, own, dtype), np.abs(_normal(rng, own, dtype)) + np.asarray(0.1, dtype)]
-                yield (_normal(rng, shape, dtype), *given[2 - arrays :])
-                yield (_special(rng, shape, dtype), *given[2 - arrays :])
-
-    return cases
-
-
 def scores_and_labels(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
     for n, c in ROWS:
         for labels in _labels(rng, n, c):
@@ -487,6 +476,17 @@ def log_losses(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
                 yield (10 * _normal(rng, (n, c), dtype), labels, True, ignored)
                 yield (rng.uniform(size=(n, c)).astype(dtype), labels, False, ignored)
     yield (_normal(rng, (2, 3, 4), dtype), rng.integers(0, 4, (2, 3)), True, None)
+
+
+def _statistics(arrays: int) -> Callable[..., Iterator[tuple[Any, ...]]]:
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for shape in SHAPES:
+            for own in (shape[-1:], (1,), (*shape[1:-1], 1), shape[1:]):
+                given = [_normal(rng, own, dtype), np.abs(_normal(rng, own, dtype)) + np.asarray(0.1, dtype)]
+                yield (_normal(rng, shape, dtype), *given[2 - arrays :])
+                yield (_special(rng, shape, dtype), *given[2 - arrays :])
+
+    return cases
 
 
 CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
