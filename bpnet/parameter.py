@@ -33,6 +33,7 @@ class Parameter:
     initializer : `f(stream, shape)`, or the name of one in `bpnet.initializers.INITIALIZERS`
     decay       : whether weight decay applies to it; by default to arrays of two or more axes, so not to biases
     trainable   : whether training changes it; where not, it has no gradient, decay or penalty. May be set at any time.
+                  What is made with False is no weight, such as a mean of the data: `unfreeze` leaves it alone.
     l1, l2      : penalties: l1 sum |w| + l2 sum w^2 is added to what is minimized. May be set at any time.
     """
 
@@ -57,7 +58,7 @@ class Parameter:
         self.shape = shape
         self.initializer = initializer
         self.decay = len(shape) > 1 if decay is None else decay
-        self._trainable = bool(trainable)
+        self._trainable = self.learned = bool(trainable)
         self._l1, self._l2 = at_least_0("l1", l1), at_least_0("l2", l2)
         self.path = ""
         self._owner: Owner | None = None
@@ -182,11 +183,12 @@ class Parameter:
 
     def __getstate__(self) -> dict[str, Any]:
         fixed = {name: getattr(self, name) for name in _FIXED}
-        return fixed | {"value": self.host_value()}
+        return fixed | {"learned": self.learned, "value": self.host_value()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         settings = {name: state[name] for name in _FIXED if name in state}
         self.__init__(**settings)  # type: ignore[misc]
+        self.learned = state.get("learned", True)
         self._pending = state["value"]
 
     def __repr__(self) -> str:
