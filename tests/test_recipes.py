@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import tomllib
@@ -17,13 +18,16 @@ from hypothesis import strategies as st
 
 import bpnet as bp
 from bpnet import recipes
-from bpnet.recipes import toml
+from bpnet.recipes import schema, toml
 from bpnet.recipes.calls import parse_call
 from bpnet.recipes.components import classes
 from bpnet.recipes.mistakes import path_of
 from bpnet.recipes.recipe import default_metrics
 from bpnet.recipes.run import examine
+from bpnet.recipes.schedule import ARGUMENTS
+from bpnet.schedules import SCHEDULES
 
+PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
 SMALL: dict[str, Any] = {
     "data": {"name": "spiral", "samples": 10, "classes": 3},
     "model": {"layers": ["Dense(2, 8)", "ReLU()", "Dense(8, 3)"]},
@@ -783,3 +787,38 @@ def test_one_arm_of_samples_in_two_shapes_is_flattened() -> None:
     assert lines[0].startswith(
         "model.layers[0]: Dense(64, 10) needs x of shape (N, 64), got (1, 8, 8); put a Flatten()"
     )
+
+
+# --- the page ---
+
+
+def test_the_recipes_on_the_page_can_be_used() -> None:
+    found = re.findall(r"^(?:<!-- file: (\S+) -->\n)?```toml\n(.*?)^```$", PAGE.read_text("utf-8"), flags=re.M | re.S)
+    assert [name for name, _ in found] == ["houses.toml", "wrong.toml", ""]
+    for name, text in found:
+        tables = tomllib.loads(text)
+        if name == "wrong.toml":
+            assert len(mistakes(tables)) == 5
+        elif name == "houses.toml":
+            recipes.parse(text, name=name)
+        else:
+            assert mistakes({**SMALL, **tables}) == []
+
+
+def test_every_key_stands_on_the_page() -> None:
+    text = PAGE.read_text("utf-8")
+    for name, kind in schema.SECTIONS.items():
+        assert f"`[{name}]`" in text
+        for key in kind.model_fields:
+            assert f"`{key}`" in text, key
+    for key in ARGUMENTS:
+        assert f"`{key}`" in text
+    for cls in SCHEDULES:
+        assert cls == "WarmUp" or f"`{cls}`" in text
+
+
+def test_check_gives_every_mistake_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(toml.write(changed(SMALL, model={"layers": ["Dense(2, 2)"]}, training={"seed": -1})))
+    assert [line.split()[0].rstrip(":") for line in recipes.check(str(path))] == ["training.seed", "model.layers[0]"]
+    assert recipes.check("digits") == []

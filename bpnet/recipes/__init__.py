@@ -21,7 +21,7 @@ from bpnet.errors import ConfigError, MissingExtraError, did_you_mean
 if TYPE_CHECKING:
     from bpnet.recipes.recipe import Draft, Recipe
 
-__all__ = ["available", "describe", "find", "parse", "read", "source"]
+__all__ = ["available", "check", "describe", "find", "parse", "read", "source"]
 
 ENDING = ".toml"
 
@@ -62,6 +62,19 @@ def read(path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = Non
     where = os.fspath(path)
     name, text, folder = open_file(where)
     return _draft(load_toml(text, where), overrides, name, folder, where).recipe()
+
+
+def check(name: str) -> list[str]:
+    """Every mistake in a recipe, of bpnet's or in a file, alone and with its data; [] where it can be trained.
+
+    Raises ConfigError where there is no such recipe, or it is no TOML.
+    """
+    title, tables, folder, _ = open_recipe(name)
+    draft = make_draft(tables, name=title, folder=folder)
+    from bpnet.recipes.run import examine
+
+    examine(draft)
+    return draft.mistakes.lines
 
 
 def parse(text: str, overrides: Mapping[str, Any] | None = None, *, name: str = "recipe") -> Recipe:
