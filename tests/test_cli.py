@@ -430,6 +430,17 @@ def test_the_recipes_are_listed_and_printed() -> None:
     assert "'plain' has no recipe" in done.output
 
 
+def test_a_confusion_matrix_is_printed_row_by_row(tiny: str) -> None:
+    Path(tiny).write_text(TINY + 'metrics = ["Accuracy()", "ConfusionMatrix()"]\n')
+    done = invoke("train", tiny, "--json")
+    assert done.exit_code == 0, done.output
+    matrix = json.loads(done.stdout.splitlines()[-1])["test_confusion_matrix"]
+    assert np.sum(matrix) == 36
+    rows = invoke("evaluate", "mine.safetensors").stdout.splitlines()
+    assert rows[-4] == "confusion_matrix, a row for each label:"
+    assert [[int(each) for each in row.split()] for row in rows[-3:]] == matrix
+
+
 def test_a_recipe_in_a_file_that_is_none_is_a_mistake_of_the_file() -> None:
     bp.Sequential(bp.Dense(2, 2)).initialize().save("odd", data="digits", recipe={"data": {"name": "digits"}})
     done = invoke("evaluate", "odd")

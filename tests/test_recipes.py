@@ -390,7 +390,11 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         {"loss": {"name": "MeanSquaredError"}},
         ["loss.name: MeanSquaredError takes values, and spiral has labels of 3 classes; take SoftmaxCrossEntropy"],
     ),
-    ({"loss": {"name": "CategoricalCrossEntropy"}, "model": {"layers": ["Dense(2, 3)", "LogSoftmax()"]}}, []),
+    (
+        {"loss": {"name": "CategoricalCrossEntropy"}},
+        ["data: the training part: CategoricalCrossEntropy() wants probabilities, and the model's outputs lie between"],
+    ),
+    ({"loss": {"reduction": "none"}}, ['loss.reduction must be "mean" or "sum": there must be one number to train on']),
     (
         {"model": {"layers": ["Dense(2, 3)", "Softmax()"]}},
         ["loss.name: SoftmaxCrossEntropy applies the softmax itself, and the model ends in a Softmax: leave that out"],
@@ -490,6 +494,10 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
             "training.metrics[0]: there is no metric 'Acc'",
             "training.metrics[1]: TopKAccuracy: k must be an integer of at least 1, got 0",
         ],
+    ),
+    (
+        {"training": {"metrics": ["RMSE()", "TopKAccuracy(9)"]}},
+        ["training.metrics[0]: RMSE needs", "training.metrics[1]: TopKAccuracy"],
     ),
     (
         {"training": {"metrics": ["Accuracy()", "Accuracy()"]}},
@@ -679,6 +687,18 @@ def test_files_that_cannot_be_used_are_reported_under_their_key(
     assert any(says in line for line in lines), lines
 
 
+def test_values_that_cannot_be_trained_on_are_found_before_training(tmp_path: Path) -> None:
+    x = np.ones((20, 10))
+    x[3, 4] = np.nan
+    np.savez(tmp_path / "d.npz", x=np.ones((20, 10)), y=np.append(np.ones(19), np.inf))
+    settings = changed(REGRESSION, data={"name": None, "npz": "d.npz"})
+    (line,) = mistakes(settings, tmp_path)
+    assert line.startswith(("data: the training part: y holds 0 NaN and 1 inf", "data: the test part: y holds 0 NaN"))
+    np.savez(tmp_path / "d.npz", x=x, y=np.ones(20))
+    (line,) = mistakes(settings, tmp_path)
+    assert "holds 1 NaN" in line
+
+
 def test_labels_below_zero_are_no_classes(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=np.ones((8, 2)), y=np.array([-1, 1] * 4))
     settings = changed(SMALL, data={"name": None, "samples": None, "classes": None, "npz": "d.npz"})
@@ -779,6 +799,8 @@ def test_the_recipe_says_the_backend_and_the_argument_wins() -> None:
     recipe = recipes.make_draft(changed(SMALL, training={"backend": "strict:device1"}), name="mine").recipe()
     assert recipe.prepare().model.backend.name == "strict:device1"
     assert recipe.prepare(backend="numpy").model.backend.name == "numpy"
+    with pytest.raises(bp.BackendError, match="unknown backend 'nowhere'"):
+        recipe.prepare(backend="nowhere")
 
 
 def test_one_arm_of_samples_in_two_shapes_is_flattened() -> None:

@@ -42,6 +42,16 @@ def as_results(results: dict[str, Any], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{name} {text}" for name, text in texts.items() if text)
 
 
+def print_matrices(results: dict[str, Any]) -> None:
+    """Print what does not fit into a line, such as a confusion matrix: its rows below its name."""
+    for name, value in results.items():
+        if isinstance(value, list) and value and isinstance(value[0], list):
+            width = max(len(str(each)) for row in value for each in row)
+            print(f"{name}, a row for each label:")
+            for row in value:
+                print("  " + " ".join(f"{each:>{width}}" for each in row))
+
+
 def versions(backend: Backend) -> dict[str, str]:
     """The versions that a result depends on."""
     found = {"bpnet": bpnet.__version__, "python": platform.python_version(), "numpy": np.__version__}

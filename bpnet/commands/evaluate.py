@@ -40,25 +40,26 @@ def evaluate(
     )
     saved = Saved(settings.model, settings.backend)
     loaded = saved.model
-    samples, loss, metrics = _what_to_measure(saved, settings)
+    name, samples, loss, metrics = _what_to_measure(saved, settings)
     trainer = Trainer(loaded, loss, Adam(), metrics=metrics)
     start = time.perf_counter()
     try:
         results = trainer.evaluate(samples, batch_size=settings.batch_size)
     except (ShapeError, DataError) as error:
-        raise type(error)(f"{settings.model} cannot be evaluated on {samples.name}: {error}") from error
+        raise type(error)(f"{settings.model} cannot be evaluated on {name}: {error}") from error
     seconds = time.perf_counter() - start
     print(f"{settings.model}: {loaded.n_parameters:,} parameters, {common.where(loaded.backend)}")
-    print(f"{samples.name}, {samples.split}: {len(samples)} samples")
+    print(f"{name}, {samples.split}: {len(samples)} samples")
     print(common.as_results(results))
+    common.print_matrices(results)
     if as_json:
-        official = samples.name in available() and find(samples.name).split == OFFICIAL
+        official = name in available() and find(name).split == OFFICIAL
         common.print_json(
             {
-                **{f"{settings.part}_{name}": value for name, value in results.items()},
-                "data": samples.name,
+                **{f"{settings.part}_{key}": value for key, value in results.items()},
+                "data": name,
                 "split": samples.split,
-                "split_seed": None if official else _seed_of(saved, samples.name, settings.split_seed),
+                "split_seed": None if official else _seed_of(saved, name, settings.split_seed),
                 "n_samples": len(samples),
                 "backend": loaded.backend.name,
                 "device": loaded.backend.describe()["device"],
@@ -70,8 +71,8 @@ def evaluate(
         )
 
 
-def _what_to_measure(saved: Saved, settings: EvaluateSettings) -> tuple[Dataset, Loss, list[Metric]]:
-    """The samples, the loss and the metrics: those of the recipe, or what an older file and --data say."""
+def _what_to_measure(saved: Saved, settings: EvaluateSettings) -> tuple[str, Dataset, Loss, list[Metric]]:
+    """The data's name, the samples, the loss and the metrics: those of the recipe, or what an older file and --data say."""
     recipe = saved.recipe
     if recipe is not None and settings.data in (None, recipe.data.name):
         training, validation, test = saved.parts(settings.split_seed)
@@ -81,14 +82,14 @@ def _what_to_measure(saved: Saved, settings: EvaluateSettings) -> tuple[Dataset,
                 f"the recipe in {settings.model!r} holds no samples out for validation: --part test or train"
             )
         assert recipe.loss is not None
-        return part, recipe.loss, list(recipe.metrics or ())
+        return saved.data_name(), part, recipe.loss, list(recipe.metrics or ())
     if settings.part == "validation":
         raise ConfigError("--part validation needs a model whose file has a recipe; take test or train")
     loss = saved.classifier_loss()
     name = settings.data or saved.data_name()
     training, test = load(name, split_seed=saved.split_seed(name, settings.split_seed))
     metrics = [Accuracy()] if recipe is None else list(recipe.metrics or ())
-    return test if settings.part == "test" else training, loss, metrics
+    return name, test if settings.part == "test" else training, loss, metrics
 
 
 def _seed_of(saved: Saved, data: str, asked: int | None) -> int:

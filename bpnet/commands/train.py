@@ -198,6 +198,7 @@ def _report(run: Run, history: History, results: dict[str, Any], seconds: float)
         f"{common.as_results(results, 'test ')} ({len(run.test)} samples not trained on), after {seconds:.2f} s of "
         f"training{each}"
     )
+    common.print_matrices(results)
 
 
 def _say_saved(settings: TrainSettings, history: History, replaced: bool) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpnet.backend import get_backend
 from bpnet.data import named
 from bpnet.errors import ConfigError, did_you_mean
 from bpnet.layers import Layer, Normalize, Sequential
@@ -62,10 +63,12 @@ class Recipe:
         """Load the data, hold the settings to them, and return what is ready to be trained.
 
         backend : where to train, before the recipe's own and BPNET_BACKEND
-        Raises ConfigError that names every mistake, DataError, BackendError.
+        Raises ConfigError that names every mistake; BackendError when `backend` cannot be used.
         """
         from bpnet.recipes.run import Run, examine
 
+        if backend is not None:
+            get_backend(backend)
         draft = Draft(self.settings, name=self.name)
         parts = examine(draft, backend)
         return Run(draft, parts, backend)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bpnet.backend import Backend, get_backend
 from bpnet.callbacks import Callback, EarlyStopping
 from bpnet.data import Dataset
+from bpnet.door import Door
 from bpnet.errors import BackendError, BpnetError, ConfigError, StateError
 from bpnet.history import History
 from bpnet.layers import Layer, Normalize, Sequential
@@ -17,9 +19,6 @@ from bpnet.recipes.recipe import VALIDATION_LOSS, Draft, Recipe
 from bpnet.recipes.sources import Parts, is_label, load_parts
 from bpnet.trainer import Trainer
 
-if TYPE_CHECKING:
-    pass
-
 
 class Run:
     """A recipe that is ready to be trained: data, model and Trainer, made anew for every Run.
@@ -28,7 +27,7 @@ class Run:
     training, validation, test : Datasets; validation is None where no part is held out for it
     trainer                    : of a fresh model
     `Recipe.prepare` makes one; draft and parts are what was read, and what `examine` returned for it.
-    Raises ConfigError that names every mistake of the settings, alone and with the data; BackendError.
+    Raises ConfigError that names every mistake of the settings, alone and with the data.
     """
 
     def __init__(self, draft: Draft, parts: Parts | None, backend: str | Backend | None = None) -> None:
@@ -108,8 +107,9 @@ def examine(draft: Draft, backend: str | Backend | None = None) -> Parts | None:
             draft.schedule.make(draft.optimizer.learning_rate, -(-len(training) // draft.training.batch_size))
         except ConfigError as error:
             draft.mistakes.add(("schedule",), str(error))
-    if draft.layers is not None:
-        _check_model(draft, training, n_classes, fits)
+    model = _check_model(draft, training, n_classes, fits) if draft.layers is not None else None
+    if model is not None and not draft.mistakes:
+        _check_at_the_door(draft, model, parts)
     return parts
 
 
@@ -133,9 +133,38 @@ def _check_loss(draft: Draft, loss: Loss, training: Dataset, n_classes: int) -> 
     return False
 
 
-def _check_model(draft: Draft, training: Dataset, n_classes: int, whole: bool) -> None:
-    """Note the first layer that cannot take its input or, where `whole`, outputs that do not fit the targets."""
+def _check_at_the_door(draft: Draft, model: Sequential, parts: Parts) -> None:
+    """Note what the Trainer would refuse: metrics that cannot take the outputs, and bad values in the data."""
+    loss, metrics = draft.loss, draft.metrics or []
+    assert loss is not None
+    if loss.reduction == "none":
+        draft.mistakes.add(("loss", "reduction"), 'must be "mean" or "sum": there must be one number to train on')
+        return
+    door = Door(model, loss, ())
+    first = parts[0]
+    for index, metric in enumerate(metrics):
+        try:
+            metric.measure(model(door.x(first.x[:1, ...])), door.y(first.y[:1, ...]))
+        except BpnetError as error:
+            draft.mistakes.add(("training", "metrics", index), str(error))
+    for part, name in zip(parts, ("training", "validation", "test"), strict=True):
+        try:
+            if part is not None:
+                door.check(part, ("x", "y", "sample_weight"))
+        except BpnetError as error:
+            draft.mistakes.add(("data",), f"the {name} part: {error}")
+            return
+
+
+def _check_model(draft: Draft, training: Dataset, n_classes: int, whole: bool) -> Sequential | None:
+    """Note the first layer that cannot take its input or, where `whole`, outputs that do not fit the targets.
+
+    Returns a model for trials where it could be made.
+    """
     model = make_model(draft, training).initialize(0, "numpy")
+    for layer in model.layers:
+        if isinstance(layer, Normalize):
+            layer.set(np.zeros(layer.mean.shape), np.ones(layer.mean.shape))
     first = int(draft.data.normalize)
     shape = tuple(training.x.shape[1:])
     for index, layer in enumerate(model.layers[first:]):
@@ -145,7 +174,7 @@ def _check_model(draft: Draft, training: Dataset, n_classes: int, whole: bool) -
         except (BpnetError, TypeError, ValueError, IndexError) as error:
             whose = f"a sample of {training.name}" if not index else "the layer before"
             draft.mistakes.add(("model", "layers", index), f"{error} ({whose} gives {before})")
-            return
+            return None
     if draft.optimizer is not None:
         try:
             draft.optimizer.check(model)
@@ -156,6 +185,7 @@ def _check_model(draft: Draft, training: Dataset, n_classes: int, whole: bool) -
     last = ("model", "layers", len(model) - first - 1)
     wanted = tuple(training.y.shape[1:]) if not n_classes else (n_classes,)
     if not whole or shape == wanted:
-        return
+        return model
     needs = f"{training.name} has {n_classes} classes" if n_classes else f"the targets of {training.name} have {wanted}"
     draft.mistakes.add(last, f"the model's outputs must have shape {wanted}, since {needs}; they have {shape}")
+    return model
