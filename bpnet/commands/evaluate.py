@@ -78,9 +78,7 @@ def _what_to_measure(saved: Saved, settings: EvaluateSettings) -> tuple[str, Dat
         training, validation, test = saved.parts(settings.split_seed)
         part = {"test": test, "train": training, "validation": validation}[settings.part]
         if part is None:
-            raise ConfigError(
-                f"the recipe in {settings.model!r} holds no samples out for validation: --part test or train"
-            )
+            raise ConfigError(f"the recipe in {settings.model!r} has no validation part; take --part test or train")
         assert recipe.loss is not None
         return saved.data_name(), part, recipe.loss, list(recipe.metrics or ())
     if settings.part == "validation":
