@@ -1,0 +1,136 @@
+"""The regressor."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils.validation import column_or_1d
+
+from bpnet import losses
+from bpnet.backend import to_numpy
+from bpnet.dispatch import namespace
+from bpnet.errors import DTypeError
+from bpnet.losses import Loss
+from bpnet.sklearn import inputs, settings
+from bpnet.sklearn.base import BaseBP, Task
+
+LOSSES: dict[str, type[Loss]] = {
+    name: getattr(losses, kind)
+    for name, kind in (
+        ("squared_error", "MeanSquaredError"),
+        ("absolute_error", "MeanAbsoluteError"),
+        ("huber", "Huber"),
+    )
+    if hasattr(losses, kind)
+}
+
+
+class BPRegressor(RegressorMixin, BaseBP):  # type: ignore[misc]
+    """A neural network for regression."""
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        loss: Any = "squared_error",
+        solver: Any = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate_init: Any = 0.001,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        dropout: float = 0.0,
+        model: Any = None,
+        callbacks: Any = None,
+        backend: str | None = None,
+        dtype: str = "auto",
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.loss = loss
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.dropout = dropout
+        self.model = model
+        self.callbacks = callbacks
+        self.backend = backend
+        self.dtype = dtype
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on X, (N, n_features), and y, (N,) or (N, n_outputs); sample_weight : (N,) or None."""
+        return self._fit(X, y, sample_weight)
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train for one epoch, from where the training stands."""
+        return self._fit(X, y, sample_weight, partial=True)
+
+    def predict(self, X: Any) -> Any:
+        """The predictions for X: (N,), or (N, n_outputs) where y had columns; in the library of X."""
+        outputs = self._outputs(X, "predict")
+        return outputs if self._two_axes else outputs[:, 0]
+
+    # --- what y means ---
+
+    def _check_subclass(self) -> None:
+        self._make_loss()
+
+    def _make_loss(self) -> Loss:
+        return settings.make_loss(self.loss, LOSSES)
+
+    def _task(self, y: Any, sample_weight: Any, *, classes: Any, partial: bool, going_on: bool) -> Task:
+        if isinstance(y, np.ndarray) and y.dtype.kind not in "biuf":
+            raise DTypeError(
+                f"BPRegressor needs numbers in y, got dtype {y.dtype}; for classes there is BPClassifier"
+            )
+        if y.ndim == 2 and y.shape[1] == 1 and isinstance(y, np.ndarray):
+            y = column_or_1d(y, warn=True)
+        two_axes = y.ndim == 2
+        target = y if two_axes else namespace(y).reshape(y, (-1, 1))
+        n_out = int(target.shape[1])
+        if going_on and n_out != self.n_outputs_:
+            raise DTypeError(f"y has {n_out} outputs, and had {self.n_outputs_} when the training began")
+        self._two_axes = two_axes
+        self.n_outputs_ = n_out
+        self.out_activation_ = "identity"
+        return Task(target, to_numpy(y) if self.early_stopping else None, sample_weight, None, n_out)
+
+    def _score_of(self, outputs: Any, truth: Any, weight: Any) -> float:
+        host = to_numpy(outputs)
+        return float(r2_score(truth, host if truth.ndim == 2 else host[:, 0], sample_weight=weight))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
