@@ -1,7 +1,8 @@
 """bpnet: neural networks trained by explicit backpropagation, on any array backend."""
 
-from bpnet import callbacks, data, errors, initializers, ops
+from bpnet import callbacks, data, errors, initializers, metrics, ops
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
+from bpnet.callbacks import Callback
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
 from bpnet.errors import (
@@ -49,7 +50,18 @@ from bpnet.losses import (
     MeanSquaredError,
     SoftmaxCrossEntropy,
 )
-from bpnet.metrics import Accuracy, BinaryAccuracy, Metric
+from bpnet.metrics import (
+    F1,
+    R2,
+    Accuracy,
+    BinaryAccuracy,
+    ConfusionMatrix,
+    Metric,
+    Perplexity,
+    Precision,
+    Recall,
+    TopKAccuracy,
+)
 from bpnet.optimizers import SGD, Adam, AdamW, Optimizer
 from bpnet.parameter import Parameter, Stream
 from bpnet.trainer import Trainer
@@ -65,8 +77,10 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ELU",
+    "F1",
     "GELU",
     "GLU",
+    "R2",
     "SGD",
     "Accuracy",
     "Adam",
@@ -76,10 +90,12 @@ __all__ = [
     "BinaryAccuracy",
     "BinaryCrossEntropy",
     "BpnetError",
+    "Callback",
     "CategoricalCrossEntropy",
     "CheckpointError",
     "Concatenate",
     "ConfigError",
+    "ConfusionMatrix",
     "DTypeError",
     "DataError",
     "Dataset",
@@ -101,7 +117,10 @@ __all__ = [
     "Optimizer",
     "PReLU",
     "Parameter",
+    "Perplexity",
+    "Precision",
     "ReLU",
+    "Recall",
     "Residual",
     "Sequential",
     "ShapeError",
@@ -113,6 +132,7 @@ __all__ = [
     "StateError",
     "Stream",
     "Tanh",
+    "TopKAccuracy",
     "Trainer",
     "backend_names",
     "callbacks",
@@ -122,6 +142,7 @@ __all__ = [
     "initializers",
     "kernel",
     "load",
+    "metrics",
     "namespace",
     "ops",
     "predict",

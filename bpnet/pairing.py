@@ -11,7 +11,7 @@ from bpnet.errors import ConfigError
 from bpnet.layers import Sequential, Sigmoid, Softmax
 from bpnet.layers.base import Layer
 from bpnet.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
-from bpnet.metrics import BinaryAccuracy, Metric
+from bpnet.metrics import Metric, Perplexity
 
 
 def last_layer(model: Layer) -> Layer:
@@ -29,17 +29,19 @@ def check_pairing(model: Layer, loss: Loss, metrics: Sequence[Metric]) -> None:
             "SoftmaxCrossEntropy applies the softmax itself, and the model ends in a Softmax: leave that out, or use "
             "CategoricalCrossEntropy()"
         )
-    if isinstance(loss, BinaryCrossEntropy):
-        if loss.from_logits and isinstance(last, Sigmoid):
-            raise ConfigError(
-                "BinaryCrossEntropy applies the sigmoid itself, and the model ends in a Sigmoid: leave that out, or "
-                "use BinaryCrossEntropy(from_logits=False)"
-            )
+    if isinstance(loss, BinaryCrossEntropy) and loss.from_logits and isinstance(last, Sigmoid):
+        raise ConfigError(
+            "BinaryCrossEntropy applies the sigmoid itself, and the model ends in a Sigmoid: leave that out, or "
+            "use BinaryCrossEntropy(from_logits=False)"
+        )
+    if loss.wants in ("logits", "probabilities"):
+        logits = loss.wants == "logits"
         for metric in metrics:
-            if isinstance(metric, BinaryAccuracy) and metric.from_logits != loss.from_logits:
+            matters = isinstance(loss, BinaryCrossEntropy) or isinstance(metric, Perplexity)
+            if matters and getattr(metric, "from_logits", logits) != logits:
                 raise ConfigError(
                     f"the loss takes {loss.wants}, the metric does not: use "
-                    f"BinaryAccuracy(from_logits={loss.from_logits})"
+                    f"{type(metric).__name__}(from_logits={logits})"
                 )
 
 

@@ -1,4 +1,4 @@
-"""Callbacks: what is told of a fit while it runs, and may end it."""
+"""Callbacks: what happens beside the training, told at the end of steps, epochs and fits."""
 
 from bpnet.callbacks.base import Callback
 

@@ -1,4 +1,4 @@
-"""The callback: told when a fit starts, after every step and epoch, and when it ends."""
+"""What a fit tells others while it runs."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base of all callbacks; every method does nothing until a subclass says otherwise.
+    """Base of all callbacks: four moments of a fit, none of which has to be used.
 
-    `trainer.stop("reason")` ends the fit after the present step or epoch.
+    A callback may read `trainer.model`, `.optimizer`, `.loss`, `.metrics` and `.epoch`, and end the fit with
+    `trainer.stop("reason")`. It starts afresh in `on_fit_start`: one object can serve many fits, one after another.
     """
 
     def on_fit_start(self, trainer: Trainer, names: tuple[str, ...]) -> None:
-        """A fit begins. `names` are the keys that every epoch's row will have; refuse here what cannot work."""
+        """Before the first step; an error raised here comes before anything is changed.
+
+        names : the keys that every epoch's row will have
+        """
 
     def on_step_end(self, trainer: Trainer) -> None:
-        """A step was made. Reading a value of the device here waits for it."""
+        """After an update. Reading values from the device here makes every step wait for it."""
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        """An epoch ended with these numbers."""
+        """After an epoch and its validation; `row` holds what was measured, by name."""
 
     def on_fit_end(self, trainer: Trainer, history: History) -> None:
-        """The fit ended, whatever ended it; close what is open."""
+        """After the last epoch, or an error: called in any case where `on_fit_start` succeeded."""
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        shown = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({shown})"
 
 
 @contextlib.contextmanager

@@ -18,7 +18,19 @@ from bpnet.ops.activations import (
 )
 from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, rows, split
 from bpnet.ops.atomic import mul, mul_backward, sum_backward, sum_terms
-from bpnet.ops.counting import accumulate_, count_correct, count_correct_binary
+from bpnet.ops.counting import (
+    above,
+    accumulate_,
+    class_counts,
+    confusion,
+    count_correct,
+    count_correct_binary,
+    count_top_k,
+    largest,
+    sum_deviations,
+    sum_errors,
+    sum_log_loss,
+)
 from bpnet.ops.linear import linear, linear_backward
 from bpnet.ops.losses import (
     binary_cross_entropy,
@@ -62,6 +74,7 @@ from bpnet.ops.smooth import (
 from bpnet.ops.update import adam_, advance_, check_finite_, sgd_, sgd_momentum_
 
 __all__ = [
+    "above",
     "accumulate_",
     "adam_",
     "add",
@@ -72,11 +85,14 @@ __all__ = [
     "categorical_cross_entropy",
     "categorical_cross_entropy_backward",
     "check_finite_",
+    "class_counts",
     "concatenate",
+    "confusion",
     "copy",
     "copy_",
     "count_correct",
     "count_correct_binary",
+    "count_top_k",
     "dropout",
     "dropout_backward",
     "elu",
@@ -91,6 +107,7 @@ __all__ = [
     "hardswish",
     "hardswish_backward",
     "increment_",
+    "largest",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
@@ -130,6 +147,9 @@ __all__ = [
     "softplus_backward",
     "split",
     "sum_backward",
+    "sum_deviations",
+    "sum_errors",
+    "sum_log_loss",
     "sum_terms",
     "tanh",
     "tanh_backward",
