@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpnet.backend import to_numpy
-from bpnet.data.checks import check_finite, check_label_form, check_labels, check_range, check_weights
+from bpnet.data.checks import check_finite, check_label_form, check_range, check_weights
 from bpnet.data.dataset import Dataset, as_array
 from bpnet.dispatch import Array, namespace
 from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
@@ -40,12 +40,16 @@ class Door:
     def y(self, y: Any) -> Array:
         """`y` on the model's device: labels as int64, values in the model's dtype."""
         y = as_array(y, "y")
-        if self.loss.kind_of(y) != "labels":
+        if not self._labels(y):
             return self.x(y)
         if not namespace(y).isdtype(y.dtype, "integral"):
             check_label_form(y, 1)
         backend = self.model.backend
         return backend.asarray(host_if_foreign(y, backend), dtype="int64")
+
+    def _labels(self, y: Any) -> bool:
+        """Whether `y` is to be integer labels; one-dimensional floating numbers are to be, and are refused."""
+        return self.loss.kind_of(y) == "labels" or (self.loss.targets == "labels" and y.ndim == 1)
 
     def batch(self, x: Any, y: Any, weight: Any = None) -> tuple[Array, ...]:
         """The inputs of a step: (x, y), or (x, y, weight) where there are weights."""
@@ -86,12 +90,10 @@ class Door:
         except (ShapeError, DTypeError) as error:
             shapes = f"{name_x} {tuple(data.x.shape)} and {name_y} {tuple(data.y.shape)}"
             raise type(error)(f"{error} (found with the first sample of {shapes})") from error
-        if self.loss.kind_of(data.y) == "labels":
-            check_labels(data.y, int(prediction.shape[-1]), name_y, ignored=getattr(self.loss, "ignore_index", None))
-        else:
+        if not self._labels(data.y):
             check_finite(data.y, name_y)
             check_range(data.y, name_y, dtype)
-            self.loss.check_values(data.y, name_y)
+        self.loss.check_values(data.y, name_y, int(prediction.shape[-1]))
         return prediction
 
     def _probe(self, data: Dataset, name_y: str) -> Array:
@@ -99,7 +101,7 @@ class Door:
         prediction = self.model(self.x(data.x[:1, ...]))
         if prediction.shape[0] != 1:
             raise DataError(f"the model made {prediction.shape[0]} outputs of 1 sample; the first axis is the samples'")
-        if self.loss.kind_of(data.y) == "labels" and prediction.ndim == 2:
+        if prediction.ndim == 2 and self._labels(data.y):
             check_label_form(data.y, int(prediction.shape[-1]), name_y)
         target = self.y(data.y[:1, ...])
         self.loss.check(prediction, target)

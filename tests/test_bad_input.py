@@ -547,7 +547,7 @@ def test_errors_at_the_door_name_the_users_arrays() -> None:
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (np.eye(3)[LABELS], r"for one-hot rows pass y.argmax\(axis=1\)"),
+        (np.eye(3, dtype=int)[LABELS], r"for one-hot rows pass y.argmax\(axis=1\)"),
         (LABELS[:, None], r"got \(8, 1\); use y\[:, 0\]"),
         (LABELS.astype(str), r"np.unique\(y, return_inverse=True\)\[1\] numbers them"),
     ],

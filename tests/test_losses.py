@@ -55,7 +55,7 @@ def test_derivatives_equal_finite_differences(
     scaled = loss.backward(scale=8.0)
     assert_gradient(scaled, lambda p: 8 * value(p), prediction)
     loss.forward(backend.asarray(prediction), t, normalizer=2.5)
-    weight = loss.total_weight(prediction.shape, target)
+    weight = loss.total_weight(prediction.shape, t)
     assert_gradient(loss.backward(), lambda p: value(p) * weight / 2.5, prediction)
 
 

@@ -6,7 +6,7 @@ Every sum is float64 and holds what it counts for beside it, so that the sums of
 from __future__ import annotations
 
 from bpnet.dispatch import Array, kernel, namespace
-from bpnet.ops.losses import is_label
+from bpnet.ops.weighting import is_label
 
 
 @kernel

@@ -8,6 +8,6 @@ their references:
 - an elementwise body may be told to write over its first argument.
 """
 
-from bpnet_numpy.kernels import activations, counting, linear, losses, random, update
+from bpnet_numpy.kernels import activations, counting, linear, losses, random, update, weighting
 
-__all__ = ["activations", "counting", "linear", "losses", "random", "update"]
+__all__ = ["activations", "counting", "linear", "losses", "random", "update", "weighting"]
