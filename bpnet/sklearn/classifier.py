@@ -120,7 +120,8 @@ class BPClassifier(ClassifierMixin, BaseBP):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Any:
         """The classes of X, (N,), or the labels that hold, (N, L) of 0 and 1; in the library of X."""
-        return self._labels.names(self._numbers(self._outputs(X, "predict")))
+        outputs = self._outputs(X, "predict")
+        return self._labels.names(self._numbers(outputs))
 
     def decision_function(self, X: Any) -> Any:
         """The scores before they are probabilities: (N,) for two classes, above 0 for the second; else (N, C)."""

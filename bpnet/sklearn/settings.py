@@ -45,7 +45,7 @@ _INFINITE = math.inf
 
 def check_range(name: str, value: Any, low: float, high: float, *, above: bool = False, below: bool = True) -> None:
     """Raise ConfigError unless low <= value < high; above: low < value; below=False: value <= high."""
-    good = ischeck_range(value) and (low < value if above else low <= value) and (value < high if below else value <= high)
+    good = is_number(value) and (low < value if above else low <= value) and (value < high if below else value <= high)
     if not good:
         ends = f"{'(' if above else '['}{low:g}, {high:g}{')' if below else ']'}"
         raise ConfigError(f"{name} must be a number in {ends}, got {value!r}")
