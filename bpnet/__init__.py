@@ -1,6 +1,6 @@
 """bpnet: neural networks trained by explicit backpropagation, on any array backend."""
 
-from bpnet import callbacks, data, errors, initializers, metrics, ops
+from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
 from bpnet.callbacks import Callback
 from bpnet.data import Dataset
@@ -71,8 +71,9 @@ from bpnet.metrics import (
     Recall,
     TopKAccuracy,
 )
-from bpnet.optimizers import SGD, Adam, AdamW, Optimizer
+from bpnet.optimizers import SGD, Adagrad, Adam, AdamW, Group, Lion, Optimizer, RMSprop
 from bpnet.parameter import Parameter, Stream
+from bpnet.schedules import Constant, Cosine, Exponential, InverseTime, OneCycle, Schedule, StepDecay, WarmUp
 from bpnet.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -92,6 +93,7 @@ __all__ = [
     "R2",
     "SGD",
     "Accuracy",
+    "Adagrad",
     "Adam",
     "AdamW",
     "Backend",
@@ -106,20 +108,26 @@ __all__ = [
     "Concatenate",
     "ConfigError",
     "ConfusionMatrix",
+    "Constant",
+    "Cosine",
     "DTypeError",
     "DataError",
     "Dataset",
     "Dense",
     "Dropout",
+    "Exponential",
     "Flatten",
     "FocalLoss",
+    "Group",
     "Hardswish",
     "Hinge",
     "History",
     "Huber",
+    "InverseTime",
     "KLDivergence",
     "Layer",
     "LeakyReLU",
+    "Lion",
     "LogCosh",
     "LogSoftmax",
     "Loss",
@@ -131,15 +139,18 @@ __all__ = [
     "MulticlassHinge",
     "NegativeLogLikelihood",
     "NonFiniteError",
+    "OneCycle",
     "Optimizer",
     "PReLU",
     "Parameter",
     "Perplexity",
     "PoissonNLL",
     "Precision",
+    "RMSprop",
     "ReLU",
     "Recall",
     "Residual",
+    "Schedule",
     "Sequential",
     "ShapeError",
     "SiLU",
@@ -148,10 +159,12 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Softplus",
     "StateError",
+    "StepDecay",
     "Stream",
     "Tanh",
     "TopKAccuracy",
     "Trainer",
+    "WarmUp",
     "backend_names",
     "callbacks",
     "data",
@@ -165,6 +178,7 @@ __all__ = [
     "ops",
     "predict",
     "register_backend",
+    "schedules",
     "to_numpy",
     "use_backend",
 ]

@@ -28,7 +28,7 @@ from bpnet.planner import Planner
 from bpnet.progress import make_progress
 from bpnet.random import check_seed
 from bpnet.step import Step
-from bpnet.store import Store
+from bpnet.store import AVERAGE, Store
 from bpnet.totals import Totals
 
 READ_EVERY = 0.2  # seconds between looks at the device while an epoch runs
@@ -206,6 +206,7 @@ class Trainer(Tracked):
         if validation is not None:
             door.check(validation, ("validation x", "validation y", "validation sample_weight"))
         n_steps = -(-len(data) // batch_size)
+        self.optimizer.check(self.model)
         self._check_schedule(int(epochs) * n_steps)
         names = ("loss", *(metric.name for metric in self._metrics))
         columns = ("epoch", *names, *(f"val_{n}" for n in names if validation is not None), "learning_rate", "seconds")
@@ -301,7 +302,7 @@ class Trainer(Tracked):
 
     def _check_schedule(self, steps: int) -> None:
         """Raise ConfigError where the optimizer's warm-up would outlast the training."""
-        warmup = getattr(getattr(self.optimizer, "schedule", None), "warmup_steps", 0)
+        warmup = getattr(self.optimizer.schedule, "warmup_steps", 0)
         if steps and warmup > steps:
             raise ConfigError(
                 f"the schedule warms up for {warmup} steps, and this fit has {steps}; take fewer, or train for longer"
@@ -353,7 +354,7 @@ class Trainer(Tracked):
 
     def _averaged(self) -> contextlib.AbstractContextManager[Any]:
         """Within it the model has its averaged parameters, where the optimizer has begun to keep an average."""
-        keeps = self.optimizer.average is not None and "average" in self.model.store.slots
+        keeps = self.optimizer.average is not None and AVERAGE in self.model.store.slots
         return self.model.averaged() if keeps else contextlib.nullcontext()
 
     def plan_report(self) -> str:

@@ -277,6 +277,10 @@ def test_constructor_arguments_are_recorded_and_shown() -> None:
         "n_out": 3,
         "bias": False,
         "weight_initializer": "he_normal",
+        "weight_l1": 0.0,
+        "weight_l2": 0.0,
+        "bias_l1": 0.0,
+        "bias_l2": 0.0,
     }
     assert repr(model) == "Sequential(Dense(2, 3), LeakyReLU(0.2), Dropout(0.25))"
 

@@ -1,4 +1,4 @@
-"""What a fit tells others while it runs."""
+"""The callback: told when a fit starts, after every step and epoch, and when it ends."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ if TYPE_CHECKING:
 class Callback:
     """Base of all callbacks: four moments of a fit, none of which has to be used.
 
-    A callback may read `trainer.model`, `.optimizer`, `.loss`, `.metrics` and `.epoch`, and end the fit with
-    `trainer.stop("reason")`. It starts afresh in `on_fit_start`: one object can serve many fits, one after another.
+    A callback may read `trainer.model`, `.optimizer`, `.loss`, `.metrics` and `.epoch`, and end the fit after the
+    present step or epoch with `trainer.stop("reason")`. bpnet's own start afresh in `on_fit_start`, so one object can
+    serve many fits, one after another.
     """
 
     def on_fit_start(self, trainer: Trainer, names: tuple[str, ...]) -> None:
-        """Before the first step; an error raised here comes before anything is changed.
+        """A fit begins; refuse here what cannot work, before anything is changed.
 
         names : the keys that every epoch's row will have
         """
 
     def on_step_end(self, trainer: Trainer) -> None:
-        """After an update. Reading values from the device here makes every step wait for it."""
+        """A step was made. Reading a value of the device here waits for it."""
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
-        """After an epoch and its validation; `row` holds what was measured, by name."""
+        """An epoch ended with these numbers; not all are floats: a confusion matrix is nested lists."""
 
     def on_fit_end(self, trainer: Trainer, history: History) -> None:
-        """After the last epoch, or an error: called in any case where `on_fit_start` succeeded."""
+        """The fit ended, whatever ended it; close what is open. Called wherever `on_fit_start` succeeded."""
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))

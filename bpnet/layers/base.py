@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 from bpnet.backend import Backend, get_backend, type_name
 from bpnet.dispatch import Array, Tracked, dtype_name, version
 from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
+from bpnet.layers.training import Trained
 from bpnet.layers.tree import first_of_each, held, live_config, recording, shown
 from bpnet.parameter import Parameter, Stream
 from bpnet.random import check_seed
@@ -25,7 +26,7 @@ _INTERNAL = frozenset({"_config", "_info", "_kept", "_origin", "_parent", "_seen
 _MEMBERS = (list, tuple, dict)
 
 
-class Layer(Tracked):
+class Layer(Trained, Tracked):
     """Base of all layers. A subclass sets its parameters in `__init__` and defines `__call__`, `forward`, `backward`.
 
     The constructor's arguments are recorded in `config`, so that an architecture can be saved as JSON: they must be
@@ -144,7 +145,7 @@ class Layer(Tracked):
 
     @property
     def n_parameters(self) -> int:
-        """The number of trainable numbers; tied ones count once."""
+        """The number of numbers in all parameters; tied ones count once, frozen ones too."""
         return sum(parameter.size for parameter in self.parameters().values())
 
     # --- the arrays ---
@@ -281,14 +282,6 @@ class Layer(Tracked):
             dtype = self.store.dtype if found.startswith(("float", "bfloat")) else None
         return backend.asarray(x, dtype=dtype)
 
-    def penalty(self) -> Any:
-        """The penalties on the parameters, a 0-d array, or None."""
-        return None
-
-    def averaged(self) -> Any:
-        """A context in which the parameters are their averages."""
-        raise NotImplementedError
-
     def zero_grad(self) -> None:
         """Set every gradient to zero. Never needed before a backward: the first contribution of a step replaces."""
         self.store.consume_gradients()
@@ -377,7 +370,7 @@ class Layer(Tracked):
                 self._adopt(name, value)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(shown(self.config, Layer))})"
+        return f"{type(self).__name__}({', '.join(shown(self, Layer))})"
 
 
 Layer.__init__ = recording(Layer.__init__)  # type: ignore[method-assign]

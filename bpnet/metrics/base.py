@@ -9,6 +9,8 @@ from typing import Any
 from bpnet.dispatch import Array, Tracked, dtype_name
 from bpnet.errors import ConfigError, DTypeError, ShapeError
 
+RESERVED = ("epoch", "loss", "learning_rate", "seconds")
+
 
 class Metric(Tracked):
     """Base of all metrics: `measure` sums over a batch, the sums of batches are added, `result` reads the total.
@@ -24,6 +26,8 @@ class Metric(Tracked):
         if name is not None:
             if not isinstance(name, str) or not name:
                 raise ConfigError(f"{type(self).__name__}: name must be a text that is not empty, got {name!r}")
+            if name in RESERVED or name.startswith("val_"):
+                raise ConfigError(f"{type(self).__name__}: histories have a {name!r} of their own; choose another name")
             self.name = name
 
     def measure(self, prediction: Array, target: Array) -> Array:
@@ -34,11 +38,17 @@ class Metric(Tracked):
         """The value of added-up sums, a host array: a float, or nested lists or a dict of floats."""
         raise NotImplementedError
 
+    @property
+    def _usual_name(self) -> str:
+        """The name where none is given."""
+        return type(self).name
+
     def __repr__(self) -> str:
         shown = []
         for key, parameter in inspect.signature(type(self).__init__).parameters.items():
             value = vars(self).get(key, parameter.default)
-            if key != "self" and value is not parameter.default and value != parameter.default:
+            usual = self._usual_name if key == "name" else parameter.default
+            if key != "self" and value is not parameter.default and value != usual:
                 shown.append(f"{key}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
@@ -92,4 +102,4 @@ def check_labels(metric: Metric, prediction: Array, target: Array, hint: str = "
             f"{tuple(target.shape)}{hint}"
         )
     if is_floating(target):
-        raise DTypeError(f"{name} needs integer labels, got {dtype_name(target.dtype)}")
+        raise DTypeError(f"{name} needs integer labels, got {dtype_name(target.dtype)}{hint}")

@@ -68,7 +68,11 @@ class TopKAccuracy(Accuracy):
         super().__init__(ignore_index=ignore_index, soft_targets=soft_targets, name=name)
         self.k = int(k)
         if name is None:
-            self.name = f"top{self.k}_accuracy"
+            self.name = self._usual_name
+
+    @property
+    def _usual_name(self) -> str:
+        return f"top{self.k}_accuracy"
 
     def measure(self, prediction: Array, target: Array) -> Array:
         """(2,): the number of rows whose label is among the k, and of rows that count."""
@@ -118,10 +122,12 @@ class _Classes(Metric):
         if tuple(prediction.shape) == tuple(target.shape) and prediction.shape[1:] in ((), (1,)):
             threshold = 0.0 if self.from_logits else 0.5
             return ops.above(prediction, threshold), ops.above(target, 0.5), 2
-        hint = "; one score an element has the shape (N,) or (N, 1), like its targets" if (
-            tuple(prediction.shape) == tuple(target.shape) or prediction.shape[-1:] == (1,)
-        ) else ""  # fmt: skip
-        check_labels(self, prediction, target, hint)
+        if tuple(prediction.shape) == tuple(target.shape) or prediction.shape[-1:] == (1,):
+            raise ShapeError(
+                f"{type(self).__name__} needs predictions (N, C) and labels (N,), or one score an element and targets "
+                f"of its shape, (N,) or (N, 1), got {tuple(prediction.shape)} and {tuple(target.shape)}"
+            )
+        check_labels(self, prediction, target)
         return ops.largest(prediction), target, int(prediction.shape[-1])
 
 

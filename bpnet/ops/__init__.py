@@ -16,6 +16,7 @@ from bpnet.ops.activations import (
     tanh,
     tanh_backward,
 )
+from bpnet.ops.adaptive import adagrad_, lion_, rmsprop_
 from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, rows, split
 from bpnet.ops.atomic import mul, mul_backward, sum_backward, sum_terms
 from bpnet.ops.counting import (
@@ -87,6 +88,8 @@ from bpnet.ops.margins import (
     multiclass_hinge_rows_backward,
 )
 from bpnet.ops.random import dropout, dropout_backward, philox
+from bpnet.ops.rates import scale_rate_, set_rate_
+from bpnet.ops.regularization import average_, clip_norm_, clip_value_, penalty, penalty_gradient_
 from bpnet.ops.smooth import (
     elu,
     elu_backward,
@@ -110,7 +113,7 @@ from bpnet.ops.smooth import (
     softplus,
     softplus_backward,
 )
-from bpnet.ops.update import adam_, advance_, check_finite_, sgd_, sgd_momentum_
+from bpnet.ops.update import adam_, advance_, amsgrad_, check_finite_, sgd_, sgd_momentum_
 from bpnet.ops.weighting import (
     label_targets,
     label_weight,
@@ -127,10 +130,13 @@ __all__ = [
     "absolute_error",
     "absolute_error_backward",
     "accumulate_",
+    "adagrad_",
     "adam_",
     "add",
     "add_",
     "advance_",
+    "amsgrad_",
+    "average_",
     "binary_cross_entropy",
     "binary_cross_entropy_backward",
     "binary_focal",
@@ -139,6 +145,8 @@ __all__ = [
     "categorical_cross_entropy_backward",
     "check_finite_",
     "class_counts",
+    "clip_norm_",
+    "clip_value_",
     "concatenate",
     "confusion",
     "copy",
@@ -175,6 +183,7 @@ __all__ = [
     "leaky_relu_backward",
     "linear",
     "linear_backward",
+    "lion_",
     "log_cosh",
     "log_cosh_backward",
     "log_softmax",
@@ -192,6 +201,8 @@ __all__ = [
     "negative_log_likelihood_rows",
     "negative_log_likelihood_rows_backward",
     "normal_cdf",
+    "penalty",
+    "penalty_gradient_",
     "philox",
     "poisson",
     "poisson_backward",
@@ -204,7 +215,10 @@ __all__ = [
     "relu",
     "relu_backward",
     "reshape",
+    "rmsprop_",
     "rows",
+    "scale_rate_",
+    "set_rate_",
     "sgd_",
     "sgd_momentum_",
     "sigmoid",
