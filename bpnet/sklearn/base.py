@@ -96,7 +96,7 @@ class BaseBP(BaseEstimator):  # type: ignore[misc]
         trainer.optimizer = self._optimizer(trainer, going_on)
         n = int(X.shape[0])
         size = min(n, 200 if self.batch_size == "auto" else int(self.batch_size))
-        _penalize(trainer, self.alpha, size if task.weight is None else size * float(task.weight.mean()))
+        training.penalize(self.alpha / (2 * size * (1 if task.weight is None else float(task.weight.mean()))))
         watch = Convergence(self.tol, self.n_iter_no_change, held_out and self._scorer(*held_out))
         history = trainer.fit(
             Dataset(X, task.target, weight=task.weight),
@@ -178,7 +178,7 @@ class BaseBP(BaseEstimator):  # type: ignore[misc]
         self.best_loss_ = None if self.early_stopping else min(self.loss_curve_, default=None)
         self.validation_scores_ = watch.scores if self.early_stopping else None
         self.best_validation_score_ = watch.best if self.early_stopping else None
-        self.n_layers_ = len(self.coefs_) + 1
+        self.n_layers_ = len(self._dense) + 1
 
     @contextlib.contextmanager
     def _whole_or_not_at_all(self) -> Iterator[None]:
@@ -229,10 +229,3 @@ def _without_zero_weights(X: Any, task: Task) -> tuple[Any, Task]:
     rows = np.flatnonzero(task.weight)
     return inputs.rows_of(X, rows), task.rows(rows)
 
-
-def _penalize(trainer: Trainer, alpha: float, batch_weight: float) -> None:
-    """Add alpha / 2 times the sum of the squared weights, divided by a batch's weight, to the loss."""
-    l2 = alpha / (2 * batch_weight)
-    for parameter in trainer.model.parameters().values():
-        if parameter.decay and parameter.l2 != l2:
-            parameter.l2 = l2

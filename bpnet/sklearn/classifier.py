@@ -140,8 +140,8 @@ class BPClassifier(ClassifierMixin, BaseBP):  # type: ignore[misc]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of right answers, of samples or of their weight; of sets of labels, those that are right in all."""
-        host = [to_numpy(each) if inputs.is_foreign(each) else each for each in (y, self.predict(X), sample_weight)]
-        return float(accuracy_score(host[0], host[1], sample_weight=host[2]))
+        truth, answer, weight = (inputs.on_host(each) for each in (y, self.predict(X), sample_weight))
+        return float(accuracy_score(truth, answer, sample_weight=weight))
 
     # --- what y means ---
 

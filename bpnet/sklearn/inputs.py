@@ -20,6 +20,11 @@ def is_foreign(x: Any) -> bool:
     return not isinstance(x, (np.ndarray, np.generic)) and is_array_api_obj(x)
 
 
+def on_host(x: Any) -> Any:
+    """An array of another library as a NumPy array; everything else as it is."""
+    return to_numpy(x) if is_foreign(x) else x
+
+
 def library_of(x: Any) -> tuple[str, str]:
     """The names of the array library and the device of `x`; for everything that becomes a NumPy array, NumPy's."""
     if not is_foreign(x):
@@ -77,9 +82,11 @@ def weights_of(sample_weight: Any, n: int) -> Any:
     """`sample_weight` as (n,) float64 on the host; None gives None, one number the same weight to all."""
     if sample_weight is None:
         return None
-    weight = np.asarray(to_numpy(sample_weight) if is_foreign(sample_weight) else sample_weight)
+    weight = np.asarray(on_host(sample_weight))
     if weight.ndim == 0:
         weight = np.full(n, weight)
+    if weight.ndim == 1 and len(weight) and weight.dtype.kind in "biuf" and not weight.any():
+        raise DataError(f"sample_weight is zero for all {len(weight)} samples; there is nothing to learn from")
     check_weights(weight)
     if weight.shape != (n,):
         raise ShapeError(f"sample_weight must have one weight for each of the {n} samples, got {weight.shape[0]}")
@@ -118,7 +125,7 @@ def _on_device_of(X: Any, name: str) -> Backend | None:
     if name not in backend_names():
         return None
     device = getattr(X.device, "id", X.device)  # CuPy's devices have a number
-    for choice in (name, f"{name}:{device}", f"{name}:{getattr(device, '_device', device)}"):
+    for choice in (name, f"{name}:{device}"):
         try:
             backend = get_backend(choice)
         except BackendError:

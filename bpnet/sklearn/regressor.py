@@ -101,6 +101,11 @@ class BPRegressor(RegressorMixin, BaseBP):  # type: ignore[misc]
         outputs = self._outputs(X, "predict")
         return outputs if self._two_axes else outputs[:, 0]
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R2 of the predictions for X: 1 for all right, 0 for the mean of y; of several outputs the mean of theirs."""
+        truth, answer, weight = (inputs.on_host(each) for each in (y, self.predict(X), sample_weight))
+        return float(r2_score(truth, answer, sample_weight=weight))
+
     # --- what y means ---
 
     def _check_subclass(self) -> None:

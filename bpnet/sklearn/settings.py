@@ -15,20 +15,20 @@ from bpnet.layers.tree import as_size, is_number
 from bpnet.losses import Loss
 from bpnet.optimizers import Optimizer
 
-ACTIVATIONS: dict[str, tuple[str | None, str]] = {
-    "identity": (None, "glorot_uniform"),
-    "logistic": ("Sigmoid", "glorot_uniform"),
-    "tanh": ("Tanh", "glorot_uniform"),
-    "relu": ("ReLU", "he_normal"),
-    "leaky_relu": ("LeakyReLU", "he_normal"),
-    "elu": ("ELU", "he_normal"),
-    "gelu": ("GELU", "he_normal"),
-    "silu": ("SiLU", "he_normal"),
-    "mish": ("Mish", "he_normal"),
-    "softplus": ("Softplus", "he_normal"),
-    "hardswish": ("Hardswish", "he_normal"),
+ACTIVATIONS: dict[str, str | None] = {
+    "identity": None,
+    "logistic": "Sigmoid",
+    "tanh": "Tanh",
+    "relu": "ReLU",
+    "leaky_relu": "LeakyReLU",
+    "elu": "ELU",
+    "gelu": "GELU",
+    "silu": "SiLU",
+    "mish": "Mish",
+    "softplus": "Softplus",
+    "hardswish": "Hardswish",
 }
-"""What `activation` may be: bpnet's layer, and the initializer of the weights before it."""
+"""What `activation` may be, and the name of bpnet's layer."""
 
 SOLVERS: dict[str, tuple[str, dict[str, str]]] = {
     "adam": ("Adam", {"beta1": "beta_1", "beta2": "beta_2", "epsilon": "epsilon"}),
@@ -40,6 +40,7 @@ SOLVERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 """What `solver` may be: bpnet's optimizer, and which of its settings which parameter gives."""
 
+START = "glorot_uniform"  # the distribution of the first weights, as in scikit-learn's MLPs
 _INFINITE = math.inf
 
 
@@ -131,16 +132,16 @@ def make_model(estimator: Any, n_in: int, n_out: int, *, seed: int, backend: Any
         if not isinstance(made, Layer):
             raise ConfigError(f"model({n_in}, {n_out}) must return a Layer, got {made!r}")
         return made.to(backend, dtype) if made.initialized else made.initialize(seed, backend, dtype)
-    kind, initializer = ACTIVATIONS[estimator.activation]
+    kind = ACTIVATIONS[estimator.activation]
     parts: list[Layer] = []
     for size in hidden_sizes(estimator.hidden_layer_sizes):
-        parts.append(Dense(n_in, size, weight_initializer=initializer))
+        parts.append(Dense(n_in, size, weight_initializer=START))
         if kind is not None:
             parts.append(getattr(layers, kind)())
         if estimator.dropout:
             parts.append(Dropout(estimator.dropout))
         n_in = size
-    parts.append(Dense(n_in, n_out, weight_initializer="glorot_uniform"))
+    parts.append(Dense(n_in, n_out, weight_initializer=START))
     return Sequential(*parts).initialize(seed, backend, dtype)
 
 

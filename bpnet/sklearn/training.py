@@ -20,6 +20,7 @@ class Training:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
+        self._own_l2 = {path: p.l2 for path, p in trainer.model.parameters().items() if p.decay}
         self._waiting: dict[str, Any] | None = None  # host arrays that an unpickled store has not been given yet
 
     @property
@@ -37,6 +38,13 @@ class Training:
                 store.slot(name)[...] = store.backend.asarray(slot, dtype=store.dtype)
         return self._trainer
 
+    def penalize(self, l2: float) -> None:
+        """Penalize the weights, beside what a user's own layers ask for, by l2 times the sum of their squares."""
+        parameters = self.ready().model.parameters()
+        for path, own in self._own_l2.items():
+            if parameters[path].l2 != own + l2:
+                parameters[path].l2 = own + l2
+
     def __getstate__(self) -> dict[str, Any]:
         waiting = self._waiting
         if waiting is None:
@@ -45,7 +53,7 @@ class Training:
                 "counters": to_numpy(store.counters),
                 "slots": {name: to_numpy(slot) for name, slot in store.slots.items()},
             }
-        return {"_trainer": self._trainer, "_waiting": waiting}
+        return vars(self) | {"_waiting": waiting}
 
 
 class Convergence(Callback):
