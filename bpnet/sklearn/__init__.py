@@ -6,11 +6,16 @@ Needs the extra `sklearn`; `import bpnet` alone does not import scikit-learn.
 from bpnet.errors import MissingExtraError
 
 try:
-    from sklearn.utils.validation import validate_data as _  # new in scikit-learn 1.6
+    import sklearn.utils.validation
 except ImportError as error:
     raise MissingExtraError(
-        f'bpnet.sklearn needs scikit-learn 1.6 or newer ({error}); install it with pip install "bpnet-xp[sklearn]"'
+        f'bpnet.sklearn needs scikit-learn ({error}); install it with pip install "bpnet-xp[sklearn]"'
     ) from error
+if not hasattr(sklearn.utils.validation, "validate_data"):
+    raise MissingExtraError(
+        f"bpnet.sklearn needs scikit-learn 1.6 or newer, and this is {sklearn.__version__}; "
+        'install it with pip install "bpnet-xp[sklearn]"'
+    )
 
 from bpnet.sklearn.classifier import BPClassifier
 from bpnet.sklearn.regressor import BPRegressor

@@ -39,12 +39,17 @@ class Task(NamedTuple):
 
     def rows(self, rows: Any) -> Task:
         """The same of some samples."""
-        some = [None if each is None else inputs.rows_of(each, rows) for each in self[:4]]
-        return Task(*some, n_out=self.n_out)
+        arrays = (self.target, self.truth, self.weight, self.strata)
+        target, truth, weight, strata = (None if each is None else inputs.rows_of(each, rows) for each in arrays)
+        return Task(target, truth, weight, strata, self.n_out)
 
 
 class BaseBP(BaseEstimator):  # type: ignore[misc]
     """Base of the estimators; a subclass says what y means."""
+
+    _training: Training
+    _optimizer_key: tuple[Any, ...]
+    n_outputs_: int
 
     def _task(self, y: Any, sample_weight: Any, *, classes: Any, partial: bool, going_on: bool) -> Task:
         """What is to be learned of y; sets what a subclass keeps of it."""
@@ -92,8 +97,8 @@ class BaseBP(BaseEstimator):  # type: ignore[misc]
             (X, task), held_out = self._split(X, task, seed)
         if not going_on:
             training = self._begin(X, task, seed)
-        trainer = training.ready()
-        trainer.optimizer = self._optimizer(trainer, going_on)
+        self._training, trainer = training, training.ready()
+        self._renew_optimizer(trainer, going_on)
         n = int(X.shape[0])
         size = min(n, 200 if self.batch_size == "auto" else int(self.batch_size))
         training.penalize(self.alpha / (2 * size * (1 if task.weight is None else float(task.weight.mean()))))
@@ -108,7 +113,7 @@ class BaseBP(BaseEstimator):  # type: ignore[misc]
             callbacks=[watch, *(self.callbacks or ())],
         )
         watch.restore(trainer)
-        self._keep(training, watch, history, n * len(history), going_on)
+        self._keep(watch, history, n * len(history), going_on)
         complete = len(history) == int(self.max_iter) and not (history.stopped or history.interrupted)
         if complete and not partial:
             warnings.warn(
@@ -134,11 +139,12 @@ class BaseBP(BaseEstimator):  # type: ignore[misc]
                 f"model given gives (N, {', '.join(map(str, shape[1:]))})"
             )
 
-    def _optimizer(self, trainer: Trainer, going_on: bool) -> Any:
+    def _renew_optimizer(self, trainer: Trainer, going_on: bool) -> None:
+        """Give the Trainer another optimizer where the parameters ask for one; the same goes on with its state."""
         key = settings.optimizer_key(self)
-        same = going_on and key == self._optimizer_key
+        if going_on and key != self._optimizer_key:
+            trainer.optimizer = settings.make_optimizer(self)
         self._optimizer_key = key
-        return trainer.optimizer if same or not going_on else settings.make_optimizer(self)
 
     def _check_same_model(self) -> None:
         now = settings.model_key(self)
@@ -164,12 +170,11 @@ class BaseBP(BaseEstimator):  # type: ignore[misc]
     def _scorer(self, X: Any, task: Task) -> Callable[[Trainer], float]:
         return lambda trainer: self._score_of(trainer.predict(X), task.truth, task.weight)
 
-    def _keep(self, training: Training, watch: Convergence, history: Any, seen: int, going_on: bool) -> None:
+    def _keep(self, watch: Convergence, history: Any, seen: int, going_on: bool) -> None:
         """Set what a fit leaves behind."""
         before = self if going_on else None
-        self._training = training
         self._model_key = settings.model_key(self)
-        self.model_ = training.ready().model
+        self.model_ = self._training.ready().model
         self.history_ = history
         self.n_iter_ = len(history)
         self.t_ = getattr(before, "t_", 0) + seen
@@ -187,8 +192,8 @@ class BaseBP(BaseEstimator):  # type: ignore[misc]
         try:
             yield
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
     # --- a fitted estimator ---
@@ -228,4 +233,3 @@ def _without_zero_weights(X: Any, task: Task) -> tuple[Any, Task]:
         return X, task
     rows = np.flatnonzero(task.weight)
     return inputs.rows_of(X, rows), task.rows(rows)
-

@@ -16,7 +16,7 @@ from bpnet.errors import ConfigError
 from bpnet.losses import Loss
 from bpnet.sklearn import inputs, settings
 from bpnet.sklearn.base import BaseBP, Task
-from bpnet.sklearn.labels import class_weights, read_again, read_labels
+from bpnet.sklearn.labels import Labels, class_weights, read_again, read_labels
 
 SOFTMAX_LOSSES: dict[str, type[Loss]] = {
     "log_loss": losses.SoftmaxCrossEntropy,
@@ -42,7 +42,42 @@ def _gives_probabilities(estimator: BPClassifier) -> bool:
 
 
 class BPClassifier(ClassifierMixin, BaseBP):  # type: ignore[misc]
-    """A neural network for classification."""
+    """A neural network for classification: of two or more classes, or of labels of which several may hold.
+
+    hidden_layer_sizes : neurons of every hidden layer; a number, a sequence, or () for none
+    activation    : of the hidden layers: "relu", "tanh", "logistic", "identity", "leaky_relu", "elu", "gelu", "silu",
+                    "mish", "softplus" or "hardswish"
+    loss          : "log_loss", "focal", "hinge", or a Loss of bpnet, of which a copy is used
+    solver        : "adam", "adamw", "sgd", "rmsprop", "adagrad", "lion", or an Optimizer, of which a copy is used
+    alpha         : alpha / 2 times the sum of squared weights, divided by a batch's weight, is added to the loss
+    batch_size    : samples a step; "auto" is min(200, N)
+    learning_rate_init : a number, or a Schedule
+    max_iter      : epochs at most; without convergence before, a ConvergenceWarning
+    random_state  : of the first weights, the order of samples, dropout and the validation part
+    tol, n_iter_no_change : the training ends when for more than n_iter_no_change epochs the training loss has not
+                    fallen by tol; with early_stopping the validation score has not risen by it
+    early_stopping, validation_fraction : hold out a part of the data, every class in its share,
+                    and come back to the weights of the best score on it
+    warm_start    : fit goes on from where the last fit ended, the optimizer's state included
+    momentum, nesterovs_momentum : of "sgd"; beta_1, beta_2, epsilon : of "adam" and "adamw"
+    class_weight  : "balanced", which gives every class the same share of the loss, or a dict of all classes
+    label_smoothing : the share of each target that all classes have alike, in [0, 1)
+    dropout       : the share of activations dropped in training, after every hidden layer
+    model         : a Layer, which is copied and drawn anew, or a function of (n_in, n_out) that returns one, whose
+                    values stay if it has any; replaces hidden_layer_sizes, activation and dropout
+    callbacks     : Callbacks of bpnet, told of every fit
+    backend       : the name of the backend to train on; None is that of X's library where bpnet has one for it, else
+                    bpnet's own choice
+    dtype         : "float32", "float64", or "auto", that of X; as in scikit-learn float64 for all but float32
+    verbose       : whether to show the progress
+
+    After a fit: `classes_`, `model_`, `history_`, `n_features_in_`,
+    `feature_names_in_`, `n_outputs_`, `n_layers_`, `n_iter_` (epochs of this fit), `t_` (samples seen), `coefs_`,
+    `intercepts_`, `out_activation_`, `loss_curve_` (of all epochs since the training began), `loss_`, `best_loss_`;
+    with early_stopping `validation_scores_` and `best_validation_score_`.
+    """
+
+    _labels: Labels
 
     def __init__(
         self,
@@ -128,12 +163,12 @@ class BPClassifier(ClassifierMixin, BaseBP):  # type: ignore[misc]
         scores = self._scores(self._outputs(X, "decision_function"))
         return scores[:, 0] if scores.shape[1] == 1 and len(self._labels) == 2 else scores
 
-    @available_if(_gives_probabilities)
+    @available_if(_gives_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Any:
         """The probabilities of the classes, (N, C), or of every label, (N, L); in the library of X."""
         return self._probabilities(self._outputs(X, "predict_proba"), log=False)
 
-    @available_if(_gives_probabilities)
+    @available_if(_gives_probabilities)  # type: ignore[untyped-decorator]
     def predict_log_proba(self, X: Any) -> Any:
         """The logarithms of the probabilities, exact also where those are too small for their dtype."""
         return self._probabilities(self._outputs(X, "predict_log_proba"), log=True)

@@ -72,7 +72,9 @@ def _check_foreign(x: Array, name: str, ndim: int, estimator: Any) -> None:
             hint = "; reshape it, with (-1, 1) if it has one feature, with (1, -1) if it is one sample"
         raise ShapeError(f"{who}: {name} must have {ndim} axes, got an array of shape {tuple(x.shape)}{hint}")
     if 0 in x.shape:
-        raise ShapeError(f"{who}: {name} of shape {tuple(x.shape)} is empty; at least 1 sample and 1 feature are needed")
+        raise ShapeError(
+            f"{who}: {name} of shape {tuple(x.shape)} is empty; at least 1 sample and 1 feature are needed"
+        )
     if not xp.isdtype(x.dtype, ("real floating", "integral", "bool")):
         raise DTypeError(f"{who}: {name} must hold real numbers, got dtype {x.dtype}")
     check_finite(x, name)

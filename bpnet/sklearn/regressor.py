@@ -18,18 +18,49 @@ from bpnet.sklearn import inputs, settings
 from bpnet.sklearn.base import BaseBP, Task
 
 LOSSES: dict[str, type[Loss]] = {
-    name: getattr(losses, kind)
-    for name, kind in (
-        ("squared_error", "MeanSquaredError"),
-        ("absolute_error", "MeanAbsoluteError"),
-        ("huber", "Huber"),
-    )
-    if hasattr(losses, kind)
+    "squared_error": losses.MeanSquaredError,
+    "absolute_error": losses.MeanAbsoluteError,
+    "huber": losses.Huber,
+    "log_cosh": losses.LogCosh,
+    "poisson": losses.PoissonNLL,
 }
+"""What `loss` may be."""
 
 
 class BPRegressor(RegressorMixin, BaseBP):  # type: ignore[misc]
-    """A neural network for regression."""
+    """A neural network for regression, of one or several outputs.
+
+    hidden_layer_sizes : neurons of every hidden layer; a number, a sequence, or () for none
+    activation    : of the hidden layers: "relu", "tanh", "logistic", "identity", "leaky_relu", "elu", "gelu", "silu",
+                    "mish", "softplus" or "hardswish"
+    loss          : "squared_error", "absolute_error", "huber", "log_cosh", "poisson" (the outputs are logarithms),
+                    or a Loss of bpnet, of which a copy is used
+    solver        : "adam", "adamw", "sgd", "rmsprop", "adagrad", "lion", or an Optimizer, of which a copy is used
+    alpha         : alpha / 2 times the sum of squared weights, divided by a batch's weight, is added to the loss
+    batch_size    : samples a step; "auto" is min(200, N)
+    learning_rate_init : a number, or a Schedule
+    max_iter      : epochs at most; without convergence before, a ConvergenceWarning
+    random_state  : of the first weights, the order of samples, dropout and the validation part
+    tol, n_iter_no_change : the training ends when for more than n_iter_no_change epochs the training loss has not
+                    fallen by tol; with early_stopping the validation score has not risen by it
+    early_stopping, validation_fraction : hold out a part of the data, drawn at random,
+                    and come back to the weights of the best score on it
+    warm_start    : fit goes on from where the last fit ended, the optimizer's state included
+    momentum, nesterovs_momentum : of "sgd"; beta_1, beta_2, epsilon : of "adam" and "adamw"
+    dropout       : the share of activations dropped in training, after every hidden layer
+    model         : a Layer, which is copied and drawn anew, or a function of (n_in, n_out) that returns one, whose
+                    values stay if it has any; replaces hidden_layer_sizes, activation and dropout
+    callbacks     : Callbacks of bpnet, told of every fit
+    backend       : the name of the backend to train on; None is that of X's library where bpnet has one for it, else
+                    bpnet's own choice
+    dtype         : "float32", "float64", or "auto", that of X; as in scikit-learn float64 for all but float32
+    verbose       : whether to show the progress
+
+    After a fit: `model_`, `history_`, `n_features_in_`,
+    `feature_names_in_`, `n_outputs_`, `n_layers_`, `n_iter_` (epochs of this fit), `t_` (samples seen), `coefs_`,
+    `intercepts_`, `out_activation_`, `loss_curve_` (of all epochs since the training began), `loss_`, `best_loss_`;
+    with early_stopping `validation_scores_` and `best_validation_score_`.
+    """
 
     def __init__(
         self,
@@ -98,8 +129,7 @@ class BPRegressor(RegressorMixin, BaseBP):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Any:
         """The predictions for X: (N,), or (N, n_outputs) where y had columns; in the library of X."""
-        outputs = self._outputs(X, "predict")
-        return outputs if self._two_axes else outputs[:, 0]
+        return self._answers(self._outputs(X, "predict"))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R2 of the predictions for X: 1 for all right, 0 for the mean of y; of several outputs the mean of theirs."""
@@ -116,9 +146,7 @@ class BPRegressor(RegressorMixin, BaseBP):  # type: ignore[misc]
 
     def _task(self, y: Any, sample_weight: Any, *, classes: Any, partial: bool, going_on: bool) -> Task:
         if isinstance(y, np.ndarray) and y.dtype.kind not in "biuf":
-            raise DTypeError(
-                f"BPRegressor needs numbers in y, got dtype {y.dtype}; for classes there is BPClassifier"
-            )
+            raise DTypeError(f"BPRegressor needs numbers in y, got dtype {y.dtype}; for classes there is BPClassifier")
         if y.ndim == 2 and y.shape[1] == 1 and isinstance(y, np.ndarray):
             y = column_or_1d(y, warn=True)
         two_axes = y.ndim == 2
@@ -128,12 +156,20 @@ class BPRegressor(RegressorMixin, BaseBP):  # type: ignore[misc]
             raise DTypeError(f"y has {n_out} outputs, and had {self.n_outputs_} when the training began")
         self._two_axes = two_axes
         self.n_outputs_ = n_out
-        self.out_activation_ = "identity"
         return Task(target, to_numpy(y) if self.early_stopping else None, sample_weight, None, n_out)
 
+    @property
+    def out_activation_(self) -> str:
+        """What makes predictions of the model's outputs: "identity", or "exponential" for a Poisson loss."""
+        return "exponential" if isinstance(self._training.loss, losses.PoissonNLL) else "identity"
+
+    def _answers(self, outputs: Any) -> Any:
+        if self.out_activation_ == "exponential":
+            outputs = namespace(outputs).exp(outputs)
+        return outputs if self._two_axes else outputs[:, 0]
+
     def _score_of(self, outputs: Any, truth: Any, weight: Any) -> float:
-        host = to_numpy(outputs)
-        return float(r2_score(truth, host if truth.ndim == 2 else host[:, 0], sample_weight=weight))
+        return float(r2_score(truth, to_numpy(self._answers(outputs)), sample_weight=weight))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
