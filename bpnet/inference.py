@@ -8,13 +8,21 @@ import numpy as np
 
 from bpnet.backend import Backend, to_numpy
 from bpnet.data.dataset import Dataset, as_array, check_batch_size
+from bpnet.data.lazy import LazyRows
 from bpnet.dispatch import namespace
 from bpnet.errors import DataError, ShapeError
 from bpnet.layers.base import Layer
 
 
 def predict(model: Layer, x: Any, *, batch_size: int = 256) -> Any:
-    """Return `model`'s outputs for `x`, a batch at a time, in the caller's kind of array (NumPy for lists)."""
+    """Return `model`'s outputs for `x`, a batch at a time, in the caller's kind of array (NumPy for lists).
+
+    >>> import bpnet as bp
+    >>> model = bp.Sequential(bp.Dense(2, 3), bp.Softmax()).initialize(seed=0)
+    >>> bp.predict(model, [[0.0, 0.0], [0.0, 0.0]]).round(2)
+    array([[0.33, 0.33, 0.33],
+           [0.33, 0.33, 0.33]], dtype=float32)
+    """
     check_batch_size(batch_size)
     given = as_array(x.x if isinstance(x, Dataset) else x, "x")
     if given.ndim == 0:
@@ -32,7 +40,7 @@ def predict(model: Layer, x: Any, *, batch_size: int = 256) -> Any:
     if isinstance(given, store.backend.array_type):
         return result
     host = to_numpy(result)
-    return host if isinstance(given, np.ndarray) else namespace(given).asarray(host, device=given.device)
+    return host if isinstance(given, (np.ndarray, LazyRows)) else namespace(given).asarray(host, device=given.device)
 
 
 def host_if_foreign(x: Any, backend: Backend) -> Any:

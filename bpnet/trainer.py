@@ -45,6 +45,14 @@ class Trainer(Tracked):
 
     The loss that is reported is what is minimized: the mean over the samples' weights, and the model's penalties.
     Where the optimizer keeps an average of the parameters, evaluation uses it.
+
+    >>> import bpnet as bp
+    >>> train, test = bp.data.load("digits")
+    >>> model = bp.Sequential(bp.Dense(64, 32), bp.ReLU(), bp.Dense(32, 10))
+    >>> trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(5e-3), metrics=[bp.Accuracy()], seed=0)
+    >>> history = trainer.fit(train, epochs=5, progress=False)
+    >>> history["loss"][-1] < history["loss"][0], trainer.evaluate(test)["accuracy"] > 0.9
+    (True, True)
     """
 
     def __init__(

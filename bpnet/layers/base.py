@@ -311,6 +311,11 @@ class Layer(Trained, Tracked):
 
         custom : the classes of your own layers in it
         Raises CheckpointError when the file is not a whole model of bpnet; BackendError.
+
+        >>> import bpnet as bp
+        >>> bp.Sequential(bp.Dense(2, 3), bp.ReLU()).initialize().save("small.safetensors")
+        >>> bp.load("small.safetensors")
+        Sequential(Dense(2, 3), ReLU())
         """
         from bpnet.layers.serialization import load_model
 

@@ -150,6 +150,16 @@ class SoftmaxCrossEntropy(_CrossEntropy):
     label_smoothing : eps in [0, 1): the target is (1 - eps) onehot + eps / C
     class_weight, ignore_index, reduction : as for `ClassLoss`. With smoothing l_i = sum_c w_c q_ic (-log p_ic), the
     total weight still counts labels; rows of probabilities t count sum_c w_c t_c, where PyTorch divides by N.
+
+    >>> import numpy as np
+    >>> import bpnet as bp
+    >>> loss = bp.SoftmaxCrossEntropy()
+    >>> logits = np.log([[0.7, 0.1, 0.2], [0.1, 0.5, 0.4]])
+    >>> round(float(loss.forward(logits, np.array([0, 1]))), 6)  # the mean of -log 0.7 and -log 0.5
+    0.524911
+    >>> loss.backward().round(3)
+    array([[-0.15,  0.05,  0.1 ],
+           [ 0.05, -0.25,  0.2 ]])
     """
 
     op = ops.soft_cross_entropy_rows

@@ -6,13 +6,29 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import is_array_api_obj
+from scipy.sparse import issparse
 from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
 from bpnet.backend import Backend, backend_names, backend_of, get_backend, selection, to_numpy
 from bpnet.data.checks import check_finite, check_weights
+from bpnet.data.lazy import LazyRows
 from bpnet.dispatch import Array, dtype_name, namespace
 from bpnet.errors import BackendError, DataError, DTypeError, ShapeError
+
+_HOST: dict[str, Any] = {"dtype": (np.float64, np.float32), "accept_sparse": "csr"}
+
+
+class SparseRows(LazyRows):
+    """A sparse matrix of scipy in CSR form, whose rows become dense a batch at a time."""
+
+    def __init__(self, matrix: Any) -> None:
+        super().__init__(tuple(matrix.shape), matrix.dtype)
+        self.matrix = matrix
+
+    def take(self, rows: Any) -> Any:
+        """Some rows, dense."""
+        return self.matrix[rows].toarray()
 
 
 def is_foreign(x: Any) -> bool:
@@ -38,7 +54,7 @@ def check_x(estimator: Any, X: Any, *, reset: bool) -> Any:
     reset : whether the number and names of the features are learned from it, or must be those that were
     """
     if not is_foreign(X):
-        return validate_data(estimator, X, reset=reset, dtype=(np.float64, np.float32))
+        return _lazily(validate_data(estimator, X, reset=reset, **_HOST))
     _check_foreign(X, "X", 2, estimator)
     return validate_data(estimator, X, reset=reset, skip_check_array=True)
 
@@ -48,10 +64,8 @@ def check_x_y(estimator: Any, X: Any, y: Any, *, reset: bool, numeric: bool) -> 
     if y is not None and hasattr(y, "tocsr"):
         y = y.toarray()
     if not (is_foreign(X) or is_foreign(y)):
-        found: tuple[Any, Any] = validate_data(
-            estimator, X, y, reset=reset, dtype=(np.float64, np.float32), multi_output=True, y_numeric=numeric
-        )
-        return found
+        X, y = validate_data(estimator, X, y, reset=reset, multi_output=True, y_numeric=numeric, **_HOST)
+        return _lazily(X), y
     X = check_x(estimator, X, reset=reset)
     if y is None:
         raise DataError(f"{type(estimator).__name__} requires y to be passed, but the target y is None")
@@ -62,6 +76,10 @@ def check_x_y(estimator: Any, X: Any, y: Any, *, reset: bool, numeric: bool) -> 
     if y.shape[0] != X.shape[0]:
         raise ShapeError(f"X holds {X.shape[0]} samples and y {y.shape[0]}; they must be as many")
     return X, y
+
+
+def _lazily(x: Any) -> Any:
+    return SparseRows(x) if issparse(x) else x
 
 
 def _check_foreign(x: Array, name: str, ndim: int, estimator: Any) -> None:
@@ -97,6 +115,8 @@ def weights_of(sample_weight: Any, n: int) -> Any:
 
 def rows_of(x: Any, rows: Any) -> Any:
     """The rows of `x` at the host integers `rows`, in the library of `x` and on its device."""
+    if isinstance(x, SparseRows):
+        return SparseRows(x.matrix[rows])
     if isinstance(x, np.ndarray):
         return x[rows]
     xp = namespace(x)
