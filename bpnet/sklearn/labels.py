@@ -119,10 +119,9 @@ def _unique(y: Any) -> tuple[Any, Any]:
 def class_weights(given: Any, labels: Labels, numbers: Any, sample_weight: Any, partial: bool) -> Any:
     """(N,) weights of the samples on the host: what their class weighs times what they weigh.
 
-    given : "balanced": every class of y has the same share of the whole; or a dict that names all classes
+    given : "balanced": every class of y has the same share of the whole; or a dict that names all classes. Of sets of
+            labels "balanced" is the product over the labels, as scikit-learn's `compute_sample_weight` has it.
     """
-    if labels.multilabel:
-        raise ConfigError("class_weight needs one class a sample, and y holds sets of labels; use sample_weight")
     host = to_numpy(numbers)
     own = np.ones(len(host)) if sample_weight is None else sample_weight
     if isinstance(given, str) and given == "balanced":
@@ -131,23 +130,30 @@ def class_weights(given: Any, labels: Labels, numbers: Any, sample_weight: Any, 
                 'partial_fit sees a part of the data, so that class_weight="balanced" has no meaning there; give a '
                 "dict, as sklearn.utils.class_weight.compute_class_weight makes it of all classes"
             )
-        sums = np.bincount(host, weights=own, minlength=len(labels))
-        there = sums > 0
-        each = np.where(there, own.sum() / (there.sum() * np.where(there, sums, 1)), 0)
-    elif isinstance(given, dict):
-        names = labels.classes.tolist()
-        missing = [name for name in names if name not in given]
-        if missing:
-            raise ConfigError(
-                f"class_weight must weigh all {len(names)} classes, and names {len(names) - len(missing)} of them; "
-                f"missing: {_shown(missing)}"
-            )
-        each = np.asarray([given[name] for name in names], dtype=np.float64)
-        if not (np.isfinite(each).all() and (each >= 0).all() and each.any()):
-            raise ConfigError(f"class_weight must hold finite numbers of at least 0, not all 0, got {given!r}")
-    else:
+        columns = host.T.astype(np.int64) if labels.multilabel else host[None, :]
+        return np.prod([_balanced(column, own) for column in columns], axis=0) * own
+    if not isinstance(given, dict):
         raise ConfigError(f'class_weight must be None, "balanced" or a dict of all classes, got {given!r}')
+    if labels.multilabel:
+        raise ConfigError('for sets of labels class_weight is None or "balanced"; use sample_weight for others')
+    names = labels.classes.tolist()
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise ConfigError(
+            f"class_weight must weigh all {len(names)} classes, and names {len(names) - len(missing)} of them; "
+            f"missing: {_shown(missing)}"
+        )
+    each = np.asarray([given[name] for name in names], dtype=np.float64)
+    if not (np.isfinite(each).all() and (each >= 0).all() and each[host].any()):
+        raise ConfigError(f"class_weight must hold finite numbers of at least 0, not all 0, got {given!r}")
     return each[host] * own
+
+
+def _balanced(numbers: Any, weight: Any) -> Any:
+    """(N,): for every sample the factor that gives its class the same share of the whole weight as each other."""
+    sums = np.bincount(numbers, weights=weight)
+    there = sums > 0
+    return np.where(there, weight.sum() / (there.sum() * np.where(there, sums, 1)), 0)[numbers]
 
 
 def _shown(names: Any) -> str:
