@@ -63,6 +63,8 @@ def check_x_y(estimator: Any, X: Any, y: Any, *, reset: bool, numeric: bool) -> 
     """`X` as `check_x` gives it, and `y`, (N,) or (N, outputs), a NumPy array or one of another library."""
     if y is not None and hasattr(y, "tocsr"):
         y = y.toarray()
+    if numeric and not is_foreign(y):
+        _check_no_text(estimator, y)
     if not (is_foreign(X) or is_foreign(y)):
         X, y = validate_data(estimator, X, y, reset=reset, multi_output=True, y_numeric=numeric, **_HOST)
         return _lazily(X), y
@@ -78,6 +80,12 @@ def check_x_y(estimator: Any, X: Any, y: Any, *, reset: bool, numeric: bool) -> 
     return X, y
 
 
+def _check_no_text(estimator: Any, y: Any) -> None:
+    given = np.asarray(y)
+    if given.dtype.kind in "US" or (given.dtype.kind == "O" and any(isinstance(each, str) for each in given.ravel())):
+        raise DTypeError(f"{type(estimator).__name__} needs numbers in y, got text; for classes there is BPClassifier")
+
+
 def _lazily(x: Any) -> Any:
     return SparseRows(x) if issparse(x) else x
 
@@ -90,9 +98,7 @@ def _check_foreign(x: Array, name: str, ndim: int, estimator: Any) -> None:
             hint = "; reshape it, with (-1, 1) if it has one feature, with (1, -1) if it is one sample"
         raise ShapeError(f"{who}: {name} must have {ndim} axes, got an array of shape {tuple(x.shape)}{hint}")
     if 0 in x.shape:
-        raise ShapeError(
-            f"{who}: {name} of shape {tuple(x.shape)} is empty; at least 1 sample and 1 feature are needed"
-        )
+        raise ShapeError(f"{who}: {name} of shape {tuple(x.shape)} is empty; it needs a sample and a feature")
     if not xp.isdtype(x.dtype, ("real floating", "integral", "bool")):
         raise DTypeError(f"{who}: {name} must hold real numbers, got dtype {x.dtype}")
     check_finite(x, name)

@@ -12,7 +12,7 @@ from sklearn.utils.validation import column_or_1d
 from bpnet import losses
 from bpnet.backend import to_numpy
 from bpnet.dispatch import namespace
-from bpnet.errors import DTypeError
+from bpnet.errors import ShapeError
 from bpnet.losses import Loss
 from bpnet.sklearn import inputs, settings
 from bpnet.sklearn.base import BaseBP, Task
@@ -145,15 +145,13 @@ class BPRegressor(RegressorMixin, BaseBP):  # type: ignore[misc]
         return settings.make_loss(self.loss, LOSSES)
 
     def _task(self, y: Any, sample_weight: Any, *, classes: Any, partial: bool, going_on: bool) -> Task:
-        if isinstance(y, np.ndarray) and y.dtype.kind not in "biuf":
-            raise DTypeError(f"BPRegressor needs numbers in y, got dtype {y.dtype}; for classes there is BPClassifier")
         if y.ndim == 2 and y.shape[1] == 1 and isinstance(y, np.ndarray):
             y = column_or_1d(y, warn=True)
         two_axes = y.ndim == 2
         target = y if two_axes else namespace(y).reshape(y, (-1, 1))
         n_out = int(target.shape[1])
         if going_on and n_out != self.n_outputs_:
-            raise DTypeError(f"y has {n_out} outputs, and had {self.n_outputs_} when the training began")
+            raise ShapeError(f"y has {n_out} outputs, and had {self.n_outputs_} when the training began")
         self._two_axes = two_axes
         self.n_outputs_ = n_out
         return Task(target, to_numpy(y) if self.early_stopping else None, sample_weight, None, n_out)

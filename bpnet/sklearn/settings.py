@@ -131,7 +131,10 @@ def make_model(estimator: Any, n_in: int, n_out: int, *, seed: int, backend: Any
         made = given(n_in, n_out)
         if not isinstance(made, Layer):
             raise ConfigError(f"model({n_in}, {n_out}) must return a Layer, got {made!r}")
-        return made.to(backend, dtype) if made.initialized else made.initialize(seed, backend, dtype)
+        if not any(parameter.host_value() is not None for parameter in made.parameters().values()):
+            return made.initialize(seed, backend, dtype)
+        made.materialize_with(seed, backend)
+        return made.to(backend, dtype)
     kind = ACTIVATIONS[estimator.activation]
     parts: list[Layer] = []
     for size in hidden_sizes(estimator.hidden_layer_sizes):
