@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -32,6 +33,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import bpnet as bp
+from benchmarks import grid_search
 from bpnet.sklearn import BPClassifier, BPRegressor
 
 # A few epochs end before convergence; that this is said, and when, has a test of its own.
@@ -665,6 +667,16 @@ def test_verbose_shows_the_epochs(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
     BPClassifier(4, max_iter=2, random_state=0, verbose=True).fit(x, y)
     assert "epoch 2/2" in capsys.readouterr().out
+
+
+def test_the_benchmark_searches_the_same_grid_with_both(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(grid_search, "GRID", {"network__hidden_layer_sizes": [(4,), (8,)]})
+    assert grid_search.measure([0], epochs=3) in (0, 1)
+    printed = capsys.readouterr().out
+    for name in grid_search.NAMES:
+        assert len(re.findall(rf"seed 0: {name} .* s, accuracy 0\.\d+ in the folds, 0\.\d+ on the fifth", printed)) == 1
 
 
 # --- mistakes ---
