@@ -266,6 +266,9 @@ def test_where_training_goes_on_the_learning_rate_may_change_and_the_model_may_n
     before = values(estimator)
     estimator.set_params(learning_rate_init=1e-12).fit(x, y)
     np.testing.assert_allclose(values(estimator), before, atol=1e-9)
+    for name, value in (("label_smoothing", 0.5), ("dtype", "float32"), ("loss", "focal")):
+        with pytest.raises(bp.ConfigError, match=f"^{name} was .* when the training began"):
+            copy.deepcopy(estimator).set_params(**{name: value}).fit(x, y)
     estimator.set_params(hidden_layer_sizes=(9,))
     with pytest.raises(bp.ConfigError) as error:
         estimator.fit(x, y)
@@ -537,6 +540,18 @@ def test_arrays_of_another_library_are_answered_in_kind(backend: str | None, dev
     np.testing.assert_array_equal(found.predict(x), expected.predict(x))
 
 
+def test_truth_values_of_another_library_are_labels() -> None:
+    x, y = make_multilabel_classification(80, 6, n_classes=3, random_state=0)
+    x, estimator = StandardScaler().fit_transform(x), BPClassifier(6, max_iter=5, random_state=0)
+    expected = clone(estimator).fit(x, y)
+    for target in (STRICT.asarray(y == 1), STRICT.asarray(y)):
+        found = clone(estimator).fit(STRICT.asarray(x), target).predict(STRICT.asarray(x))
+        np.testing.assert_array_equal(bp.to_numpy(found), expected.predict(x))
+    two = clone(estimator).fit(STRICT.asarray(x), STRICT.asarray(y[:, 0] == 1))
+    assert two.classes_.tolist() == [False, True]
+    assert two.predict(STRICT.asarray(x)).dtype == STRICT.bool
+
+
 def test_regression_on_another_library_with_several_outputs() -> None:
     x, y = line(n_targets=2)
     found = BPRegressor(6, max_iter=30, random_state=0).fit(STRICT.asarray(np.array(x)), STRICT.asarray(np.array(y)))
@@ -676,7 +691,10 @@ def test_the_benchmark_searches_the_same_grid_with_both(
     assert grid_search.measure([0], epochs=3) in (0, 1)
     printed = capsys.readouterr().out
     for name in grid_search.NAMES:
-        assert len(re.findall(rf"seed 0: {name} .* s, accuracy 0\.\d+ in the folds, 0\.\d+ on the fifth", printed)) == 1
+        assert (
+            len(re.findall(rf"seed 0: {name} +\d+\.\d+ s, accuracy 0\.\d+ in the folds, 0\.\d+ on the fifth", printed))
+            == 1
+        )
 
 
 # --- mistakes ---

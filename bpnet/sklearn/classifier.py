@@ -49,8 +49,9 @@ class BPClassifier(ClassifierMixin, BaseBP):  # type: ignore[misc]
                     "mish", "softplus" or "hardswish"
     loss          : "log_loss", "focal", "hinge", or a Loss of bpnet, of which a copy is used
     solver        : "adam", "adamw", "sgd", "rmsprop", "adagrad", "lion", or an Optimizer, of which a copy is used
+                    and which brings its own learning rate
     alpha         : alpha / 2 times the sum of squared weights, divided by a batch's weight, is added to the loss
-    batch_size    : samples a step; "auto" is min(200, N)
+    batch_size    : samples a step, N at most; "auto" is 200
     learning_rate_init : a number, or a Schedule
     max_iter      : epochs at most; without convergence before, a ConvergenceWarning
     random_state  : of the first weights, the order of samples, dropout and the validation part

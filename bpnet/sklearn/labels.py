@@ -83,8 +83,11 @@ def read_again(y: Any, labels: Labels) -> Any:
 
 
 def _one_axis(y: Any) -> Any:
+    """y with one axis where it has one column; truth values in columns as 0 and 1."""
     if y.ndim == 2 and y.shape[1] == 1:
         return namespace(y).reshape(y, (-1,)) if is_foreign(y) else column_or_1d(y, warn=True)
+    if y.ndim == 2 and is_foreign(y) and namespace(y).isdtype(y.dtype, "bool"):
+        return namespace(y).astype(y, namespace(y).int64)
     return y
 
 

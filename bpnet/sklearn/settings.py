@@ -181,5 +181,6 @@ def optimizer_key(estimator: Any) -> tuple[Any, ...]:
 def model_key(estimator: Any) -> dict[str, Any]:
     """What decides the model and where it is: must stay the same where training goes on."""
     e = estimator
-    fixed = {name: getattr(e, name) for name in ("activation", "dropout", "model", "loss", "backend", "dtype")}
+    names = ("activation", "dropout", "model", "loss", "label_smoothing", "backend", "dtype")
+    fixed = {name: getattr(e, name) for name in names if hasattr(e, name)}
     return {"hidden_layer_sizes": hidden_sizes(e.hidden_layer_sizes), **fixed}
