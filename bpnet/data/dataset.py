@@ -9,6 +9,7 @@ import numpy as np
 
 from bpnet.backend import to_numpy
 from bpnet.data.checks import check_lengths
+from bpnet.data.lazy import LazyRows
 from bpnet.dispatch import namespace
 from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from bpnet.random import HostStream
@@ -18,6 +19,8 @@ def as_array(x: Any, name: str) -> Any:
     """Return `x` as it is when it is an array of some library, else as a NumPy array of numbers; DTypeError else."""
     if isinstance(x, np.ma.MaskedArray):
         raise DTypeError(f"{name} is a masked array; fill its gaps first, as with {name}.filled(...)")
+    if isinstance(x, LazyRows):
+        return x
     if not isinstance(x, np.ndarray):
         from array_api_compat import is_array_api_obj
 
@@ -158,6 +161,8 @@ class _Taker:
         return self.array[start:stop, ...]
 
     def take(self, rows: Any) -> Any:
+        if isinstance(self.array, LazyRows):
+            return self.array.take(rows)
         if self.on_disk:  # in the order of the file, so that the disk is read forwards
             forwards = np.argsort(rows, kind="stable")
             taken = np.empty((len(rows), *self.array.shape[1:]), self.array.dtype)
