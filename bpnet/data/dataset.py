@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,7 @@ def _rows(indices: Any, n: int) -> Any:
 
 def batches(
     data: Dataset, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
-) -> Iterator[tuple[Any, ...]]:
+) -> Generator[tuple[Any, ...], None, None]:
     """Give (x, y) batches, or (x, y, weight) where the data have weights; the last batch may be smaller.
 
     The order is a function of (seed, epoch) alone, and every sample comes once. Batches are of the data's library and
