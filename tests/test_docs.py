@@ -115,6 +115,11 @@ def test_a_definition_goes_on_over_several_lines() -> None:
     ]
 
 
+def test_a_definition_goes_on_in_small_letters() -> None:
+    made = plain_docstrings.as_rst(["x : (N, C), one for each", "of the rows", "The rest."])
+    assert made == ["``x``", "    (N, C), one for each of the rows", "", "The rest.", ""]
+
+
 def test_lines_that_were_meant_as_lines_stay_lines() -> None:
     long = "word " * 21 + "w"
     assert plain_docstrings.as_rst([long, "of a paragraph"]) == [f"{long} of a paragraph", ""]

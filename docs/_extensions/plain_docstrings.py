@@ -136,6 +136,9 @@ def as_rst(lines: list[str]) -> list[str]:
             term, definition = pairs[-1]
             further = items(text) if NEXT_ITEM.search(f"; {text}") and ITEM.match(text) else []
             pairs[-1:] = [(term, definition), *further] if further else items(f"{term} : {definition} {text}")
+        elif pairs and text[:1].islower() and not ITEM.match(text):
+            term, definition = pairs[-1]
+            pairs[-1] = (term, f"{definition} {text}")
         elif ITEM.match(text) and not text.startswith(("-", "*")):
             if paragraph:
                 flush()

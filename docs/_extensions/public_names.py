@@ -97,6 +97,14 @@ def show_bases(app: Sphinx, name: str, cls: Any, options: Any, bases: list[Any])
     bases[:] = public_bases(cls)
 
 
+def plain_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Write the names of type aliases as names, also where they are part of a union."""
+    alias = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")
+    return signature and alias.sub(r"\1", signature), returned and alias.sub(r"\1", returned)
+
+
 def link_literals(app: Sphinx, doctree: nodes.document) -> None:
     """Make literals such as `Dense(64, 128)` and `bp.ops.relu` on any page links to the reference."""
     for node in list(doctree.findall(nodes.literal)):
@@ -116,6 +124,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("public", Public)
     app.connect("builder-inited", check_groups)
     app.connect("env-check-consistency", check_shown)
+    app.connect("autodoc-process-signature", plain_signature)
     app.connect("doctree-read", link_literals)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-bases", show_bases)
