@@ -51,6 +51,9 @@ def check_layer(model: bp.Layer, x: Any, seed: int = 0) -> None:
 
     assert_gradient(dx, loss, x, name="dx")
     for path, parameter in model.parameters().items():
+        if not parameter.trainable:
+            assert not bp.to_numpy(parameter.grad).any(), f"{path}: a gradient, though it is not trained"
+            continue
 
         def loss_of(value: Any, parameter: bp.Parameter = parameter) -> float:
             kept = bp.to_numpy(parameter.value).copy()

@@ -478,6 +478,17 @@ def log_losses(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
     yield (_normal(rng, (2, 3, 4), dtype), rng.integers(0, 4, (2, 3)), True, None)
 
 
+def _statistics(arrays: int) -> Callable[..., Iterator[tuple[Any, ...]]]:
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for shape in SHAPES:
+            for own in (shape[-1:], (1,), (*shape[1:-1], 1), shape[1:]):
+                given = [_normal(rng, own, dtype), np.abs(_normal(rng, own, dtype)) + np.asarray(0.1, dtype)]
+                yield (_normal(rng, shape, dtype), *given[2 - arrays :])
+                yield (_special(rng, shape, dtype), *given[2 - arrays :])
+
+    return cases
+
+
 CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
     "relu": one_array,
     "relu_backward": two_arrays,
@@ -508,6 +519,8 @@ CASES: dict[str, Callable[[Any, str], Iterator[tuple[Any, ...]]]] = {
     "prelu_backward": _slopes(2),
     "glu": _gate,
     "glu_backward": _gate_backward,
+    "standardize": _statistics(2),
+    "standardize_backward": _statistics(1),
     "softmax": lambda rng, dtype: ((_normal(rng, s, dtype),) for s in (*ROWS, (2, 3, 4))),
     "softmax_backward": lambda rng, dtype: ((_normal(rng, s, dtype), _normal(rng, s, dtype)) for s in ROWS),
     "add": two_arrays,

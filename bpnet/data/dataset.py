@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from bpnet.backend import to_numpy
 from bpnet.data.checks import check_lengths
 from bpnet.dispatch import namespace
 from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
@@ -38,6 +39,7 @@ class Dataset:
     x : (N, ...) array of any library, or nested lists; y : (N,) labels or (N, ...) values
     weight : (N,) numbers, how much each sample counts in the loss; None counts all alike
     name, split : what it is, for messages and results; classes : names of the classes, if any
+    x and y may be memory maps (`bpnet.data.memmap`): only the batches are then read, sorted by their place in the file.
     Raises ShapeError when the lengths differ, DataError when there are no samples.
     """
 
@@ -72,6 +74,28 @@ class Dataset:
         split = f", split {self.split}" if self.split else ""
         return f"<Dataset {self.name}: {len(self)} samples of shape {tuple(self.x.shape[1:])}{split}>"
 
+    def __getitem__(self, rows: slice) -> Dataset:
+        """The data set of a slice, as in dataset[:100]: views of the same arrays; a memory map stays one."""
+        if not isinstance(rows, slice):
+            raise ConfigError(f"a Dataset takes slices, as in dataset[:100], got {rows!r}; subset([...]) picks samples")
+        start, stop, step = rows.indices(len(self))
+        if step > 0:  # within the bounds, which the Array API asks for
+            rows = slice(start, max(start, stop), step)
+        where = f"{self.split} [{start}:{stop}{f':{step}' if step != 1 else ''}]".strip()
+        return self._of(lambda array: array[rows, ...], where)
+
+    def subset(self, indices: Any) -> Dataset:
+        """The data set of the samples at `indices`, in that order: integers in 0 ... N - 1, or a mask of N flags.
+
+        Copies them; those of a memory map come into memory. Raises DTypeError, ShapeError, DataError.
+        """
+        rows = _rows(indices, len(self))
+        return self._of(lambda array: _Taker(array).take(rows), f"{self.split} [{len(rows)} picked]".strip())
+
+    def _of(self, take: Callable[[Any], Any], split: str) -> Dataset:
+        weight = None if self.weight is None else take(self.weight)
+        return Dataset(take(self.x), take(self.y), weight=weight, name=self.name, split=split, classes=self.classes)
+
     def batches(
         self, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
     ) -> Iterator[tuple[Any, ...]]:
@@ -86,13 +110,30 @@ def check_batch_size(batch_size: Any, name: str = "batch_size") -> int:
     return int(batch_size)
 
 
+def _rows(indices: Any, n: int) -> Any:
+    """The indices as (M,) int64."""
+    rows = np.asarray(to_numpy(indices) if hasattr(indices, "shape") else indices)
+    if rows.ndim != 1:
+        raise ShapeError(f"indices must have one axis, got shape {rows.shape}")
+    if rows.dtype == bool:
+        if len(rows) != n:
+            raise ShapeError(f"a mask must have one truth value a sample, {n}, got {len(rows)}")
+        return np.flatnonzero(rows)
+    if rows.dtype.kind not in "iu" and rows.size:
+        raise DTypeError(f"indices must be integers, or a mask of truth values, got {rows.dtype}")
+    outside = rows[(rows < 0) | (rows >= n)]
+    if outside.size:
+        raise DataError(f"indices must lie in 0 ... {n - 1}, got {outside[0]}")
+    return rows.astype(np.int64)
+
+
 def batches(
     data: Dataset, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
 ) -> Iterator[tuple[Any, ...]]:
-    """Give (x, y) batches in an order that is a function of (seed, epoch) alone; the last one may be smaller.
+    """Give (x, y) batches, or (x, y, weight) where the data have weights; the last batch may be smaller.
 
-    Where the data have weights, (x, y, weight). Every sample comes once. Batches are of the data's library and dtype:
-    new arrays, or views without shuffling.
+    The order is a function of (seed, epoch) alone, and every sample comes once. Batches are of the data's library and
+    dtype: new arrays, or views without shuffling. Of a memory map each batch's rows are read in the order of the file.
     """
     batch_size = check_batch_size(batch_size)
     order = HostStream(seed, f"shuffle/epoch {epoch}").permutation(len(data)) if shuffle else None
@@ -111,11 +152,17 @@ class _Taker:
     def __init__(self, array: Any) -> None:
         self.array = array
         self.on_host = isinstance(array, np.ndarray)
+        self.on_disk = isinstance(array, np.memmap)
 
     def range(self, start: int, stop: int) -> Any:
         return self.array[start:stop, ...]
 
     def take(self, rows: Any) -> Any:
+        if self.on_disk:  # in the order of the file, so that the disk is read forwards
+            forwards = np.argsort(rows, kind="stable")
+            taken = np.empty((len(rows), *self.array.shape[1:]), self.array.dtype)
+            taken[forwards] = np.asarray(self.array)[rows[forwards]]
+            return taken
         if self.on_host:
             return np.asarray(self.array).take(rows, axis=0)
         xp = namespace(self.array)

@@ -113,6 +113,7 @@ from bpnet.ops.smooth import (
     softplus,
     softplus_backward,
 )
+from bpnet.ops.standardize import standardize, standardize_backward
 from bpnet.ops.update import adam_, advance_, amsgrad_, check_finite_, sgd_, sgd_momentum_
 from bpnet.ops.weighting import (
     label_targets,
@@ -246,6 +247,8 @@ __all__ = [
     "split",
     "squared_error",
     "squared_error_backward",
+    "standardize",
+    "standardize_backward",
     "sum_backward",
     "sum_deviations",
     "sum_errors",
