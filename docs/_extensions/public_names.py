@@ -7,6 +7,7 @@ annotations are resolved here too: a public class links to its entry, whatever i
 from __future__ import annotations
 
 import builtins
+import contextlib
 import inspect
 import re
 from typing import Any
@@ -97,12 +98,12 @@ def show_bases(app: Sphinx, name: str, cls: Any, options: Any, bases: list[Any])
     bases[:] = public_bases(cls)
 
 
-def plain_signature(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
-) -> tuple[str | None, str | None]:
-    """Write the names of type aliases as names, also where they are part of a union."""
-    alias = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")
-    return signature and alias.sub(r"\1", signature), returned and alias.sub(r"\1", returned)
+def show_aliases_by_name() -> None:
+    """Write `Array | None`, where Sphinx would write TypeAliasForwardRef('Array') | None; only looks depend on it."""
+    with contextlib.suppress(ImportError):
+        from sphinx.util.inspect import TypeAliasForwardRef
+
+        TypeAliasForwardRef.__repr__ = lambda self: str(self.name)  # type: ignore[method-assign]
 
 
 def link_literals(app: Sphinx, doctree: nodes.document) -> None:
@@ -121,10 +122,10 @@ def link_literals(app: Sphinx, doctree: nodes.document) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Add the directive and the links."""
+    show_aliases_by_name()
     app.add_directive("public", Public)
     app.connect("builder-inited", check_groups)
     app.connect("env-check-consistency", check_shown)
-    app.connect("autodoc-process-signature", plain_signature)
     app.connect("doctree-read", link_literals)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-bases", show_bases)
