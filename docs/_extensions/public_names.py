@@ -106,6 +106,11 @@ def show_aliases_by_name() -> None:
         TypeAliasForwardRef.__repr__ = lambda self: str(self.name)  # type: ignore[method-assign]
 
 
+def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
+    """Leave out the methods that scikit-learn gives its estimators for routing metadata."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
 def link_literals(app: Sphinx, doctree: nodes.document) -> None:
     """Make literals such as `Dense(64, 128)` and `bp.ops.relu` on any page links to the reference."""
     for node in list(doctree.findall(nodes.literal)):
@@ -126,6 +131,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("public", Public)
     app.connect("builder-inited", check_groups)
     app.connect("env-check-consistency", check_shown)
+    app.connect("autodoc-skip-member", skip)
     app.connect("doctree-read", link_literals)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-bases", show_bases)
