@@ -132,6 +132,8 @@ class Plan:
         for buffer, array in zip(self._inputs, inputs, strict=True):
             if type(array) is not type(buffer) or (array.dtype is not buffer.dtype and array.dtype != buffer.dtype):
                 return False
+            if getattr(array, "requires_grad", False):  # PyTorch's autograd must not follow into the buffers
+                return False
         return True
 
     def _array(self, value: Value) -> Array:

@@ -67,7 +67,7 @@ class Planner:
         plan = self.ready(name, *inputs)
         if plan is not None:
             return plan.replay(*inputs)
-        key = (name, *(x.shape for x in inputs))
+        key = (name, *(tuple(x.shape) for x in inputs))
         kind = self._kinds.get(key)
         if kind is None:
             if len(self._kinds) >= self.MAX_KINDS:

@@ -199,19 +199,16 @@ def test_without_restoring_the_last_parameters_stay() -> None:
     assert np.array_equal(each.model.store.values, last["values"])
 
 
-def test_the_averages_come_back_with_the_parameters() -> None:
-    fake = FakeTrainer()
-    average = fake.model.store.slot("average")
-    momentum = fake.model.store.slot("velocity")
-    each = EarlyStopping()
-    each.on_fit_start(fake, NAMES)  # type: ignore[arg-type]
-    for epoch, loss in ((1, 1.0), (2, 0.5), (3, 2.0)):
-        average[...] = momentum[...] = fake.model.store.values[...] = epoch
-        each.on_epoch_end(fake, {"epoch": float(epoch), "val_loss": loss})  # type: ignore[arg-type]
-    each.on_fit_end(fake, bp.History())  # type: ignore[arg-type]
-    assert np.all(average == 2)
-    assert np.all(fake.model.store.values == 2)
-    assert np.all(momentum == 3)
+def test_the_averages_come_back_with_the_parameters(tmp_path: Path) -> None:
+    each = trainer(optimizer=bp.Adam(0.5, average=0.5))
+    stopping, best = EarlyStopping(patience=3), BestCheckpoint(tmp_path / "best.safetensors")
+    outputs = {}
+    look = callbacks.EveryEpoch(lambda told, row: outputs.update({row["epoch"]: np.array(told.predict(X))}))
+    history = fit(each, stopping, best, look, epochs=60)
+    assert stopping.best_epoch == best.best_epoch < len(history) < 60
+    assert np.array_equal(each.predict(X), outputs[best.best_epoch])
+    assert np.array_equal(bp.predict(bp.load(best.path), X), outputs[best.best_epoch])
+    assert not np.array_equal(bp.predict(each.model, X), outputs[best.best_epoch])  # the parameters themselves
 
 
 # --- what is watched must be there ---
@@ -358,11 +355,14 @@ def test_a_plateau_in_a_fit_changes_the_learning_rate_of_later_epochs() -> None:
     assert each.optimizer.learning_rate == pytest.approx(0.0125)
 
 
-def test_a_schedule_and_a_plateau_contradict_each_other() -> None:
-    fake = FakeTrainer()
-    fake.optimizer = type("WithSchedule", (), {"schedule": object()})()
-    with pytest.raises(bp.ConfigError, match="ReduceOnPlateau sets the learning rate, and the optimizer's sch"):
-        ReduceOnPlateau().on_fit_start(fake, NAMES)  # type: ignore[arg-type]
+@pytest.mark.parametrize("rate", [bp.StepDecay(0.1, every=3, factor=0.5), lambda step: 0.1])
+def test_a_schedule_and_a_plateau_contradict_each_other(rate: Any) -> None:
+    each = trainer(optimizer=bp.SGD(rate))
+    with pytest.raises(
+        bp.ConfigError, match="ReduceOnPlateau sets the learning rate, and the optimizer's schedule doe"
+    ):
+        fit(each, ReduceOnPlateau("loss"))
+    assert int(each.model.store.counters[0]) == 0
 
 
 # --- checkpoints ---

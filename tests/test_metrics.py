@@ -98,6 +98,8 @@ def test_one_score_an_element_has_two_classes(
     shape = (5, 1) if column else (5,)
     pair = BINARY.reshape(shape), BINARY_TARGETS.reshape(shape)
     np.testing.assert_allclose(value(metric, pair, backend=backend), expected, rtol=1e-15)
+    of_integers = pair[0], pair[1].astype(np.int64)
+    np.testing.assert_allclose(value(metric, of_integers, backend=backend), expected, rtol=1e-15)
     of_probabilities = copy.copy(metric)
     of_probabilities.from_logits = False  # type: ignore[attr-defined]
     probabilities = 1 / (1 + np.exp(-pair[0].astype(float)))
@@ -422,6 +424,21 @@ def test_a_planned_fit_measures_what_an_eager_one_does() -> None:
     assert "planned, " in planned[0].plan_report()
     for a, b in zip(planned[1].rows, eager[1].rows, strict=True):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+def test_regression_metrics_in_a_planned_fit_are_the_formulas(backend: bp.Backend) -> None:
+    x = RNG.normal(size=(29, 3))
+    y = np.stack([x[:, 0] + 2, x @ [1.0, 2.0, 3.0]], axis=1)
+    model = bp.Dense(3, 2).initialize(0, backend=backend, dtype="float64")
+    made = [metrics.MAE(), metrics.RMSE(), bp.R2()]
+    trainer = bp.Trainer(model, bp.MeanSquaredError(), bp.Adam(0.1), metrics=made)
+    data = {"validation_data": (x, y), "epochs": 5, "batch_size": 8, "micro_batch_size": 3, "progress": False}
+    last = trainer.fit(x, y, **data).rows[-1]
+    assert "planned, " in trainer.plan_report()
+    prediction = bp.to_numpy(trainer.predict(x))
+    for metric, (_, formula) in zip(made, [REGRESSION[0], *REGRESSION[2:]], strict=True):
+        assert last[f"val_{metric.name}"] == pytest.approx(formula(prediction, y), rel=1e-12)
+    assert last["val_rmse"] == pytest.approx(math.sqrt(last["val_loss"]), rel=1e-12)
 
 
 def test_validation_measures_the_model_after_the_epoch() -> None:

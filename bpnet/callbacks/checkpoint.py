@@ -11,6 +11,7 @@ from bpnet.callbacks.base import Callback
 from bpnet.callbacks.monitor import Monitor
 from bpnet.errors import ConfigError
 from bpnet.files import check_writable
+from bpnet.store import AVERAGE
 
 if TYPE_CHECKING:
     from bpnet.trainer import Trainer
@@ -66,6 +67,6 @@ class BestCheckpoint(Callback):
         if not self._monitor.improves(row):
             return
         model = trainer.model
-        averages = getattr(trainer.optimizer, "average", None) is not None and "average" in model.store.slots
+        averages = trainer.optimizer.average is not None and AVERAGE in model.store.slots
         with model.averaged() if averages else contextlib.nullcontext():
             model.save(self.path, **(self.info | {"epoch": self.best_epoch, self.monitor: self.best}))

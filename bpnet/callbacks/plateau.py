@@ -58,7 +58,7 @@ class ReduceOnPlateau(Callback):
 
     def on_fit_start(self, trainer: Trainer, names: tuple[str, ...]) -> None:
         """Begin afresh."""
-        if getattr(trainer.optimizer, "schedule", None) is not None:
+        if trainer.optimizer.schedule is not None:
             raise ConfigError(
                 "ReduceOnPlateau sets the learning rate, and the optimizer's schedule does too: give the optimizer a "
                 "number, or leave ReduceOnPlateau out"

@@ -9,6 +9,7 @@ from bpnet.callbacks.base import Callback
 from bpnet.callbacks.monitor import Monitor, check_count, check_number
 from bpnet.dispatch import Array
 from bpnet.errors import ConfigError
+from bpnet.store import AVERAGE
 
 if TYPE_CHECKING:
     from bpnet.history import History
@@ -94,7 +95,7 @@ class EarlyStopping(Callback):
 def _parameters(trainer: Trainer) -> dict[str, Array]:
     """The flat buffers that hold what evaluation reads: the values, and their averages where there are any."""
     store = trainer.model.store
-    return {"values": store.values} | {name: slot for name, slot in store.slots.items() if name == "average"}
+    return {"values": store.values} | {name: slot for name, slot in store.slots.items() if name == AVERAGE}
 
 
 class TimeLimit(Callback):

@@ -303,5 +303,13 @@ class KLDivergence(Loss):
         check_distributions(target, name, offset)
 
 
+_INTEGERS: dict[tuple[type, Any], bool] = {}  # by library too: dtypes of two are not to be compared
+
+
 def _is_integer(target: Array) -> bool:
-    return bool(namespace(target).isdtype(target.dtype, "integral"))
+    """Whether the dtype is one of integers; asked several times a step, so the answer is kept."""
+    key = type(target), target.dtype
+    found = _INTEGERS.get(key)
+    if found is None:
+        found = _INTEGERS[key] = bool(namespace(target).isdtype(target.dtype, "integral"))
+    return found

@@ -16,6 +16,7 @@ class Metric(Tracked):
     """Base of all metrics: `measure` sums over a batch, the sums of batches are added, `result` reads the total.
 
     name : the key in histories and results
+    Every sample counts once, whatever its weight in the loss.
     A metric of your own defines the two methods; `measure` touches arrays through kernels only, so that a step with it
     can be planned.
     """
@@ -48,7 +49,7 @@ class Metric(Tracked):
         for key, parameter in inspect.signature(type(self).__init__).parameters.items():
             value = vars(self).get(key, parameter.default)
             usual = self._usual_name if key == "name" else parameter.default
-            if key != "self" and value is not parameter.default and value != usual:
+            if key != "self" and value is not parameter.default and repr(value) != repr(usual):
                 shown.append(f"{key}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 

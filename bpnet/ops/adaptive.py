@@ -73,11 +73,6 @@ def rmsprop_(
 LION_FLUSH_EVERY = 64  # steps
 
 
-def lion_tiny(dtype: object, xp: object) -> float:
-    """Below this size a momentum of Lion counts as none."""
-    return float(xp.finfo(dtype).smallest_normal) * 1e8  # type: ignore[attr-defined]
-
-
 @kernel
 def lion_(
     value: Array,
@@ -90,20 +85,23 @@ def lion_(
     beta2: float,
     weight_decay: float,
 ) -> None:
-    """value -= learning_rate (sign(m + (1 - beta1) (grad - m)) + weight_decay value); m += (1 - beta2) (grad - m).
+    """value -= learning_rate (sign(c) + weight_decay value) with c = m + (1 - beta1) (grad - m).
 
-    Writes into `value` and `m`. In every 64th step, momenta below the smallest normal number times 1e8 become 0: the
-    sign knows no small numbers, so a weight whose gradient stays 0 would walk on until its momentum underflows, and
-    where that is, is up to the processor. [Chen et al. 2023, alg. 2]
+    Then m += (1 - beta2) (grad - m). Writes into `value` and `m`. [Chen et al. 2023, alg. 2]
+    sign(c) = c / (|c| + the smallest normal number), which needs no branch and is +-1 for all but numbers next to that.
+    In every 64th step, momenta below the smallest normal number times 1e8 become 0:
+    a weight whose gradient stays 0 would walk on until its momentum underflows, which processors do differently.
     """
     xp = namespace(value)
     rate = xp.reshape(learning_rate, (1,))
     t = counters[0:1] + 1
-    tiny = xp.logical_and(t % LION_FLUSH_EVERY == 0, xp.abs(m) < lion_tiny(m.dtype, xp))
-    old = xp.where(tiny, xp.zeros_like(m), m)
+    tiny = float(xp.finfo(m.dtype).smallest_normal)
+    faded = xp.logical_and(t % LION_FLUSH_EVERY == 0, xp.abs(m) < tiny * 1e8)
+    old = xp.where(faded, xp.zeros_like(m), m)
+    c = old + (1 - beta1) * (grad - old)
     new = value
     if weight_decay:
         new = value - xp.astype(rate * weight_decay, value.dtype) * value
-    new = new - xp.astype(rate, value.dtype) * xp.sign(old + (1 - beta1) * (grad - old))
+    new = new - xp.astype(rate, value.dtype) * (c / (xp.abs(c) + tiny))
     value[...] = xp.where(ok, new, value)
     m[...] = xp.where(ok, old + (1 - beta2) * (grad - old), m)

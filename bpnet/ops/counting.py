@@ -36,6 +36,12 @@ def _share(hits: Array, counted: Array) -> Array:
     return xp.stack([xp.sum(xp.astype(each, xp.float64)) for each in (hits & counted, counted)])
 
 
+def _above(x: Array, threshold: float) -> Array:
+    """x > threshold, for integers and truth values too, which the standard does not compare with a float."""
+    xp = namespace(x)
+    return (x if xp.isdtype(x.dtype, "real floating") else xp.astype(x, xp.float64)) > threshold
+
+
 @kernel
 def largest(scores: Array) -> Array:
     """(..., C) -> (...) int64: where each row's largest score stands, the first of equal ones."""
@@ -46,8 +52,7 @@ def largest(scores: Array) -> Array:
 @kernel
 def above(scores: Array, threshold: float) -> Array:
     """1 where score > threshold and 0 elsewhere, int64, of the same shape."""
-    xp = namespace(scores)
-    return xp.astype(scores > threshold, xp.int64)
+    return namespace(scores).astype(_above(scores, threshold), namespace(scores).int64)
 
 
 @kernel
@@ -67,7 +72,7 @@ def count_correct_binary(scores: Array, targets: Array, threshold: float) -> Arr
 
     scores : any shape, the answer is 1 where score > threshold; targets : the same shape, 0 or 1, split at 1/2
     """
-    return _share((scores > threshold) == (targets > 0.5), _counted(targets, None))
+    return _share(_above(scores, threshold) == _above(targets, 0.5), _counted(targets, None))
 
 
 @kernel

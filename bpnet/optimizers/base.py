@@ -182,10 +182,11 @@ class Optimizer(Tracked):
             ops.clip_value_(store.grads, self.clip_value)
         if self.clip_norm is not None:
             ops.clip_norm_(store.grads, store.ok, self.clip_norm)
+        average = None if self.average is None else store.slot(AVERAGE)  # a new one begins at the values before
         for run in passes.runs:
             self._update(store, run, store.rate(run.scale))
-        if self.average is not None:
-            ops.average_(store.slot(AVERAGE), store.values, store.ok, store.counters, self.average)
+        if average is not None:
+            ops.average_(average, store.values, store.ok, store.counters, self.average)
         ops.advance_(store.counters, store.ok)
         store.consume_gradients()
 

@@ -137,17 +137,20 @@ def _(
     dtype = value.dtype
     rate, keep = constant(0, dtype), constant(0, dtype)
     rest1, rest2 = constant(1 - beta1, dtype), constant(1 - beta2, dtype)
-    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype)
+    tiny = constant(np.finfo(dtype).smallest_normal, dtype)
+    scratch, other, third = np.empty((3, min(CHUNK, value.size)), dtype)
     calls: list[Call] = []
     for w, g, m1 in chunks(value, grad, m):
-        s, difference = scratch[: w.size], other[: w.size]
+        s, difference, size = scratch[: w.size], other[: w.size], third[: w.size]
         if weight_decay:
             calls.append(partial(np.multiply, w, keep, w))
         calls += [
             partial(np.subtract, g, m1, difference),
             partial(np.multiply, difference, rest1, s),
             partial(np.add, m1, s, s),
-            partial(np.sign, s, s),
+            partial(np.absolute, s, size),
+            partial(np.add, size, tiny, size),
+            partial(np.divide, s, size, s),
             partial(np.multiply, s, rate, s),
             partial(np.subtract, w, s, w),
             partial(np.multiply, difference, rest2, difference),

@@ -28,6 +28,35 @@ def _(_: None, target: Array, learning_rate: Array, scale: float) -> list[Call]:
     return [partial(np.multiply, learning_rate, constant(scale, learning_rate.dtype), target)]
 
 
+@ops.penalty.register_bound(
+    np.ndarray,
+    accepts=lambda values, *_: floating(*values),
+    allocate=lambda values, *_: np.empty((), values[0].dtype),
+)
+def _(out: Array, values: tuple[Array, ...], l1: tuple[float, ...], l2: tuple[float, ...]) -> list[Call]:
+    scratch = np.empty(min(CHUNK, max(w.size for w in values)), out.dtype)
+    terms: list[tuple[float, Any]] = []
+    for value, a, b in zip(values, l1, l2, strict=True):
+        for (w,) in chunks(value.reshape(-1)):
+            if a:
+                terms.append((a, partial(_sum_of_sizes, w, scratch[: w.size])))
+            if b:
+                terms.append((b, partial(np.dot, w, w)))
+
+    def call() -> None:
+        total = 0.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            for factor, term in terms:
+                total += factor * float(term())
+            out.fill(total)
+
+    return [call]
+
+
+def _sum_of_sizes(w: Array, scratch: Array) -> Any:
+    return np.add.reduce(np.absolute(w, scratch))
+
+
 @ops.penalty_gradient_.register_bound(
     np.ndarray, accepts=lambda grad, value, *_: floating(grad, value), allocate=nothing
 )
@@ -65,8 +94,9 @@ def _(_: None, grads: Array, ok: Array, limit: float) -> list[Call]:
 
     def call() -> None:
         square = 0.0
-        for product in products:
-            square += float(product())
+        with np.errstate(over="ignore", invalid="ignore"):
+            for product in products:
+                square += float(product())
         norm = math.sqrt(square) if lossy < square < math.inf else _exact_norm(parts)
         if norm - norm != 0.0:  # NaN for NaN and for an infinity
             ok[...] = False
