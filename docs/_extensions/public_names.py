@@ -25,6 +25,8 @@ from sphinx.util.nodes import make_refnode
 def directive_for(full: str) -> list[str]:
     """The lines of reStructuredText that document one public object."""
     value = entries()[full][2]
+    if not callable(value):
+        return [f".. autodata:: {full}", "   :no-value:", ""]
     if not inspect.isclass(value):
         return [f".. autofunction:: {full}", ""]
     kind = "autoexception" if issubclass(value, BaseException) else "autoclass"
