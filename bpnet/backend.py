@@ -43,7 +43,7 @@ class Backend(Protocol):
         """Return a NumPy array with the contents of `x`."""
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """Return a C-contiguous array of zeros; a one-dimensional one starts at a multiple of 256 bytes."""
+        """Return a C-contiguous array of zeros; a one-dimensional one should start at a multiple of 256 bytes."""
 
     def describe(self) -> dict[str, str]:
         """Return versions and the device, for `bpnet doctor`: at least "version" and "device"."""
