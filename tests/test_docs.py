@@ -18,8 +18,9 @@ import bpnet as bp
 
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.glob("*.md") if page.stem not in mirrored_pages.MIRRORED)
-IN_COLUMNS = DOCS / "from-nnfs.md"  # two programs side by side: test_nnfs.py runs them
-RUN = [page for page in PAGES if blocks_of(page) and page != IN_COLUMNS]
+# Two programs side by side, and a package with its test: tests/test_nnfs.py and tests/test_readme.py run them.
+RUN_ELSEWHERE = ("from-nnfs", "write-a-backend")
+RUN = [page for page in PAGES if blocks_of(page) and page.stem not in RUN_ELSEWHERE]
 # Importing some modules needs what an extra brings; their examples are tested where it is there.
 MODULES = sorted(
     each.name for each in pkgutil.walk_packages(bp.__path__, "bpnet.") if not each.name.startswith("bpnet.commands")
