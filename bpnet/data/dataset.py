@@ -44,6 +44,13 @@ class Dataset:
     name, split : what it is, for messages and results; classes : names of the classes, if any
     x and y may be memory maps (`bpnet.data.memmap`): only the batches are then read, sorted by their place in the file.
     Raises ShapeError when the lengths differ, DataError when there are no samples.
+
+    >>> import bpnet as bp
+    >>> data = bp.Dataset([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], [0, 1, 0], name="small", classes=("a", "b"))
+    >>> data, len(data[:2])
+    (<Dataset small: 3 samples of shape (2,)>, 2)
+    >>> [x.shape for x, y in data.batches(2, seed=0)]
+    [(2, 2), (1, 2)]
     """
 
     def __init__(
