@@ -1,7 +1,8 @@
 """bpnet: neural networks trained by explicit backpropagation, on any array backend."""
 
-from bpnet import data, errors, initializers, ops, schedules
+from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
+from bpnet.callbacks import Callback
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
 from bpnet.errors import (
@@ -31,6 +32,7 @@ from bpnet.layers import (
     LeakyReLU,
     LogSoftmax,
     Mish,
+    Normalize,
     PReLU,
     ReLU,
     Residual,
@@ -43,13 +45,33 @@ from bpnet.layers import (
 )
 from bpnet.losses import (
     BinaryCrossEntropy,
+    BinaryFocalLoss,
     CategoricalCrossEntropy,
+    FocalLoss,
+    Hinge,
+    Huber,
+    KLDivergence,
+    LogCosh,
     Loss,
     MeanAbsoluteError,
     MeanSquaredError,
+    MulticlassHinge,
+    NegativeLogLikelihood,
+    PoissonNLL,
     SoftmaxCrossEntropy,
 )
-from bpnet.metrics import Accuracy, BinaryAccuracy, Metric
+from bpnet.metrics import (
+    F1,
+    R2,
+    Accuracy,
+    BinaryAccuracy,
+    ConfusionMatrix,
+    Metric,
+    Perplexity,
+    Precision,
+    Recall,
+    TopKAccuracy,
+)
 from bpnet.optimizers import SGD, Adagrad, Adam, AdamW, Group, Lion, Optimizer, RMSprop
 from bpnet.parameter import Parameter, Stream
 from bpnet.schedules import Constant, Cosine, Exponential, InverseTime, OneCycle, Schedule, StepDecay, WarmUp
@@ -66,8 +88,10 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ELU",
+    "F1",
     "GELU",
     "GLU",
+    "R2",
     "SGD",
     "Accuracy",
     "Adagrad",
@@ -77,11 +101,14 @@ __all__ = [
     "BackendError",
     "BinaryAccuracy",
     "BinaryCrossEntropy",
+    "BinaryFocalLoss",
     "BpnetError",
+    "Callback",
     "CategoricalCrossEntropy",
     "CheckpointError",
     "Concatenate",
     "ConfigError",
+    "ConfusionMatrix",
     "Constant",
     "Cosine",
     "DTypeError",
@@ -91,13 +118,18 @@ __all__ = [
     "Dropout",
     "Exponential",
     "Flatten",
+    "FocalLoss",
     "Group",
     "Hardswish",
+    "Hinge",
     "History",
+    "Huber",
     "InverseTime",
+    "KLDivergence",
     "Layer",
     "LeakyReLU",
     "Lion",
+    "LogCosh",
     "LogSoftmax",
     "Loss",
     "MeanAbsoluteError",
@@ -105,13 +137,20 @@ __all__ = [
     "Metric",
     "Mish",
     "MissingExtraError",
+    "MulticlassHinge",
+    "NegativeLogLikelihood",
     "NonFiniteError",
+    "Normalize",
     "OneCycle",
     "Optimizer",
     "PReLU",
     "Parameter",
+    "Perplexity",
+    "PoissonNLL",
+    "Precision",
     "RMSprop",
     "ReLU",
+    "Recall",
     "Residual",
     "Schedule",
     "Sequential",
@@ -125,15 +164,18 @@ __all__ = [
     "StepDecay",
     "Stream",
     "Tanh",
+    "TopKAccuracy",
     "Trainer",
     "WarmUp",
     "backend_names",
+    "callbacks",
     "data",
     "errors",
     "get_backend",
     "initializers",
     "kernel",
     "load",
+    "metrics",
     "namespace",
     "ops",
     "predict",

@@ -43,7 +43,7 @@ class Backend(Protocol):
         """Return a NumPy array with the contents of `x`."""
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """Return a C-contiguous array of zeros; a one-dimensional one starts at a multiple of 256 bytes."""
+        """Return a C-contiguous array of zeros; a one-dimensional one should start at a multiple of 256 bytes."""
 
     def describe(self) -> dict[str, str]:
         """Return versions and the device, for `bpnet doctor`: at least "version" and "device"."""
@@ -62,8 +62,10 @@ def _builtin(module: str, attribute: str) -> Factory:
 _FACTORIES: dict[str, Factory] = {
     "numpy": _builtin("bpnet_numpy", "NumpyBackend"),
     "cupy": _builtin("bpnet_cupy", "CupyBackend"),
+    "torch": _builtin("bpnet_torch", "TorchBackend"),
 }
 provide_variants("numpy", lambda: importlib.import_module("bpnet_numpy.kernels"))
+provide_variants("torch", lambda: importlib.import_module("bpnet_torch.autograd"))
 
 _READY: dict[str, Backend] = {}
 _lock = threading.RLock()
@@ -121,7 +123,7 @@ def selection(choice: str | Backend | None = None) -> tuple[str | Backend, str]:
 def get_backend(choice: str | Backend | None = None) -> Backend:
     """Return a probed, ready backend: `choice`, or `use_backend`'s, or `BPNET_BACKEND`'s, or NumPy's.
 
-    choice : "numpy", "cupy", "cupy:1", a registered name, a `Backend` object, or None
+    choice : "numpy", "cupy", "cupy:1", "torch", "torch:cuda", a registered name, a `Backend` object, or None
     Raises BackendError with the reason and the remedy when it is unknown or cannot run here.
     """
     choice, source = selection(choice)

@@ -21,6 +21,7 @@ Array = Any
 
 _KERNELS: list[Kernel] = []
 _PROVIDERS: dict[str, Callable[[], object]] = {}
+_GUARDS: dict[type, Variant] = {}
 _NAMESPACES: dict[type, Any] = {np.ndarray: np}
 _RECORDERS: dict[int, Recorder] = {}
 
@@ -207,7 +208,8 @@ class Kernel:
     def _resolve(self, cls: type) -> tuple[Variant, ...]:
         load_variants(cls)
         found = next((self._registered[base] for base in cls.__mro__ if base in self._registered), [])
-        variants = self._table[cls] = tuple(found)
+        guards = (_GUARDS[base] for base in cls.__mro__ if base in _GUARDS)
+        variants = self._table[cls] = (*guards, *found)
         return variants
 
     def __repr__(self) -> str:
@@ -251,6 +253,25 @@ def load_variants(cls: type) -> None:
     load = _PROVIDERS.pop(library(cls), None)
     if load is not None:
         load()
+
+
+def guard(array_type: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate `refuse(*args)`, which every kernel called on arrays of `array_type` asks before it looks for a body.
+
+    It raises where the arguments cannot be taken, and returns None else.
+    """
+
+    def decorate(refuse: Callable[..., None]) -> Callable[..., None]:
+        def accepts(*args: Any) -> bool:
+            refuse(*args)
+            return False
+
+        _GUARDS[array_type] = Variant(refuse, "guard", accepts)
+        for each in _KERNELS:
+            each._table.clear()
+        return refuse
+
+    return decorate
 
 
 @contextmanager

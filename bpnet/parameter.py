@@ -91,6 +91,15 @@ class Parameter:
             raise ShapeError(f"{self.label} has shape {self.shape}, got a value of shape {tuple(new.shape)}")
         self._value[...] = self._store.backend.asarray(new, dtype=self._store.dtype)
 
+    def preset(self, new: Any) -> None:
+        """Set the values to a host array of this shape; where the model has no arrays yet, it gets these."""
+        if self._value is not None:
+            self.value = new
+        elif tuple(new.shape) != self.shape:
+            raise ShapeError(f"{self.label} has shape {self.shape}, got a value of shape {tuple(new.shape)}")
+        else:
+            self._pending = new
+
     @property
     def grad(self) -> Array:
         """The gradient of the latest step, a view into the store; zeros before the first."""

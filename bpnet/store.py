@@ -2,8 +2,8 @@
 
 Parameters lie in segments ordered by (decay group, path), each padded to 256 bytes; tied parameters lie there once. So
 an optimizer makes one pass a segment where it treats all alike, a norm is one reduction, and moving a model is a few
-copies. Beside them are the counters (step, and one micro-batch counter for every random stream), the learning rate, and
-the flag `ok`, which turns False when a step's loss is not finite and then keeps updates from happening.
+copies. Beside them are the counters (step, and one micro-batch counter for every random stream), the learning rate,
+and the flag `ok`, which turns False when a step's loss is not finite and then keeps updates from happening.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Backends for the tests: `backend` runs a test on each of them, CuPy too where there is a GPU."""
+"""Backends for the tests: `backend` runs a test on each of them; on CuPy and PyTorch where they can run."""
 
 from __future__ import annotations
 
@@ -12,24 +12,36 @@ import bpnet as bp
 
 strict_backend.register()
 
-BACKENDS = ["numpy", "strict", "strict:device1", pytest.param("cupy", marks=pytest.mark.gpu)]
+BACKENDS = [
+    "numpy",
+    "strict",
+    "strict:device1",
+    pytest.param("torch", marks=pytest.mark.torch),
+    pytest.param("cupy", marks=pytest.mark.gpu),
+]
 
 
-def why_no_gpu() -> str:
-    """Why CuPy cannot run here, or '' when it can."""
+def why_not(name: str) -> str:
+    """Why the backend of that name cannot run here, or '' when it can."""
     try:
-        bp.get_backend("cupy")
+        bp.get_backend(name)
     except bp.BackendError as error:
         return str(error)
     return ""
 
 
+def why_no_gpu() -> str:
+    """Why CuPy cannot run here, or '' when it can."""
+    return why_not("cupy")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked and (reason := why_no_gpu()):
-        short = reason.partition("cannot be used: ")[2].partition("; ")[0] or reason
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason=f"no GPU: {short}"))
+    for mark, name, lacking in (("gpu", "cupy", "no GPU"), ("torch", "torch", "no PyTorch")):
+        marked = [item for item in items if item.get_closest_marker(mark)]
+        if marked and (reason := why_not(name)):
+            short = reason.partition("cannot be used: ")[2].partition("; ")[0] or reason
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=f"{lacking}: {short}"))
 
 
 @pytest.fixture(params=BACKENDS)

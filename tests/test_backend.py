@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,22 @@ def test_cupy_without_a_gpu_says_what_was_tried_what_failed_and_what_to_do() -> 
     assert "'cupy' (from the argument) cannot be used" in text
     assert "BPNET_BACKEND=numpy" in text or "pip install" in text
     assert bp.get_backend().name == "numpy"
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "extra"),
+    [("cupy", "CuPy", "cuda12"), ("torch", "PyTorch", "torch")],
+)
+def test_a_library_that_is_not_installed_is_named_with_its_extra(
+    name: str, library: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"array_api_compat.{name}", raising=False)
+    registry._READY.pop(name, None)
+    with pytest.raises(bp.BackendError, match=rf'{library} cannot be imported .*pip install "bpnet-xp\[{extra}\]"'):
+        bp.get_backend(name)
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert extra in tomllib.load(file)["project"]["optional-dependencies"]
 
 
 def test_a_cuda_device_must_be_a_number() -> None:
@@ -184,6 +201,7 @@ def test_our_own_backends_are_entry_points_like_anybodys() -> None:
     found = {entry.name: entry.value for entry in importlib.metadata.entry_points(group="bpnet.backends")}
     assert found["numpy"] == "bpnet_numpy:NumpyBackend"
     assert found["cupy"] == "bpnet_cupy:CupyBackend"
+    assert found["torch"] == "bpnet_torch:TorchBackend"
 
 
 def test_arrays_start_at_multiples_of_256_bytes() -> None:

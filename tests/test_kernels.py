@@ -8,43 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_cases import CASES
 
 import bpnet as bp
 from bpnet.dispatch import Kernel, Variant, kernel, kernels, load_variants, recording
+from bpnet.testing.kernel_cases import CASES
+from bpnet.testing.kernels import assert_close, call, check_kernel
 
 load_variants(np.ndarray)
 SHIPPED = [k for k in kernels() if k.__module__.startswith("bpnet.")]
 VARIANTS = [(k, v) for k in SHIPPED for cls, v in k.variants() if cls is np.ndarray]
-# Sums may be taken in another order and constants folded: a few units in the last place of the largest term.
-TOLERANCE = {"float32": 3e-5, "float64": 1e-12}
-
-
-def close(found: Any, expected: Any, dtype: str) -> None:
-    if isinstance(expected, tuple):
-        assert isinstance(found, tuple)
-        assert len(found) == len(expected)
-        for a, b in zip(found, expected, strict=True):
-            close(a, b, dtype)
-    elif expected is None:
-        assert found is None
-    else:
-        expected, found = np.asarray(expected), np.asarray(found)
-        assert found.shape == expected.shape
-        assert found.dtype == expected.dtype
-        if found.dtype.kind != "f":
-            assert np.array_equal(found, expected)
-            return
-        finite = expected[np.isfinite(expected)]
-        scale = max(1.0, float(np.max(np.abs(finite), initial=0.0)))
-        np.testing.assert_allclose(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * scale * 0.1)
-
-
-def call(body: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """The result of a body on copies of `args`, and the copies as they are afterwards."""
-    own = copy.deepcopy(args)
-    with np.errstate(all="ignore"):
-        return body(*own), own
 
 
 def frozen(args: Any) -> Any:
@@ -71,8 +43,8 @@ def test_a_variant_means_what_the_reference_means(op: Kernel, variant: Variant, 
         accepted += 1
         expected, after_reference = call(op.reference.body, args)
         found, after = call(variant.body, args)
-        close(found, expected, dtype)
-        close(tuple(a for a in after if isinstance(a, np.ndarray)),
+        assert_close(found, expected, dtype)
+        assert_close(tuple(a for a in after if isinstance(a, np.ndarray)),
               tuple(a for a in after_reference if isinstance(a, np.ndarray)), dtype)  # fmt: skip
         if variant.into is not None and expected is not None:
             own = copy.deepcopy(args)
@@ -115,29 +87,7 @@ def test_no_op_writes_into_its_arguments(op: Kernel) -> None:
 
 @pytest.mark.parametrize("op", SHIPPED, ids=lambda k: k.name)
 def test_the_reference_runs_on_every_backend(op: Kernel, backend: bp.Backend) -> None:
-    def bring(arg: Any) -> Any:
-        if isinstance(arg, tuple) and any(isinstance(each, np.ndarray) for each in arg):
-            return tuple(bring(each) for each in arg)
-        return backend.asarray(arg.copy()) if isinstance(arg, np.ndarray) else arg
-
-    def back(result: Any) -> Any:
-        if isinstance(result, tuple):
-            return tuple(back(each) for each in result)
-        return None if result is None else bp.to_numpy(result)
-
-    for args in CASES[op.name](np.random.default_rng(3), "float32"):
-        if any(isinstance(a, np.ndarray) and a.size > 5000 for a in args) and op.name != "adam_":
-            continue
-        own = tuple(bring(arg) for arg in args)
-        with np.errstate(all="ignore"):
-            found = op.reference.body(*own)
-        expected, after = call(op.reference.body, args)
-        close(back(found), expected, "float32")
-        arrays = [(a, b) for a, b in zip(own, after, strict=True) if isinstance(b, np.ndarray)]
-        close(tuple(bp.to_numpy(a) for a, _ in arrays), tuple(b for _, b in arrays), "float32")
-        for each in found if isinstance(found, tuple) else (found,):
-            if each is not None and not isinstance(own[0], tuple):
-                assert each.device == own[0].device
+    check_kernel(op, backend)
 
 
 def test_the_latest_registered_variant_is_asked_first_and_the_reference_last() -> None:

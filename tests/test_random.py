@@ -18,7 +18,7 @@ WORD = st.integers(0, 2**64 - 1)
 
 @settings(max_examples=60, deadline=None)
 @given(key=st.tuples(WORD, WORD), step=st.integers(0, 2**63 - 1), micro=st.integers(0, 2**63 - 1), n=st.integers(0, 33))
-@pytest.mark.parametrize("name", ["numpy", "strict", "strict:device1"])
+@pytest.mark.parametrize("name", ["numpy", "strict", "strict:device1", pytest.param("torch", marks=pytest.mark.torch)])
 def test_philox_is_numpys_to_the_bit(name: str, key: tuple[int, int], step: int, micro: int, n: int) -> None:
     backend = bp.get_backend(name)
     counters = backend.asarray(np.array([step, micro], dtype=np.int64))

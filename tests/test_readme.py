@@ -11,6 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -24,8 +25,9 @@ README = ROOT / "README.md"
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 BACKENDS = ROOT / "backends" / "README.md"
 LAYER = ROOT / "docs" / "write-a-layer.md"
+BACKEND = ROOT / "docs" / "write-a-backend.md"
 DESIGN = ROOT / "docs" / "design.md"
-PAGES = (README, CONTRIBUTING, BACKENDS, LAYER, DESIGN, ROOT / "docs" / "gpu-status.md", ROOT / "CHANGELOG.md")
+PAGES = (README, CONTRIBUTING, BACKENDS, LAYER, BACKEND, DESIGN, ROOT / "docs" / "gpu-status.md", ROOT / "CHANGELOG.md")
 COMMANDS = ('pip install ".[cli]" && bpnet train digits', 'pip install -e ".[test]" && pytest')
 ON_STRICT = "import strict_backend, bpnet; strict_backend.register(); bpnet.use_backend('strict:device1')\n"
 
@@ -37,7 +39,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def run(code: str, folder: Path) -> str:
     """What `code` prints, as a script of its own in `folder`; a warning is an error."""
-    path = os.pathsep.join(str(ROOT / part) for part in (".", "backends", "tests"))
+    path = os.pathsep.join([str(folder), *(str(ROOT / part) for part in (".", "backends", "tests"))])
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=folder,
@@ -132,26 +134,69 @@ def test_the_table_names_what_there_is() -> None:
     assert all(len(row) == 7 for row in table)
 
 
-def test_the_example_of_a_backend_trains_and_its_variant_means_what_the_reference_means(tmp_path: Path) -> None:
-    output = run("\n".join(blocks(BACKENDS, "python")), tmp_path)
-    assert "array_api_strict" in output
-    assert "<variant array_api_strict>" in output
-    assert re.search(r"\[\[ *0\., +2\., +nan\]\]", output)
+def installed(folder: Path, module: str, source: str, project: dict[str, Any]) -> None:
+    """Lay `module` into `folder` with the metadata of an installed distribution, as pip would for its pyproject."""
+    package = folder / module
+    package.mkdir()
+    (package / "__init__.py").write_text(source, "utf-8")
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [f"[{group}]\n" + "\n".join(f"{k} = {v}" for k, v in points.items())
+             for group, points in project["entry-points"].items()]  # fmt: skip
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.torch
+def test_the_backend_of_its_page_is_a_package_that_passes_its_own_test(tmp_path: Path) -> None:
+    source, test, variant = blocks(BACKEND, "python")
+    assert len([line for line in source.splitlines() if line.strip()]) <= 40
+    project = tomllib.loads(blocks(BACKEND, "toml")[0])["project"]
+    installed(tmp_path, "bpnet_tensors", source, project)
+    (tmp_path / "test_tensors.py").write_text(test)
+    (tmp_path / "test_variant.py").write_text(f"{variant}\n\n{test}")
+    code = "import sys, pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-W', 'error']))"
+    assert "2 passed" in run(code, tmp_path)
+    asked = run("import bpnet as bp; print(bp.backend_names(), bp.get_backend('tensors').describe())", tmp_path)
+    assert "'tensors'" in asked
+    assert "'device': 'cpu'" in asked
+    refused = run(
+        "import bpnet as bp\ntry: bp.get_backend('tensors:cuda:99')\nexcept bp.BackendError as e: print(e)", tmp_path
+    )
+    assert "PyTorch cannot use the device 'cuda:99'" in refused
+
+
+def test_an_installed_plug_in_is_found_and_trained_on_by_its_name(tmp_path: Path) -> None:
+    source = """
+from bpnet.testing.strict import StrictBackend
+
+
+class PluggedBackend(StrictBackend):
+    def __init__(self, device=None):
+        super().__init__(device)
+        self.name = "plugged"
+"""
+    points = {"bpnet.backends": {"plugged": "bpnet_plugged:PluggedBackend"}}
+    installed(tmp_path, "bpnet_plugged", source, {"name": "bpnet-plugged", "version": "1.0", "entry-points": points})
+    code = "from bpnet.testing import check_backend\ncheck_backend('plugged')\nprint('checked')"
+    assert run(code, tmp_path) == "checked\n"
+    done = run("from bpnet.command_line import main\nimport sys\nsys.argv = ['bpnet', 'doctor']\nmain()", tmp_path)
+    assert re.search(r"^plugged +yes +yes", done, flags=re.MULTILINE)
 
 
 def test_the_example_of_an_operation_a_layer_and_a_numpy_body_is_right(tmp_path: Path) -> None:
     check = """
 import numpy as np
 import bpnet as bp
-from finite_differences import check_layer
+from bpnet.testing import check_layer
 
 rng = np.random.default_rng(0)
-model = bp.Sequential(bp.Dense(3, 4), Softplus(), bp.Dense(4, 2)).initialize(dtype="float64")
-check_layer(model, rng.normal(size=(5, 3)))
+check_layer(Asinh)
+check_layer(lambda: bp.Sequential(bp.Dense(3, 4), Asinh(), bp.Dense(4, 2)), 3)
 x, dy = rng.normal(size=(2, 6, 7)).astype("float32")
 x[0] = [np.inf, -np.inf, np.nan, 0, 1e30, -1e30, 100]
 with np.errstate(all="ignore"):
-    for op, args in ((softplus_backward, (dy, softplus(x))), (softplus, (x,))):
+    for op, args in ((asinh_backward, (dy, asinh(x))), (asinh, (x,))):
         variant = op.choose(args)
         assert variant.bind is not None
         expected = op.reference.body(*args)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
-from bpnet.backend import Backend, get_backend, type_name
+from bpnet.backend import Backend, get_backend, to_numpy, type_name
 from bpnet.dispatch import Array, Tracked, dtype_name, version
 from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
 from bpnet.layers.training import Trained
@@ -275,8 +275,13 @@ class Layer(Trained, Tracked):
         return self
 
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
-        """Return `x` as an array of the model's backend; floating values in the model's dtype, others as they are."""
+        """Return `x`, of any array library, as an array of the model's backend.
+
+        Floating values come in the model's dtype where none is given, others as they are.
+        """
         backend = self.backend
+        if hasattr(x, "__dlpack__") and not isinstance(x, backend.array_type):
+            x = to_numpy(x)
         if dtype is None:
             found = dtype_name(getattr(x, "dtype", None) or backend.asarray(x).dtype)
             dtype = self.store.dtype if found.startswith(("float", "bfloat")) else None
@@ -311,6 +316,11 @@ class Layer(Trained, Tracked):
 
         custom : the classes of your own layers in it
         Raises CheckpointError when the file is not a whole model of bpnet; BackendError.
+
+        >>> import bpnet as bp
+        >>> bp.Sequential(bp.Dense(2, 3), bp.ReLU()).initialize().save("small.safetensors")
+        >>> bp.load("small.safetensors")
+        Sequential(Dense(2, 3), ReLU())
         """
         from bpnet.layers.serialization import load_model
 

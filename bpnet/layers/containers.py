@@ -72,7 +72,17 @@ def _for(layer: Layer, side: dict[str, Any]) -> dict[str, Any]:
 
 
 class Sequential(Container):
-    """Layers one after the other. Backward is the chain rule: each layer's dx is the dy of the one before it."""
+    """Layers one after the other. Backward is the chain rule: each layer's dx is the dy of the one before it.
+
+    >>> import bpnet as bp
+    >>> model = bp.Sequential(bp.Dense(64, 32), bp.ReLU(), bp.Dense(32, 10)).initialize(seed=0)
+    >>> model.n_parameters
+    2410
+    >>> model[2]
+    Dense(32, 10)
+    >>> model(model.asarray([[0.0] * 64])).shape
+    (1, 10)
+    """
 
     def __call__(self, x: Array, **side: Any) -> Array:
         """Return the last layer's output."""

@@ -19,6 +19,17 @@ class Dense(Layer):
     weight_initializer : a function, or the name of one in bpnet.initializers.INITIALIZERS
     weight_l1, weight_l2, bias_l1, bias_l2 : at least 0; l1 sum |w| + l2 sum w^2 is added to what is minimized
     x : (..., n_in); y : (..., n_out); weight : (n_in, n_out); bias : (n_out,)
+
+    >>> import numpy as np
+    >>> import bpnet as bp
+    >>> dense = bp.Dense(3, 1).initialize(dtype="float64")
+    >>> dense.weight.value, dense.bias.value = [[-3.0], [-1.0], [2.0]], [1.0]
+    >>> dense.forward(np.array([[1.0, -2.0, 3.0]]))
+    array([[6.]])
+    >>> dense.backward(np.array([[1.0]]))
+    array([[-3., -1.,  2.]])
+    >>> dense.weight.grad.T, dense.bias.grad
+    (array([[ 1., -2.,  3.]]), array([1.]))
     """
 
     def __init__(

@@ -7,7 +7,6 @@ products. [Salmon, Moraes, Dror, Shaw 2011: Parallel Random Numbers: As Easy as 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from bpnet.dispatch import Array, kernel, namespace
 
@@ -15,25 +14,43 @@ _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _ROUNDS = 10
 _MASK64 = (1 << 64) - 1
+_LOW = (1 << 32) - 1
 
 
-def _halves(xp: Any, value: int, device: Any) -> tuple[Array, Array]:
-    """The upper and lower 32 bits of a 64-bit constant, as 0-d uint64 arrays."""
-    return (
-        xp.asarray(value >> 32, dtype=xp.uint64, device=device),
-        xp.asarray(value & 0xFFFFFFFF, dtype=xp.uint64, device=device),
-    )
+def _signed(word: int) -> int:
+    """The int64 of the same bits."""
+    return word - (1 << 64) if word >> 63 else word
 
 
-def _multiply(xp: Any, a: Array, constant: tuple[Array, Array], thirty_two: Array, low: Array) -> tuple[Array, Array]:
-    """The upper and the lower 64 bits of a * constant, by schoolbook products of 32-bit halves."""
-    high_b, low_b = constant
-    high_a, low_a = a >> thirty_two, a & low
+def _multiply(a: Array, b: int) -> tuple[Array, Array]:
+    """The upper and the lower 64 bits of the unsigned product a * b, by schoolbook products of 32-bit halves.
+
+    a : int64 words; b : an unsigned constant. Halves are cut out with a mask because `>>` repeats the sign.
+    """
+    high_a, low_a = (a >> 32) & _LOW, a & _LOW
+    high_b, low_b = b >> 32, b & _LOW
     first = low_a * low_b
-    middle = high_a * low_b + (first >> thirty_two)
-    other = low_a * high_b + (middle & low)
-    upper = high_a * high_b + (middle >> thirty_two) + (other >> thirty_two)
-    return upper, (other << thirty_two) + (first & low)
+    middle = high_a * low_b + ((first >> 32) & _LOW)
+    other = low_a * high_b + (middle & _LOW)
+    upper = high_a * high_b + ((middle >> 32) & _LOW) + ((other >> 32) & _LOW)
+    return upper, (other << 32) | (first & _LOW)
+
+
+def _words(counters: Array, index: int, key: tuple[int, int], n_words: int) -> Array:
+    """The words of `philox` in int64: libraries that lack arithmetic in uint64 have this, and it wraps the same."""
+    xp = namespace(counters)
+    n_blocks = -(-n_words // 4)
+    c0 = xp.arange(1, n_blocks + 1, dtype=xp.int64, device=counters.device)  # NumPy counts up before it draws
+    c3 = xp.zeros((n_blocks,), dtype=xp.int64, device=counters.device)
+    c1, c2 = c3 + counters[index : index + 1], c3 + counters[0:1]
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
+        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
+        c0, c1 = high1 ^ c1 ^ _signed(k0), low1
+        c2, c3 = high0 ^ c3 ^ _signed(k1), low0
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK64, (k1 + _KEY_STEPS[1]) & _MASK64
+    return xp.reshape(xp.stack((c0, c1, c2, c3), axis=1), (4 * n_blocks,))[:n_words]
 
 
 @kernel
@@ -44,25 +61,7 @@ def philox(counters: Array, index: int, key: tuple[int, int], n_words: int) -> A
     Returns (n_words,) uint64.
     """
     xp = namespace(counters)
-    device = counters.device
-    n_blocks = -(-n_words // 4)
-    thirty_two = xp.asarray(32, dtype=xp.uint64, device=device)
-    low = xp.asarray(0xFFFFFFFF, dtype=xp.uint64, device=device)
-    multipliers = [_halves(xp, m, device) for m in _MULTIPLIERS]
-    c0 = xp.arange(1, n_blocks + 1, dtype=xp.uint64, device=device)  # NumPy counts up before it draws
-    zero = xp.zeros((n_blocks,), dtype=xp.uint64, device=device)
-    c1 = zero + xp.astype(counters[index : index + 1], xp.uint64)
-    c2 = zero + xp.astype(counters[0:1], xp.uint64)
-    c3 = zero
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        high0, low0 = _multiply(xp, c0, multipliers[0], thirty_two, low)
-        high1, low1 = _multiply(xp, c2, multipliers[1], thirty_two, low)
-        c0 = high1 ^ c1 ^ xp.asarray(k0, dtype=xp.uint64, device=device)
-        c2 = high0 ^ c3 ^ xp.asarray(k1, dtype=xp.uint64, device=device)
-        c1, c3 = low1, low0
-        k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK64, (k1 + _KEY_STEPS[1]) & _MASK64
-    return xp.reshape(xp.stack((c0, c1, c2, c3), axis=1), (4 * n_blocks,))[:n_words]
+    return xp.astype(_words(counters, index, key, n_words), xp.uint64)
 
 
 def drop_threshold(rate: float) -> int:
@@ -84,10 +83,9 @@ def keep_mask(counters: Array, index: int, key: tuple[int, int], shape: tuple[in
     xp = namespace(counters)
     size = math.prod(shape)
     n_words = -(-size // 4)
-    words = philox(counters, index, key, n_words)
-    shifts = xp.asarray([0, 16, 32, 48], dtype=xp.uint64, device=counters.device)
-    bits = (words[:, None] >> shifts) & xp.asarray(0xFFFF, dtype=xp.uint64, device=counters.device)
-    keep = bits >= xp.asarray(drop_threshold(rate), dtype=xp.uint64, device=counters.device)
+    words = _words(counters, index, key, n_words)
+    shifts = xp.asarray([0, 16, 32, 48], dtype=xp.int64, device=counters.device)
+    keep = ((words[:, None] >> shifts) & 0xFFFF) >= drop_threshold(rate)
     return xp.reshape(xp.reshape(keep, (4 * n_words,))[:size], shape)
 
 

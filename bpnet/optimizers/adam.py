@@ -18,6 +18,18 @@ class Adam(Optimizer):
 
     amsgrad : whether the second moment may only grow [Reddi et al. 2018]
     A weight decay that a group sets is decoupled, as AdamW's.
+
+    >>> import numpy as np
+    >>> import bpnet as bp
+    >>> model = bp.Sequential(bp.Dense(2, 1)).initialize(dtype="float64")
+    >>> x, y = np.array([[1.0, 2.0], [3.0, -1.0]]), np.array([[5.0], [1.0]])
+    >>> loss, optimizer = bp.MeanSquaredError(), bp.Adam(learning_rate=0.1)
+    >>> for step in range(300):
+    ...     value = loss.forward(model.forward(x), y)
+    ...     dx = model.backward(loss.backward())
+    ...     optimizer.step(model)
+    >>> bool(value < 1e-6)
+    True
     """
 
     checks: ClassVar[dict[str, Check]] = {"beta1": fraction, "beta2": fraction, "epsilon": positive}

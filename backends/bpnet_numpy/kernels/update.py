@@ -28,9 +28,11 @@ def _(_: None, target: Array, value: float) -> list[Call]:
 
 
 @ops.accumulate_.register_bound(np.ndarray, allocate=nothing)
-def _(_: None, total: Array, value: Array, weight: float) -> list[Call]:
+def _(_: None, total: Array, value: Array, weight: float | Array) -> list[Call]:
     def call() -> None:
-        total.fill(float(total) + float(value) * weight)
+        number = float(weight)
+        total[0] += float(value) * number
+        total[1] += number
 
     return [call]
 
