@@ -362,7 +362,8 @@ class Trainer(Tracked):
 
     def _averaged(self) -> contextlib.AbstractContextManager[Any]:
         """Within it the model has its averaged parameters, where the optimizer has begun to keep an average."""
-        keeps = self.optimizer.average is not None and AVERAGE in self.model.store.slots
+        store = self.model.store
+        keeps = self.optimizer.average is not None and AVERAGE in store.slots and not store.holds_average
         return self.model.averaged() if keeps else contextlib.nullcontext()
 
     def plan_report(self) -> str:
