@@ -125,6 +125,8 @@ def test_with_no_options_a_step_makes_the_calls_it_always_made() -> None:
     names = [step.kernel.name for step in plan.steps]
     assert names[-4:] == ["linear_backward", "check_finite_", "adam_", "advance_"]
     assert names.count("adam_") == 1
+    options = {"set_rate_", "scale_rate_", "penalty_gradient_", "clip_value_", "clip_norm_", "average_", "fill_"}
+    assert not options & set(names[names.index("linear_backward") :])
 
 
 # --- penalties ---
