@@ -35,13 +35,14 @@ class History:
 
     rows        : a dict for every complete epoch; `pandas.DataFrame(history.rows)` is a table of them
     interrupted : whether Ctrl-C ended the fit
-    stopped     : why a callback ended it, or ''
+    stopped     : why a callback ended it, or ''; error : what did, for callbacks that are told of the end, or ''
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.interrupted = False
         self.stopped = ""
+        self.error = ""
 
     def __getitem__(self, name: str) -> list[Any]:
         if not isinstance(name, str):

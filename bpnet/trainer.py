@@ -12,7 +12,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.backend import Backend, get_backend, to_numpy
 from bpnet.callbacks.base import Callback, running
-from bpnet.data.dataset import Dataset, as_dataset, as_validation, batches, check_batch_size
+from bpnet.data.dataset import Dataset, as_dataset, as_validation, check_batch_size
 from bpnet.dispatch import Array, Tracked
 from bpnet.door import Door
 from bpnet.errors import ConfigError, NonFiniteError
@@ -233,8 +233,9 @@ class Trainer(Tracked):
             step = Step(self, micro_batch_size, counted=True)
             for epoch in range(1, epochs + 1):
                 start = time.perf_counter()
-                order = batches(data, batch_size, seed=self.seed, epoch=self._epoch, shuffle=shuffle)
-                complete = self._train_epoch(step, data, order, n_steps, shown, interrupt, callbacks)
+                order = door.batches(data, batch_size, seed=self.seed, epoch=self._epoch, shuffle=shuffle)
+                with contextlib.closing(order):
+                    complete = self._train_epoch(step, order, n_steps, shown, interrupt, callbacks)
                 if not complete:
                     history.interrupted = interrupt.asked
                     break
@@ -271,7 +272,6 @@ class Trainer(Tracked):
     def _train_epoch(
         self,
         step: Step,
-        data: Dataset,
         order: Iterator[tuple[Any, ...]],
         n_steps: int,
         shown: Any,
@@ -281,11 +281,9 @@ class Trainer(Tracked):
         """One pass over the data; False when something ended it early."""
         assert self._totals is not None
         self._totals.reset()
-        door = self._door
         seen = time.perf_counter()
         listening = [callback for callback in callbacks if type(callback).on_step_end is not Callback.on_step_end]
         for done, batch in enumerate(order, start=1):
-            door.check_batch(data, batch[0])
             self._run(step, batch)
             for callback in listening:
                 callback.on_step_end(self)
@@ -340,10 +338,9 @@ class Trainer(Tracked):
     def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, Any]:
         door = self._door
         totals = Totals(self.model.backend, self._metrics)
-        with self._averaged():
+        with self._averaged(), contextlib.closing(door.batches(data, batch_size, shuffle=False)) as found:
             penalty = self.model.penalty()
-            for number, batch in enumerate(batches(data, batch_size, shuffle=False)):
-                door.check_batch(data, batch[0])
+            for number, batch in enumerate(found):
                 x, y, *weight = door.batch(*batch)
                 prediction = self.model(x)
                 if not number:

@@ -118,22 +118,44 @@ def test_a_planned_step_makes_loss_and_gradient_of_weighted_labels_in_one_pass()
 
 
 @every_loss
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("part", [None, 3], ids=["whole", "parts"])
 def test_a_trainer_with_plans_trains_like_one_without(
-    make: Callable[[], bp.Loss], target: Any, last: Any, backend: bp.Backend
+    make: Callable[[], bp.Loss], target: Any, last: Any, weighted: bool, part: int | None
 ) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2 * N + 5, 6)).astype(np.float32)
     y = np.concatenate([target(rng) for _ in range(3)])[: len(x)]
+    weight = rng.uniform(0.2, 2.0, len(x)) if weighted else None
     results = []
     for plan in (True, False):
         model = bp.Sequential(bp.Dense(6, 5), bp.Tanh(), bp.Dense(5, C), *last)
-        trainer = bp.Trainer(model, make(), bp.Adam(0.01), seed=0, backend=backend, plan=plan)
-        history = trainer.fit(x, y, epochs=4, batch_size=N, progress=False, validation_data=(x, y))
+        trainer = bp.Trainer(model, make(), bp.Adam(0.01), seed=0, plan=plan)
+        history = trainer.fit(x, y, sample_weight=weight, epochs=4, batch_size=N, micro_batch_size=part, progress=False)
         rows = [{name: value for name, value in row.items() if name != "seconds"} for row in history.rows]
         results.append((rows, bp.to_numpy(model.store.values).tobytes()))
         assert ("planned, " in trainer.plan_report()) == plan
         assert rows[-1]["loss"] < rows[0]["loss"]
     assert results[0] == results[1]
+
+
+@every_loss
+def test_a_step_in_uneven_parts_is_the_step_of_the_whole_batch(
+    make: Callable[[], bp.Loss], target: Any, last: Any
+) -> None:
+    rng = np.random.default_rng(3)
+    x, y, weight = rng.normal(size=(N, 6)), target(rng), rng.uniform(0.2, 2.0, N)
+    y = y.astype(float) if y.dtype.kind == "f" else y
+    if isinstance(make(), (bp.KLDivergence, bp.SoftmaxCrossEntropy)) and y.dtype.kind == "f":
+        y = y / y.sum(axis=1, keepdims=True)
+    values = []
+    for part in (None, 3):
+        model = bp.Sequential(bp.Dense(6, 5), bp.Tanh(), bp.Dense(5, C), *last).initialize(0, dtype="float64")
+        trainer = bp.Trainer(model, make(), bp.SGD(0.1), seed=0)
+        trainer.fit(x, y, sample_weight=weight, epochs=1, batch_size=N, micro_batch_size=part, shuffle=False,
+                    progress=False)  # fmt: skip
+        values.append(bp.to_numpy(model.store.values))
+    np.testing.assert_allclose(values[0], values[1], rtol=0, atol=1e-13)
 
 
 def test_an_epochs_loss_is_that_of_all_rows_that_count() -> None:

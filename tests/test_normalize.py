@@ -140,6 +140,14 @@ def test_training_leaves_the_statistics_alone_and_trains_the_rest() -> None:
         assert not np.array_equal(model[1].weight.value, weight)  # type: ignore[attr-defined]
 
 
+def test_unfreezing_leaves_the_statistics_alone() -> None:
+    model, _, _ = _fitted()
+    model.freeze()
+    for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        each.unfreeze()
+        assert [p.trainable for p in each.parameters().values()] == [False, False, True, True]
+
+
 def test_a_planned_step_gives_the_bits_of_an_eager_one() -> None:
     found = []
     for plan in (True, False):

@@ -470,6 +470,32 @@ def test_groups_may_be_changed_while_a_trainer_trains() -> None:
         assert models[0].store.values.tobytes() == models[1].store.values.tobytes()
 
 
+def test_decay_may_be_set_on_a_bias_while_a_model_is_trained() -> None:
+    model, optimizer = mlp(), bp.SGD(0.1, weight_decay=0.5)
+    zero = {path: 0 * g for path, g in random_gradients(model).items()}
+    bias = model.parameters()["0.bias"]
+    bias.value = np.ones(8)
+    for decay, expected in ((False, 1.0), (True, 0.95), (True, 0.9025), (False, 0.9025)):
+        bias.decay = decay
+        give(model, zero)
+        optimizer.step(model)
+        np.testing.assert_allclose(bias.value, expected, rtol=1e-13)
+
+
+def test_groups_and_schedules_go_on_when_the_model_moves() -> None:
+    options: dict[str, Any] = {"groups": [bp.Group("0.*", learning_rate_scale=0.5)], "average": 0.9, "clip_norm": 1.0}
+    stays, moves = mlp(), mlp()
+    for model in (stays, moves):
+        trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(bp.InverseTime(0.1, decay=1.0), **options))
+        for step in range(8):
+            if model is moves and step == 4:
+                model.to("strict")
+            trainer.step(X, Y)
+        assert "planned" in trainer.plan_report()
+    for name, array in stays.store.arrays().items():
+        np.testing.assert_allclose(bp.to_numpy(moves.store.arrays()[name]), array, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
 # --- freezing ---
 
 

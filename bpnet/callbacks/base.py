@@ -52,4 +52,8 @@ def running(
         for callback in callbacks:
             callback.on_fit_start(trainer, names)
             ends.callback(callback.on_fit_end, trainer, history)
-        yield
+        try:
+            yield
+        except BaseException as error:
+            history.error = f"{type(error).__name__}: {error}"
+            raise

@@ -23,8 +23,8 @@ class EarlyStopping(Callback):
     patience     : so many epochs in a row without anything better end the fit, at least 1
     min_delta    : better means better by more than this
     mode         : "min", "max", or "auto", which reads the name: losses and errors fall, accuracies rise
-    restore_best : when the fit is over, whatever ended it, set the parameters (and their moving averages) to those
-                   after the best epoch. They are kept on the device meanwhile. The optimizer's other state stays.
+    restore_best : when the fit is over, set the parameters and their averages to those after the best epoch, unless
+                   Ctrl-C or an error ended it. They are kept on the device meanwhile; the optimizer's state stays.
     `best` and `best_epoch` are of the latest fit; NaN and 0 where no value was a number.
     """
 
@@ -79,9 +79,10 @@ class EarlyStopping(Callback):
 
     def on_fit_end(self, trainer: Trainer, history: History) -> None:
         """Go back to the best parameters."""
-        for name, array in _parameters(trainer).items():
-            if name in self._kept:
-                array[...] = self._kept[name]
+        if not (history.interrupted or history.error):
+            for name, array in _parameters(trainer).items():
+                if name in self._kept:
+                    array[...] = self._kept[name]
         self._kept = {}
 
     def _keep(self, trainer: Trainer) -> None:

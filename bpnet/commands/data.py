@@ -54,10 +54,8 @@ def get(
     if known.files is None:
         if source is not None:
             raise ConfigError(f"{name} needs no files; --from is for data that bpnet does not bring along")
-        where, _ = located(name)
-        print(
-            f"{name}: there is nothing to get; it " + ("is generated" if where == "generated" else "comes with bpnet")
-        )
+        how = "is generated" if known.split == GENERATED else "comes with bpnet"
+        print(f"{name}: there is nothing to get; it {how}")
         return
     files: Any = known.files()
     present = None if source is not None else located(name)[0]

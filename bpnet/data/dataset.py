@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,13 @@ class Dataset:
     name, split : what it is, for messages and results; classes : names of the classes, if any
     x and y may be memory maps (`bpnet.data.memmap`): only the batches are then read, sorted by their place in the file.
     Raises ShapeError when the lengths differ, DataError when there are no samples.
+
+    >>> import bpnet as bp
+    >>> data = bp.Dataset([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], [0, 1, 0], name="small", classes=("a", "b"))
+    >>> data, len(data[:2])
+    (<Dataset small: 3 samples of shape (2,)>, 2)
+    >>> [x.shape for x, y in data.batches(2, seed=0)]
+    [(2, 2), (1, 2)]
     """
 
     def __init__(
@@ -132,7 +139,7 @@ def _rows(indices: Any, n: int) -> Any:
 
 def batches(
     data: Dataset, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
-) -> Iterator[tuple[Any, ...]]:
+) -> Generator[tuple[Any, ...], None, None]:
     """Give (x, y) batches, or (x, y, weight) where the data have weights; the last batch may be smaller.
 
     The order is a function of (seed, epoch) alone, and every sample comes once. Batches are of the data's library and

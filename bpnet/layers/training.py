@@ -39,9 +39,9 @@ class Trained:
         return self
 
     def unfreeze(self) -> Self:
-        """Let training change all parameters of this layer, and of those below; return the layer."""
+        """Let training change all that is learned in this layer, and in those below; return the layer."""
         for parameter in self.parameters().values():
-            parameter.trainable = True
+            parameter.trainable = parameter.learned
         return self
 
     def penalty(self) -> Array | None:

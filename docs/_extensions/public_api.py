@@ -149,7 +149,7 @@ def members(group: str) -> list[str]:
     def key(full: str) -> tuple[int, bool, bool, str]:
         part, name, value = entries()[full]
         is_class = inspect.isclass(value)
-        is_base = is_class and any(value in each.__bases__ for each in classes)
+        is_base = is_class and any(value in each.__bases__ for each in classes) and not public_bases(value)
         return order[part], not is_class, not is_base, name.lower()
 
     return sorted(found, key=key)
