@@ -535,6 +535,7 @@ def test_arrays_of_another_library_are_answered_in_kind(backend: str | None, dev
         assert answer.device == place
         np.testing.assert_allclose(bp.to_numpy(answer.to_device(STRICT.Device("CPU_DEVICE"))),
                                    getattr(expected, method)(x), rtol=1e-9)  # fmt: skip
+    assert found.classes_.device == place
     assert found.score(their_x, their_y) == expected.score(x, y * 2 - 1)
     assert isinstance(found.predict(x), np.ndarray)
     np.testing.assert_array_equal(found.predict(x), expected.predict(x))
@@ -548,7 +549,7 @@ def test_truth_values_of_another_library_are_labels() -> None:
         found = clone(estimator).fit(STRICT.asarray(x), target).predict(STRICT.asarray(x))
         np.testing.assert_array_equal(bp.to_numpy(found), expected.predict(x))
     two = clone(estimator).fit(STRICT.asarray(x), STRICT.asarray(y[:, 0] == 1))
-    assert two.classes_.tolist() == [False, True]
+    assert bp.to_numpy(two.classes_).tolist() == [False, True]
     assert two.predict(STRICT.asarray(x)).dtype == STRICT.bool
 
 
@@ -583,6 +584,21 @@ def test_arrays_that_are_where_the_model_is_never_come_to_the_host(monkeypatch: 
     assert estimator.model_.backend is backend
     assert all(isinstance(each, type(their_x)) for each in answers)
     assert max(sizes) < 300  # the parameters lie in 256 numbers
+
+
+def test_tensors_of_pytorch_train_on_its_backend_and_are_answered_as_such() -> None:
+    torch = pytest.importorskip("torch")
+    x, y = blobs(200)
+    estimator = BPClassifier(8, max_iter=10, random_state=0, early_stopping=True)
+    expected = clone(estimator).fit(x, y)
+    their_x, their_y = torch.from_numpy(np.array(x)), torch.from_numpy(np.array(y))
+    found = clone(estimator).fit(their_x, their_y)
+    assert found.model_.backend.name == "torch"
+    assert isinstance(found.predict(their_x), torch.Tensor)
+    np.testing.assert_allclose(found.predict_proba(their_x).numpy(), expected.predict_proba(x), rtol=1e-8)
+    again = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(again.predict_proba(x), found.predict_proba(x))
+    assert found.score(their_x, their_y) == expected.score(x, y)
 
 
 @pytest.mark.gpu

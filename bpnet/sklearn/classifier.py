@@ -72,7 +72,7 @@ class BPClassifier(ClassifierMixin, BaseBP):  # type: ignore[misc]
     dtype         : "float32", "float64", or "auto", that of X; as in scikit-learn float64 for all but float32
     verbose       : whether to show the progress
 
-    After a fit: `classes_`, `model_`, `history_`, `n_features_in_`,
+    After a fit: `classes_` (in the library of y), `model_`, `history_`, `n_features_in_`,
     `feature_names_in_`, `n_outputs_`, `n_layers_`, `n_iter_` (epochs of this fit), `t_` (samples seen), `coefs_`,
     `intercepts_`, `out_activation_`, `loss_curve_` (of all epochs since the training began), `loss_`, `best_loss_`;
     with early_stopping `validation_scores_` and `best_validation_score_`.
@@ -207,7 +207,8 @@ class BPClassifier(ClassifierMixin, BaseBP):  # type: ignore[misc]
             if partial and classes is None and not labels.multilabel:
                 raise ConfigError("classes must be passed on the first call to partial_fit: all that will ever come")
         numbers = labels.numbers(y)
-        self._labels, self.classes_ = labels, labels.classes
+        if not going_on:
+            self._labels, self.classes_ = labels, labels.like(y)
         self._by_row = _is_by_row(self.loss, labels)
         self.n_outputs_ = 1 if len(labels) == 2 and not (labels.multilabel or self._by_row) else len(labels)
         if self.class_weight is not None:

@@ -29,6 +29,10 @@ class Labels:
     def __len__(self) -> int:
         return len(self.classes)
 
+    def like(self, y: Any) -> Any:
+        """The classes in the library of y and on its device."""
+        return namespace(y).asarray(self.classes, device=y.device) if is_foreign(y) else self.classes
+
     def numbers(self, y: Any) -> Any:
         """y as integers, in its library: (N,) positions in `classes`, or the indicator itself."""
         if self.multilabel:

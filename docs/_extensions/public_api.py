@@ -44,6 +44,9 @@ HIDDEN_MEMBERS = {
     "op",
     "op_backward",
     "prepare",
+    "set_fit_request",  # scikit-learn's, for the routing of metadata
+    "set_partial_fit_request",
+    "set_score_request",
 }
 
 
