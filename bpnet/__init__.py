@@ -1,7 +1,8 @@
 """bpnet: neural networks trained by explicit backpropagation, on any array backend."""
 
-from bpnet import data, errors, initializers, ops
+from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
+from bpnet.callbacks import Callback
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
 from bpnet.errors import (
@@ -31,6 +32,7 @@ from bpnet.layers import (
     LeakyReLU,
     LogSoftmax,
     Mish,
+    Normalize,
     PReLU,
     ReLU,
     Residual,
@@ -43,15 +45,36 @@ from bpnet.layers import (
 )
 from bpnet.losses import (
     BinaryCrossEntropy,
+    BinaryFocalLoss,
     CategoricalCrossEntropy,
+    FocalLoss,
+    Hinge,
+    Huber,
+    KLDivergence,
+    LogCosh,
     Loss,
     MeanAbsoluteError,
     MeanSquaredError,
+    MulticlassHinge,
+    NegativeLogLikelihood,
+    PoissonNLL,
     SoftmaxCrossEntropy,
 )
-from bpnet.metrics import Accuracy, BinaryAccuracy, Metric
-from bpnet.optimizers import SGD, Adam, AdamW, Optimizer
+from bpnet.metrics import (
+    F1,
+    R2,
+    Accuracy,
+    BinaryAccuracy,
+    ConfusionMatrix,
+    Metric,
+    Perplexity,
+    Precision,
+    Recall,
+    TopKAccuracy,
+)
+from bpnet.optimizers import SGD, Adagrad, Adam, AdamW, Group, Lion, Optimizer, RMSprop
 from bpnet.parameter import Parameter, Stream
+from bpnet.schedules import Constant, Cosine, Exponential, InverseTime, OneCycle, Schedule, StepDecay, WarmUp
 from bpnet.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -65,31 +88,48 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ELU",
+    "F1",
     "GELU",
     "GLU",
+    "R2",
     "SGD",
     "Accuracy",
+    "Adagrad",
     "Adam",
     "AdamW",
     "Backend",
     "BackendError",
     "BinaryAccuracy",
     "BinaryCrossEntropy",
+    "BinaryFocalLoss",
     "BpnetError",
+    "Callback",
     "CategoricalCrossEntropy",
     "CheckpointError",
     "Concatenate",
     "ConfigError",
+    "ConfusionMatrix",
+    "Constant",
+    "Cosine",
     "DTypeError",
     "DataError",
     "Dataset",
     "Dense",
     "Dropout",
+    "Exponential",
     "Flatten",
+    "FocalLoss",
+    "Group",
     "Hardswish",
+    "Hinge",
     "History",
+    "Huber",
+    "InverseTime",
+    "KLDivergence",
     "Layer",
     "LeakyReLU",
+    "Lion",
+    "LogCosh",
     "LogSoftmax",
     "Loss",
     "MeanAbsoluteError",
@@ -97,12 +137,22 @@ __all__ = [
     "Metric",
     "Mish",
     "MissingExtraError",
+    "MulticlassHinge",
+    "NegativeLogLikelihood",
     "NonFiniteError",
+    "Normalize",
+    "OneCycle",
     "Optimizer",
     "PReLU",
     "Parameter",
+    "Perplexity",
+    "PoissonNLL",
+    "Precision",
+    "RMSprop",
     "ReLU",
+    "Recall",
     "Residual",
+    "Schedule",
     "Sequential",
     "ShapeError",
     "SiLU",
@@ -111,20 +161,26 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Softplus",
     "StateError",
+    "StepDecay",
     "Stream",
     "Tanh",
+    "TopKAccuracy",
     "Trainer",
+    "WarmUp",
     "backend_names",
+    "callbacks",
     "data",
     "errors",
     "get_backend",
     "initializers",
     "kernel",
     "load",
+    "metrics",
     "namespace",
     "ops",
     "predict",
     "register_backend",
+    "schedules",
     "to_numpy",
     "use_backend",
 ]

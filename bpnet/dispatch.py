@@ -33,14 +33,19 @@ class Tracked:
     """Base of what takes part in a step: setting a public attribute tells recorded steps to look again."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        global _version
         if name[0] != "_":
-            _version += 1
+            note_change()
         object.__setattr__(self, name, value)
 
 
+def note_change() -> None:
+    """Tell recorded steps to look again: something that they may depend on has been set."""
+    global _version
+    _version += 1
+
+
 def version() -> int:
-    """A number that grows whenever a public attribute of a layer, loss, optimizer or metric is set."""
+    """A number that grows whenever a public attribute of a layer, loss, optimizer, metric or parameter is set."""
     return _version
 
 

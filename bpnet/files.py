@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, written whole or not at all."""
+"""Files written whole or not at all, and tensors in safetensors files."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from bpnet.errors import CheckpointError
 
 
 def write(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[str, str]) -> None:
-    """Write NumPy arrays and texts to `path`: a temporary file beside it, flushed to the disk, then renamed.
+    """Write NumPy arrays and texts to `path`, as `write_bytes` does."""
+    from safetensors.numpy import save
+
+    # safetensors writes the memory as it lies and does not look at strides: C order, or other numbers are read back.
+    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    write_bytes(path, save(ordered, metadata=metadata))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write `content` to `path`: a temporary file beside it, flushed to the disk, then renamed.
 
     Raises CheckpointError when that is not possible; a file that was there before is then untouched.
     """
-    from safetensors.numpy import save
-
     target = _regular(path)
-    # safetensors writes the memory as it lies and does not look at strides: C order, or other numbers are read back.
-    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    content = save(ordered, metadata=metadata)
     with _temporary(target) as (handle, name):
         with os.fdopen(handle, "wb") as file:
             if target.exists():

@@ -14,7 +14,14 @@ from bpnet.layers.base import Layer
 
 
 def predict(model: Layer, x: Any, *, batch_size: int = 256) -> Any:
-    """Return `model`'s outputs for `x`, a batch at a time, in the caller's kind of array (NumPy for lists)."""
+    """Return `model`'s outputs for `x`, a batch at a time, in the caller's kind of array (NumPy for lists).
+
+    >>> import bpnet as bp
+    >>> model = bp.Sequential(bp.Dense(2, 3), bp.Softmax()).initialize(seed=0)
+    >>> bp.predict(model, [[0.0, 0.0], [0.0, 0.0]]).round(2)
+    array([[0.33, 0.33, 0.33],
+           [0.33, 0.33, 0.33]], dtype=float32)
+    """
     check_batch_size(batch_size)
     given = as_array(x.x if isinstance(x, Dataset) else x, "x")
     if given.ndim == 0:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from bpnet import ops
 from bpnet.backend import get_backend, to_numpy
+from bpnet.checks import at_least_0
 from bpnet.data.checks import check_labels, check_lengths
 from bpnet.dispatch import Array, namespace
 from bpnet.errors import ConfigError, DataError, ShapeError, StateError
@@ -54,15 +55,37 @@ class _Holder:
 
 
 class Layer_Dense(_Holder):
-    """output = inputs weights + biases, with weights (n_inputs, n_neurons) and biases (1, n_neurons), float64."""
+    """output = inputs weights + biases, with weights (n_inputs, n_neurons) and biases (1, n_neurons), float64.
 
-    def __init__(self, n_inputs: int, n_neurons: int, *, seed: int = 0) -> None:
+    weight_regularizer_l1 and so on : penalties, at least 0, whose derivatives `backward` adds to dweights and dbiases;
+    that of |w| at 0 is taken as 0
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_neurons: int,
+        weight_regularizer_l1: float = 0.0,
+        weight_regularizer_l2: float = 0.0,
+        bias_regularizer_l1: float = 0.0,
+        bias_regularizer_l2: float = 0.0,
+        *,
+        seed: int = 0,
+    ) -> None:
         """Draw weights, 0.01 * normal; layers of one shape and seed start equal, so give each its own seed."""
         super().__init__()
+        self.weight_regularizer_l1, self.weight_regularizer_l2 = weight_regularizer_l1, weight_regularizer_l2
+        self.bias_regularizer_l1, self.bias_regularizer_l2 = bias_regularizer_l1, bias_regularizer_l2
         if not all(isinstance(n, int) and n >= 1 for n in (n_inputs, n_neurons)):
             raise ConfigError(f"Layer_Dense needs at least 1 input and 1 neuron, got {n_inputs!r} and {n_neurons!r}")
         self.weights = 0.01 * HostStream(seed, f"nnfs/{n_inputs}x{n_neurons}").normal((n_inputs, n_neurons))
         self.biases: Array = [[0.0] * n_neurons]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_regularizer_" in name:
+            object.__setattr__(self, name, at_least_0(name, value))
+        else:
+            super().__setattr__(name, value)
 
     def forward(self, inputs: Any) -> None:
         """Set inputs (N, n_inputs) and output (N, n_neurons)."""
@@ -75,6 +98,8 @@ class Layer_Dense(_Holder):
         dy = self._take("dvalues", dvalues, x.shape[0], self.weights.shape[1])
         self.dinputs, self.dweights, db = ops.linear_backward(dy, x, self.weights)
         self.dbiases = ops.reshape(db, self.biases.shape)
+        ops.penalty_gradient_(self.dweights, self.weights, self.weight_regularizer_l1, self.weight_regularizer_l2)
+        ops.penalty_gradient_(self.dbiases, self.biases, self.bias_regularizer_l1, self.bias_regularizer_l2)
 
 
 class Activation_ReLU(_Holder):
@@ -105,7 +130,17 @@ class Activation_Softmax(_Holder):
         self.dinputs = ops.softmax_backward(self._take("dvalues", dvalues, *p.shape), p)
 
 
-class Loss_CategoricalCrossentropy(_Holder):
+class _Loss(_Holder):
+    """Base of the losses."""
+
+    def regularization_loss(self, layer: Layer_Dense) -> float:
+        """Return the layer's penalties, l1 sum |w| + l2 sum w^2 over weights and biases."""
+        l1 = (layer.weight_regularizer_l1, layer.bias_regularizer_l1)
+        l2 = (layer.weight_regularizer_l2, layer.bias_regularizer_l2)
+        return float(ops.penalty((layer.weights, layer.biases), l1, l2))
+
+
+class Loss_CategoricalCrossentropy(_Loss):
     """Mean -log p[label], in nats, of probabilities (N, C) against labels (N,) or one-hot rows (N, C)."""
 
     def calculate(self, output: Any, y: Any) -> float:
@@ -117,7 +152,7 @@ class Loss_CategoricalCrossentropy(_Holder):
         self.dinputs = ops.categorical_cross_entropy_backward(*self._batch("dvalues", dvalues, y_true), 1.0)
 
 
-class Activation_Softmax_Loss_CategoricalCrossentropy(_Holder):
+class Activation_Softmax_Loss_CategoricalCrossentropy(_Loss):
     """Softmax and that loss as one: the derivative by the softmax's inputs simplifies to (p - onehot) / N."""
 
     def forward(self, inputs: Any, y_true: Any) -> float:

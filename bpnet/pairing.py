@@ -10,8 +10,18 @@ import numpy as np
 from bpnet.errors import ConfigError
 from bpnet.layers import Sequential, Sigmoid, Softmax
 from bpnet.layers.base import Layer
-from bpnet.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
-from bpnet.metrics import BinaryAccuracy, Metric
+from bpnet.losses import (
+    BinaryCrossEntropy,
+    BinaryFocalLoss,
+    ClassLoss,
+    Hinge,
+    KLDivergence,
+    Loss,
+    MulticlassHinge,
+    NegativeLogLikelihood,
+    SoftmaxCrossEntropy,
+)
+from bpnet.metrics import Metric, Perplexity
 
 
 def last_layer(model: Layer) -> Layer:
@@ -24,42 +34,60 @@ def last_layer(model: Layer) -> Layer:
 def check_pairing(model: Layer, loss: Loss, metrics: Sequence[Metric]) -> None:
     """Raise ConfigError where the model already applies what the loss applies, or a metric reads other outputs."""
     last = last_layer(model)
-    if isinstance(loss, SoftmaxCrossEntropy) and isinstance(last, Softmax):
-        raise ConfigError(
-            "SoftmaxCrossEntropy applies the softmax itself, and the model ends in a Softmax: leave that out, or use "
-            "CategoricalCrossEntropy()"
-        )
-    if isinstance(loss, BinaryCrossEntropy):
-        if loss.from_logits and isinstance(last, Sigmoid):
+    name = type(loss).__name__
+    if loss.wants == "logits":
+        if isinstance(loss, ClassLoss) and isinstance(last, Softmax):
+            if isinstance(loss, MulticlassHinge):
+                raise ConfigError(f"{name} takes scores of any size, and the model ends in a Softmax: leave that out")
+            other = ", or use CategoricalCrossEntropy()" if isinstance(loss, SoftmaxCrossEntropy) else ""
             raise ConfigError(
-                "BinaryCrossEntropy applies the sigmoid itself, and the model ends in a Sigmoid: leave that out, or "
-                "use BinaryCrossEntropy(from_logits=False)"
+                f"{name} applies the softmax itself, and the model ends in a Softmax: leave that out{other}"
             )
+        if isinstance(loss, (BinaryCrossEntropy, BinaryFocalLoss)) and isinstance(last, Sigmoid):
+            other = ", or use BinaryCrossEntropy(from_logits=False)" if isinstance(loss, BinaryCrossEntropy) else ""
+            raise ConfigError(
+                f"{name} applies the sigmoid itself, and the model ends in a Sigmoid: leave that out{other}"
+            )
+    if isinstance(loss, (NegativeLogLikelihood, KLDivergence)) and isinstance(last, Softmax):
+        raise ConfigError(
+            f"{name} wants log-probabilities, and the model ends in a Softmax: end it in LogSoftmax() instead"
+        )
+    for metric in metrics:
+        logits = loss.wants == "logits"
+        known = logits or loss.wants == "probabilities"
+        if known and isinstance(metric, Perplexity) and metric.from_logits != logits:
+            raise ConfigError(f"the loss takes {loss.wants}, the metric does not: use Perplexity(from_logits={logits})")
+    if isinstance(loss, (BinaryCrossEntropy, BinaryFocalLoss, Hinge)):
+        from_logits = loss.wants != "probabilities"
+        takes = "scores around 0" if isinstance(loss, Hinge) else loss.wants
         for metric in metrics:
-            if isinstance(metric, BinaryAccuracy) and metric.from_logits != loss.from_logits:
+            if getattr(metric, "from_logits", from_logits) != from_logits:
                 raise ConfigError(
-                    f"the loss takes {loss.wants}, the metric does not: use "
-                    f"BinaryAccuracy(from_logits={loss.from_logits})"
+                    f"the loss takes {takes}, the metric does not: use "
+                    f"{type(metric).__name__}(from_logits={from_logits})"
                 )
 
 
 def check_probabilities(outputs: Any, loss: Loss) -> None:
-    """Raise ConfigError unless the outputs, a host array, can be probabilities, for a loss that wants them."""
-    if loss.wants != "probabilities" or not np.all(np.isfinite(outputs)):
+    """Raise ConfigError unless the outputs, a host array, can be what a loss of (log-)probabilities wants."""
+    if loss.wants not in ("probabilities", "log-probabilities"):
         return
-    inside = bool(np.all((outputs >= 0) & (outputs <= 1)))
-    rows = loss.targets != "labels" or bool(np.all(np.abs(outputs.sum(axis=-1) - 1) < 1e-3))
+    logarithms = loss.wants == "log-probabilities"
+    if np.any(np.isnan(outputs)) or not (logarithms or np.all(np.isfinite(outputs))):
+        return
+    with np.errstate(over="ignore"):
+        p = np.exp(outputs) if logarithms else outputs
+    inside = bool(np.all((p >= 0) & (p <= 1 + 1e-3 * logarithms)))
+    rows = not loss.by_row or bool(np.all(np.abs(p.sum(axis=-1) - 1) < 1e-3))
     if not (inside and rows):
-        layer, other = ("Softmax()", "SoftmaxCrossEntropy()") if loss.targets == "labels" else (
-            "Sigmoid()", "BinaryCrossEntropy()"
-        )  # fmt: skip
+        layer = "LogSoftmax()" if logarithms else "Softmax()" if loss.by_row else "Sigmoid()"
+        other = "SoftmaxCrossEntropy()" if loss.by_row else "BinaryCrossEntropy()"
         raise ConfigError(
-            f"{loss!r} wants probabilities, and the model's outputs lie between {outputs.min():.4g} and "
+            f"{loss!r} wants {loss.wants}, and the model's outputs lie between {outputs.min():.4g} and "
             f"{outputs.max():.4g}: end the model in {layer}, or use {other} on its logits"
         )
 
 
-def plain_weights(loss: Loss, metrics: Sequence[Metric]) -> bool:
-    """Whether all weights are bpnet's own, which depend on shapes alone: a plan would not see others change."""
-    ours = type(loss).total_weight.__module__.startswith("bpnet.")
-    return ours and all(type(metric).weight.__module__.startswith("bpnet.") for metric in metrics)
+def plain_weights(loss: Loss) -> bool:
+    """Whether the loss's weights are bpnet's own, made of shapes and by kernels: a plan would not see others change."""
+    return type(loss).total_weight.__module__.startswith("bpnet.")

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bpnet import ops
 from bpnet.backend import to_numpy
-from bpnet.dispatch import Array
+from bpnet.checks import at_least_0
+from bpnet.dispatch import Array, note_change
 from bpnet.errors import ConfigError, ShapeError, StateError
 from bpnet.initializers import INITIALIZERS, Initializer
 
 if TYPE_CHECKING:
     from bpnet.store import Store
+
+
+_FIXED = ("shape", "initializer", "decay", "trainable", "l1", "l2")
 
 
 class Owner(Protocol):
@@ -28,7 +32,8 @@ class Parameter:
     shape       : every axis at least 1
     initializer : `f(stream, shape)`, or the name of one in `bpnet.initializers.INITIALIZERS`
     decay       : whether weight decay applies to it; by default to arrays of two or more axes, so not to biases
-    trainable   : whether training changes it; where not, gradients are ignored. May be set at any time.
+    trainable   : whether training changes it; where not, it has no gradient, decay or penalty. May be set at any time.
+    l1, l2      : penalties: l1 sum |w| + l2 sum w^2 is added to what is minimized. May be set at any time.
     """
 
     def __init__(
@@ -38,6 +43,8 @@ class Parameter:
         *,
         decay: bool | None = None,
         trainable: bool = True,
+        l1: float = 0.0,
+        l2: float = 0.0,
     ) -> None:
         if not isinstance(shape, tuple) or any(not isinstance(n, int) or n < 1 for n in shape):
             raise ConfigError(f"a parameter needs a tuple of axes of at least 1, got shape {shape!r}")
@@ -50,7 +57,8 @@ class Parameter:
         self.shape = shape
         self.initializer = initializer
         self.decay = len(shape) > 1 if decay is None else decay
-        self.trainable = trainable
+        self._trainable = bool(trainable)
+        self._l1, self._l2 = at_least_0("l1", l1), at_least_0("l2", l2)
         self.path = ""
         self._owner: Owner | None = None
         self._store: Store | None = None
@@ -82,6 +90,15 @@ class Parameter:
             raise ShapeError(f"{self.label} has shape {self.shape}, got a value of shape {tuple(new.shape)}")
         self._value[...] = self._store.backend.asarray(new, dtype=self._store.dtype)
 
+    def preset(self, new: Any) -> None:
+        """Set the values to a host array of this shape; where the model has no arrays yet, it gets these."""
+        if self._value is not None:
+            self.value = new
+        elif tuple(new.shape) != self.shape:
+            raise ShapeError(f"{self.label} has shape {self.shape}, got a value of shape {tuple(new.shape)}")
+        else:
+            self._pending = new
+
     @property
     def grad(self) -> Array:
         """The gradient of the latest step, a view into the store; zeros before the first."""
@@ -89,13 +106,46 @@ class Parameter:
             self._touch()
         return self._grad
 
+    @property
+    def trainable(self) -> bool:
+        """Whether training changes it. Where it is made False, the gradient becomes zero."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        if not value and self._grad is not None:
+            self._grad[...] = 0
+            self._filled = False
+        note_change()
+
+    @property
+    def l1(self) -> float:
+        """The penalty on the sum of absolute values."""
+        return self._l1
+
+    @l1.setter
+    def l1(self, value: float) -> None:
+        self._l1 = at_least_0("l1", value)
+        note_change()
+
+    @property
+    def l2(self) -> float:
+        """The penalty on the sum of squares."""
+        return self._l2
+
+    @l2.setter
+    def l2(self, value: float) -> None:
+        self._l2 = at_least_0("l2", value)
+        note_change()
+
     def accumulate(self, gradient: Array) -> None:
         """Add a contribution to the gradient; the first of a step replaces what is there."""
         if self._grad is None:
             self._touch()
         if tuple(gradient.shape) != self.shape:
             raise ShapeError(f"{self.label} has shape {self.shape}, got a gradient of shape {tuple(gradient.shape)}")
-        if not self.trainable:
+        if not self._trainable:
             return
         if self._filled:
             ops.add_(self._grad, gradient)
@@ -131,17 +181,35 @@ class Parameter:
             raise StateError(f"{self.label} was added to its layer after the model was initialized; initialize again")
 
     def __getstate__(self) -> dict[str, Any]:
-        fixed = {name: getattr(self, name) for name in ("shape", "initializer", "decay", "trainable")}
+        fixed = {name: getattr(self, name) for name in _FIXED}
         return fixed | {"value": self.host_value()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(  # type: ignore[misc]
-            state["shape"], state["initializer"], decay=state["decay"], trainable=state["trainable"]
-        )
+        settings = {name: state[name] for name in _FIXED if name in state}
+        self.__init__(**settings)  # type: ignore[misc]
         self._pending = state["value"]
 
     def __repr__(self) -> str:
         return f"Parameter({self.path or 'unattached'}, shape {self.shape})"
+
+
+def penalty_of(name: str, kind: str) -> property:
+    """A layer's attribute that is the penalty `kind` ("l1" or "l2") of its parameter `name`; 0 where that is None."""
+
+    def read(layer: Any) -> float:
+        parameter = getattr(layer, name)
+        return 0.0 if parameter is None else float(getattr(parameter, kind))
+
+    def write(layer: Any, value: float) -> None:
+        parameter = getattr(layer, name)
+        if parameter is not None:
+            setattr(parameter, kind, value)
+        elif at_least_0(f"{name}_{kind}", value):
+            raise ConfigError(
+                f"{name}_{kind} is a penalty on a {name}, which this {type(layer).__name__} does not have"
+            )
+
+    return property(read, write, doc=f"The penalty {kind} on the {name}.")
 
 
 class Stream:

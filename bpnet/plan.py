@@ -38,22 +38,30 @@ def fuse_activations(steps: list[Step], wanted: set[Value]) -> list[Step]:
     return [step for i, step in enumerate(fused) if i not in gone]
 
 
+ONE_PASS = {
+    ops.softmax_cross_entropy: (ops.softmax_cross_entropy_backward, ops.softmax_cross_entropy_gradient),
+    ops.soft_cross_entropy: (ops.soft_cross_entropy_backward, ops.soft_cross_entropy_gradient),
+}
+
+
 def fuse_loss(steps: list[Step], wanted: set[Value]) -> list[Step]:
     """Let softmax and cross-entropy give the loss and the gradient in one pass where nobody else reads p."""
     readers = _readers(steps)
     fused, gone = list(steps), set()
     for i, step in enumerate(steps):
-        if step.kernel is not ops.softmax_cross_entropy:
+        if step.kernel not in ONE_PASS:
             continue
+        kernel_backward, kernel_gradient = ONE_PASS[step.kernel]
         loss, p = step.out
         after = readers.get(p, [])
-        if p in wanted or len(after) != 1 or steps[after[0]].kernel is not ops.softmax_cross_entropy_backward:
+        if p in wanted or len(after) != 1 or steps[after[0]].kernel is not kernel_backward:
             continue
         backward = steps[after[0]]
-        logits, labels, normalizer = step.args
-        if backward.args[0] is p and backward.args[1] is labels and backward.args[2] == normalizer:
-            args = (logits, labels, normalizer, backward.args[3])
-            fused[i] = Step(ops.softmax_cross_entropy_gradient, args, (loss, backward.out))
+        logits, targets, normalizer = step.args
+        same = backward.args[0] is p and backward.args[1] is targets and backward.args[2] == normalizer
+        if same and not isinstance(backward.args[3], Value):
+            args = (logits, targets, normalizer, backward.args[3])
+            fused[i] = Step(kernel_gradient, args, (loss, backward.out))
             gone.add(after[0])
     return [step for i, step in enumerate(fused) if i not in gone]
 

@@ -48,18 +48,18 @@ class Planner:
         """Whether the plans are for the arrays that `store` now has."""
         return self.store is store and self.values is store.values
 
-    def ready(self, name: str, x: Array, y: Array) -> Plan | None:
+    def ready(self, name: str, *inputs: Array) -> Plan | None:
         """The plan that can be replayed on exactly these inputs now, or None."""
-        kind = self._kinds.get((name, x.shape, getattr(y, "shape", None)))
+        kind = self._kinds.get((name, *[getattr(x, "shape", None) for x in inputs]))
         if kind is None or kind.plan is None or kind.version != version() or self.store.filled:
             return None
-        if kind.replays >= self.LOOK_AGAIN or not kind.plan.takes(x, y):
+        if kind.replays >= self.LOOK_AGAIN or not kind.plan.takes(*inputs):
             return None
         kind.replays += 1
         kind.used = self._clock = self._clock + 1
         return kind.plan
 
-    def run(self, name: str, step: Callable[..., Array], inputs: tuple[Array, Array]) -> Array:
+    def run(self, name: str, step: Callable[..., Array], inputs: tuple[Array, ...]) -> Array:
         """Make the step `step(*inputs)`; `name` and the inputs' shapes tell kinds of steps apart.
 
         The inputs are of the library and the dtypes that the step computes in.
@@ -76,8 +76,8 @@ class Planner:
         kind.used = self._clock = self._clock + 1
         if kind.refusal or self.store.filled:
             return step(*inputs)
-        if inputs[0] is inputs[1]:  # two inputs that a later step may tell apart
-            inputs = (inputs[0], self.store.backend.xp.asarray(inputs[1], copy=True))
+        if len({id(x) for x in inputs}) < len(inputs):  # inputs that a later step may tell apart
+            inputs = (inputs[0], *(self.store.backend.xp.asarray(x, copy=True) for x in inputs[1:]))
         return self._learn(kind, step, inputs)
 
     def _learn(self, kind: _Kind, step: Callable[..., Array], inputs: tuple[Array, ...]) -> Array:
@@ -159,10 +159,18 @@ class Planner:
         for name, array in self._arrays().items():
             array[...] = snapshot[name]
 
+    def report(self) -> str:
+        """For every kind of step that was decided on, the calls of its plan, or why it has none."""
+        lines = []
+        for (name, *shapes), kind in self._kinds.items():
+            what = f"{name} for {', '.join(f'{n} {s}' for n, s in zip(('x', 'y', 'weight'), shapes, strict=False))}"
+            if kind.plan is not None:
+                lines.append(f"{what}: planned, {len(kind.plan)} prepared calls, {kind.plan.bytes} bytes")
+                lines += [f"    {line}" for line in repr(kind.plan).splitlines()]
+            elif kind.refusal:
+                lines.append(f"{what}: eager, because {kind.refusal}")
+        return "\n".join(lines)
+
     def plans(self) -> dict[Any, Plan]:
         """The plans in use, by kind of step."""
         return {key: kind.plan for key, kind in self._kinds.items() if kind.plan is not None}
-
-    def refusals(self) -> dict[Any, str]:
-        """Why kinds of steps run eagerly, where that has been decided."""
-        return {key: kind.refusal for key, kind in self._kinds.items() if kind.refusal}

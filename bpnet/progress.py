@@ -6,6 +6,8 @@ import sys
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from bpnet.history import BOOKKEEPING, as_text
+
 
 class Progress(Protocol):
     """Told of every step's end and every epoch's end."""
@@ -21,13 +23,15 @@ class Progress(Protocol):
     def step(self, done: int) -> None:
         """`done` steps of this epoch are done."""
 
-    def epoch(self, epoch: int, row: dict[str, float]) -> None:
+    def epoch(self, epoch: int, row: dict[str, Any]) -> None:
         """An epoch ended with these numbers."""
 
 
-def describe(row: dict[str, float]) -> str:
-    """The numbers of an epoch as text."""
-    shown = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k not in ("epoch", "seconds"))
+def describe(row: dict[str, Any], *, learning_rate: bool = False) -> str:
+    """The numbers of an epoch as text, with the learning rate where that is asked; what does not fit is left out."""
+    left_out = ("epoch", "seconds") if learning_rate else BOOKKEEPING
+    texts = {name: as_text(name, value) for name, value in row.items() if name not in left_out}
+    shown = "  ".join(f"{name} {text}" for name, text in texts.items() if text)
     return f"{shown}  {row['seconds']:.2f} s"
 
 
@@ -36,6 +40,12 @@ class Silent:
 
     def __init__(self, epochs: int = 0, steps: int = 0) -> None:
         self.epochs = epochs
+        self.rates: set[Any] = set()
+
+    def describe(self, row: dict[str, Any]) -> str:
+        """The numbers of an epoch; the learning rate from the epoch on in which it has changed."""
+        self.rates.add(row.get("learning_rate"))
+        return describe(row, learning_rate=len(self.rates) > 1)
 
     def __enter__(self) -> Self:
         return self
@@ -48,16 +58,16 @@ class Silent:
     def step(self, done: int) -> None:
         """Say nothing."""
 
-    def epoch(self, epoch: int, row: dict[str, float]) -> None:
+    def epoch(self, epoch: int, row: dict[str, Any]) -> None:
         """Say nothing."""
 
 
 class Lines(Silent):
     """Prints a line an epoch."""
 
-    def epoch(self, epoch: int, row: dict[str, float]) -> None:
+    def epoch(self, epoch: int, row: dict[str, Any]) -> None:
         """Print the epoch's numbers."""
-        print(f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {describe(row)}", flush=True)
+        print(f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  {self.describe(row)}", flush=True)
 
 
 class Bar(Silent):
@@ -75,7 +85,7 @@ class Bar(Silent):
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
         )
         self.task = self.bar.add_task("", total=epochs * steps, epoch=1, numbers="")
 
@@ -92,11 +102,11 @@ class Bar(Silent):
         """Move the bar."""
         self.bar.update(self.task, completed=self.finished * self.steps + done)
 
-    def epoch(self, epoch: int, row: dict[str, float]) -> None:
+    def epoch(self, epoch: int, row: dict[str, Any]) -> None:
         """Show the epoch's numbers."""
         self.finished += 1
         completed = self.finished * self.steps
-        self.bar.update(self.task, completed=completed, epoch=min(epoch + 1, self.epochs), numbers=describe(row))
+        self.bar.update(self.task, completed=completed, epoch=min(epoch + 1, self.epochs), numbers=self.describe(row))
 
 
 def make_progress(wanted: bool, epochs: int, steps: int) -> Progress:

@@ -1,14 +1,14 @@
 """The store: one flat buffer for all values of a model, one for all gradients, one for each optimizer slot.
 
 Parameters lie in segments ordered by (decay group, path), each padded to 256 bytes; tied parameters lie there once. So
-an optimizer makes one pass a segment, a norm is one reduction, and moving a model is a few copies. Beside them are the
-counters (step, and one micro-batch counter for every random stream), the learning rate, and the flag `ok`, which turns
-False when a step's loss is not finite and then keeps updates from happening.
+an optimizer makes one pass a segment where it treats all alike, a norm is one reduction, and moving a model is a few
+copies. Beside them are the counters (step, and one micro-batch counter for every random stream), the learning rate,
+and the flag `ok`, which turns False when a step's loss is not finite and then keeps updates from happening.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,23 @@ class Segment:
     start: int
     stop: int
     decay: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """A contiguous range of the flat buffers that an optimizer treats alike.
+
+    scale        : of the learning rate
+    weight_decay : 0.0 where there is none
+    """
+
+    start: int
+    stop: int
+    scale: float
+    weight_decay: float
+
+
+AVERAGE = "average"  # the slot of the values' moving averages
 
 
 def _load(backend: Backend, host: Any) -> Array:
@@ -77,6 +94,9 @@ class Store:
         self.ok = backend.zeros((), "bool")
         self.ok[...] = True
         self._ranges: dict[tuple[str, int, int], Array] = {}
+        self._rates: dict[float, Array] = {}
+        self.passes: Any = None  # what the optimizer keeps of the layout; forgotten when that changes
+        self.holds_average = False  # whether values and averages have changed places
         self._attach()
 
     def _lay_out(self, dtype: str) -> tuple[tuple[Segment, ...], dict[str, int], int]:
@@ -125,15 +145,40 @@ class Store:
     # --- what an optimizer needs ---
 
     def slot(self, name: str) -> Array:
-        """The optimizer's buffer of that name, zeros when it is new."""
+        """The optimizer's buffer of that name, zeros when it is new; that of the averages begins at the values."""
         if name not in self.slots:
             self.slots[name] = self.backend.zeros((self.size,), self.dtype)
+            if name == AVERAGE:
+                self.slots[name][...] = self.values
         return self.slots[name]
 
+    def rate(self, scale: float) -> Array:
+        """The learning rate's 0-d array, or that of a group, into which each step writes scale * learning_rate."""
+        if scale == 1.0:
+            return self.learning_rate
+        if scale not in self._rates:
+            self._rates[scale] = self.backend.zeros((), "float64")
+        return self._rates[scale]
+
+    @property
+    def steps_taken(self) -> int:
+        """The number of steps taken: one read of the device."""
+        return int(self.backend.to_numpy(self.counters)[0])
+
     def check(self) -> None:
-        """Raise StateError when some parameter has left this store."""
+        """Raise StateError when some parameter has left this store, or while parameters hold their averages."""
         if self.retired:
             raise StateError(f"this model can no longer be trained: {self.retired}; initialize() it to go on")
+        if self.holds_average:
+            raise StateError("the parameters hold their averages; leave the `with model.averaged()` block first")
+
+    def swap_average(self) -> None:
+        """Let values and averages change places."""
+        average = self.slots[AVERAGE]
+        kept = self.backend.xp.asarray(average, copy=True)
+        average[...] = self.values
+        self.values[...] = kept
+        self.holds_average = not self.holds_average
 
     def abandon_gradients(self) -> None:
         """Forget what an interrupted step has contributed, and count its micro-batches as not drawn."""
@@ -142,30 +187,42 @@ class Store:
 
     def serves(self, optimizer: object) -> bool:
         """Whether `optimizer` was the latest to claim the store, which is in use."""
-        return self._optimizer is optimizer and not self.retired
+        return self._optimizer is optimizer and not self.retired and not self.holds_average
 
     def claim(self, optimizer: object) -> None:
         """Serve `optimizer` from now on. Another one than before starts at step 0 with empty slots.
 
-        Raises StateError when the store has been retired.
+        Raises StateError when the store has been retired, or holds averages.
         """
         self.check()
         if self._optimizer is optimizer:
             return
         if self._optimizer is not None:
-            for slot in self.slots.values():
-                slot[...] = 0
+            for name, slot in self.slots.items():
+                slot[...] = self.values if name == AVERAGE else 0
             self.counters[...] = 0
         self._optimizer = optimizer
 
-    def ranges(self, by_decay: bool) -> Iterable[Segment]:
-        """The segments, or the whole as one where decay groups need no difference."""
-        if by_decay or not self.size:
-            return self.segments
-        return (Segment(0, self.size, False),)
+    def runs(self, rule: Callable[[str, Parameter], tuple[float, float] | None]) -> tuple[Run, ...]:
+        """The runs of neighbours for which `rule(path, parameter)` gives the same (scale, weight decay); None: skipped.
 
-    def part(self, name: str, segment: Segment) -> Array:
-        """`segment` of the buffer `name` ("values", "grads" or a slot), always the same view object."""
+        The padding behind a parameter belongs to it, and holds zeros.
+        """
+        found: list[Run] = []
+        stops = [*self.offsets.values(), self.size][1:]  # offsets are in ascending order
+        for (path, start), stop in zip(self.offsets.items(), stops, strict=True):
+            settings = rule(path, self.parameters[path])
+            if settings is None:
+                continue
+            last = found[-1] if found else None
+            if last is not None and last.stop == start and (last.scale, last.weight_decay) == settings:
+                found[-1] = Run(last.start, stop, *settings)
+            else:
+                found.append(Run(start, stop, *settings))
+        return tuple(found)
+
+    def part(self, name: str, segment: Segment | Run) -> Array:
+        """The range `segment` of the buffer `name` ("values", "grads" or a slot), always the same view object."""
         key = (name, segment.start, segment.stop)
         found = self._ranges.get(key)
         if found is None:
@@ -174,9 +231,9 @@ class Store:
         return found
 
     def complete_gradients(self) -> None:
-        """Set the gradient of every parameter that got no contribution to zero."""
+        """Set the gradient of every parameter that got no contribution to zero; that of a frozen one is zero."""
         for parameter in self.parameters.values():
-            if not parameter._filled:
+            if not parameter._filled and parameter.trainable:
                 ops.fill_(parameter._grad, 0)
 
     def consume_gradients(self) -> None:
@@ -202,6 +259,7 @@ class Store:
         """Every array object that the store hands out: buffers, their parts, and the parameters' views."""
         yield from self.arrays().values()
         yield from self._ranges.values()
+        yield from self._rates.values()
         for parameter in self.parameters.values():
             yield parameter._value
             yield parameter._grad
@@ -209,7 +267,8 @@ class Store:
     def move(self, backend: Backend, dtype: str) -> None:
         """Bring every array to `backend` and floating ones to `dtype`; all views are made anew.
 
-        Whatever raises on the way, the store is then as it was. Raises StateError when it has been retired.
+        Whatever raises on the way, the store is then as it was. Raises StateError when it has been retired, or holds
+        averages.
         """
         self.check()
         if dtype not in FLOATING_DTYPES:
@@ -233,7 +292,7 @@ class Store:
         self.segments, self.offsets, self.size = segments, offsets, size
         self.values, self.grads, self.slots = values, grads, slots
         self.counters, self.learning_rate, self.ok = counters, learning_rate, ok
-        self._ranges = {}
+        self._ranges, self._rates, self.passes = {}, {}, None
         self._attach()
         for path, parameter in self.parameters.items():
             parameter._filled = filled[path]

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from bpnet import ops
 from bpnet.backend import Backend, get_backend, to_numpy
-from bpnet.data.checks import check_finite, check_label_form, check_labels, check_range
-from bpnet.data.dataset import Dataset, as_array, as_dataset, as_validation, batches, check_batch_size
-from bpnet.dispatch import Array, Tracked, namespace
-from bpnet.errors import ConfigError, DataError, DTypeError, NonFiniteError, ShapeError
+from bpnet.callbacks.base import Callback, running
+from bpnet.data.dataset import Dataset, as_dataset, as_validation, batches, check_batch_size
+from bpnet.dispatch import Array, Tracked
+from bpnet.door import Door
+from bpnet.errors import ConfigError, NonFiniteError
 from bpnet.history import History
-from bpnet.inference import host_if_foreign, predict
+from bpnet.inference import predict
 from bpnet.interrupt import Interrupt
 from bpnet.layers.base import Layer
 from bpnet.losses import Loss
 from bpnet.metrics import Metric
 from bpnet.optimizers import Optimizer
-from bpnet.pairing import check_pairing, check_probabilities, plain_weights
+from bpnet.pairing import plain_weights
 from bpnet.planner import Planner
 from bpnet.progress import make_progress
 from bpnet.random import check_seed
-from bpnet.store import Store
+from bpnet.step import Step
+from bpnet.store import AVERAGE, Store
+from bpnet.totals import Totals
 
 READ_EVERY = 0.2  # seconds between looks at the device while an epoch runs
 
@@ -38,6 +42,17 @@ class Trainer(Tracked):
     seed      : of the order of samples (and of the parameters and dropout masks, where the Trainer initializes)
     backend   : where to train; None leaves an initialized model where it is, and selects as `get_backend` does else
     plan      : whether steps that repeat are replayed from a recorded plan (the same bits, faster)
+
+    The loss that is reported is what is minimized: the mean over the samples' weights, and the model's penalties.
+    Where the optimizer keeps an average of the parameters, evaluation uses it.
+
+    >>> import bpnet as bp
+    >>> train, test = bp.data.load("digits")
+    >>> model = bp.Sequential(bp.Dense(64, 32), bp.ReLU(), bp.Dense(32, 10))
+    >>> trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(5e-3), metrics=[bp.Accuracy()], seed=0)
+    >>> history = trainer.fit(train, epochs=5, progress=False)
+    >>> history["loss"][-1] < history["loss"][0], trainer.evaluate(test)["accuracy"] > 0.9
+    (True, True)
     """
 
     def __init__(
@@ -67,9 +82,9 @@ class Trainer(Tracked):
         self._epoch = 0
         self.plan = plan
         self._planner: Planner | None = None
-        self._totals: dict[str, Array] = {}
-        self._weights: dict[str, float] = {}
-        self._step_weights: dict[Any, dict[str, float]] = {}  # by the shapes of x and y, as the eager step found them
+        self._totals: Totals | None = None
+        self._stop = ""
+        self._whole_batch = Step(self, None, counted=False)
         if not model.initialized:
             model.materialize_with(self.seed, backend)
         elif backend is not None and get_backend(backend) is not model.backend:
@@ -92,7 +107,6 @@ class Trainer(Tracked):
                     f"Trainer: two results would be called {name!r}; give one of the metrics another name"
                 )
         self._metrics = tuple(metrics)
-        self._names = tuple(names)
 
     @property
     def epoch(self) -> int:
@@ -103,67 +117,60 @@ class Trainer(Tracked):
         return f"Trainer({self.model!r}, {self.loss!r}, {self.optimizer!r}, after {self.epoch} epochs)"
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_planner": None, "_totals": {}}
+        return vars(self) | {"_planner": None, "_totals": None}
+
+    @property
+    def totals(self) -> Totals | None:
+        """The sums of the present or latest epoch, on the device."""
+        return self._totals
+
+    @property
+    def _door(self) -> Door:
+        return Door(self.model, self.loss, self._metrics)
 
     # --- one step ---
 
-    def step(self, x: Any, y: Any) -> Array:
+    def step(self, x: Any, y: Any, *, sample_weight: Any = None, micro_batch_size: int | None = None) -> Array:
         """Train on one batch: forward, loss, backward, update. Return the loss, a 0-d array on the device.
 
-        x : (N, ...), y : as the loss wants; any array library, moved and cast. Values are not checked here: a batch
-        whose loss is NaN or infinite changes nothing, which the returned loss shows.
+        x : (N, ...), y : as the loss wants, sample_weight : (N,) or None; any array library, moved and cast
+        micro_batch_size : samples that go through the model at a time; their gradients are added up, each divided by
+                           the whole batch's weight, so that they sum to the batch's also where the last part is smaller
+        Values are not checked here: a batch whose loss is NaN or infinite changes nothing, which the returned loss
+        shows.
         """
-        return self._run(self._step, "step", x, y)
+        step = self._whole_batch
+        if micro_batch_size is not None:
+            step = Step(self, check_batch_size(micro_batch_size, "micro_batch_size"), counted=False)
+        return self._run(step, (x, y) if sample_weight is None else (x, y, sample_weight))
 
-    def _run(self, step: Any, name: str, x: Any, y: Any) -> Array:
+    def _run(self, step: Step, given: tuple[Any, ...]) -> Array:
         """Make one step on a batch of any kind: from its plan where there is one that takes it as it is."""
         store = self.model.store
         accumulating = store.filled
         try:
-            return self._run_on(store, step, name, x, y)
+            return self._run_on(store, step, given)
         except BaseException:
             if not accumulating:  # what a user's own backwards have gathered stays
                 store.abandon_gradients()
             raise
 
-    def _run_on(self, store: Store, step: Any, name: str, x: Any, y: Any) -> Array:
+    def _run_on(self, store: Store, step: Step, given: tuple[Any, ...]) -> Array:
         planner = self._planner
         if planner is not None and not planner.serves(store):
             planner = None
-        if planner is not None and self.plan and isinstance(x, store.backend.array_type):
-            plan = planner.ready(name, x, y)
+        if planner is not None and self.plan and isinstance(given[0], store.backend.array_type):
+            plan = planner.ready(step.name, *given)
             if plan is not None:
                 self.optimizer.prepare(store)
-                return plan.replay(x, y)
-        inputs = self._bring_x(x), self._bring_y(y)
-        if not (self.plan and plain_weights(self.loss, self._metrics)):
+                return plan.replay(*given)
+        inputs = self._door.batch(*given)
+        if not (self.plan and plain_weights(self.loss)):
             return step(*inputs)
         if planner is None:
-            planner = self._planner = Planner(store, lambda: self._totals)
+            planner = self._planner = Planner(store, lambda: self._totals.arrays() if self._totals else {})
         self.optimizer.prepare(store)
-        return planner.run(name, step, inputs)
-
-    def _step(self, x: Array, y: Array) -> Array:
-        ops.fill_(self.model.store.ok, True)  # every batch is judged by itself; in a fit the flag stays down
-        return self._forward_backward(x, y)[1]
-
-    def _forward_backward(self, x: Array, y: Array) -> tuple[Array, Array]:
-        prediction = self.model.forward(x)
-        value = self.loss.forward(prediction, y)
-        ops.check_finite_(self.model.store.ok, value)
-        self.model.backward(self.loss.backward(), need_dx=False)
-        self.optimizer.step(self.model)
-        return prediction, value
-
-    def _counted_step(self, x: Array, y: Array) -> Array:
-        prediction, value = self._forward_backward(x, y)
-        weights = {"loss": self.loss.total_weight(prediction, y)}
-        ops.accumulate_(self._totals["loss"], value, weights["loss"])
-        for metric in self.metrics:
-            ops.accumulate_(self._totals[metric.name], metric.measure(prediction, y), 1.0)
-            weights[metric.name] = metric.weight(prediction, y)
-        self._step_weights[x.shape, y.shape] = weights
-        return value
+        return planner.run(step.name, step, inputs)
 
     # --- many steps ---
 
@@ -172,54 +179,80 @@ class Trainer(Tracked):
         x: Any,
         y: Any = None,
         *,
+        sample_weight: Any = None,
         validation_data: Any = None,
         epochs: int = 10,
         batch_size: int = 32,
+        micro_batch_size: int | None = None,
         shuffle: bool = True,
         progress: bool = True,
+        callbacks: Sequence[Callback] = (),
     ) -> History:
         """Train for `epochs` passes over the data and return their History.
 
-        x, y            : arrays of any library, or x alone a Dataset
-        validation_data : a Dataset or (x, y), evaluated after every epoch
-        shuffle         : a new order every epoch, a function of (seed, epoch); the last partial batch is kept
-        progress        : a bar on a terminal, a line an epoch elsewhere
+        x, y             : arrays of any library, or x alone a Dataset
+        sample_weight    : (N,) how much each sample counts in the loss; a Dataset brings its own
+        validation_data  : a Dataset, (x, y) or (x, y, sample_weight), evaluated after every epoch
+        micro_batch_size : samples that go through the model at a time; see `step`
+        shuffle          : a new order every epoch, a function of (seed, epoch); the last partial batch is kept
+        progress         : a bar on a terminal, a line an epoch elsewhere
+        callbacks        : told of the start, every step and epoch, and the end; see `bpnet.callbacks`
         Ctrl-C takes effect at the end of the present step: the parameters are whole, and the History so far is returned
         with `interrupted` set; a second Ctrl-C interrupts at once, which may leave a step half made.
-        Raises DataError, ShapeError, DTypeError before anything is changed; NonFiniteError when the loss stops being
-        finite, with the parameters as they were before that step.
+        Raises DataError, ShapeError, DTypeError, ConfigError before anything is changed; NonFiniteError when the loss
+        stops being finite, with the parameters as they were before that step.
         """
-        data = as_dataset(x, y)
+        data = as_dataset(x, y, sample_weight)
         check_batch_size(batch_size)
+        if micro_batch_size is not None:
+            check_batch_size(micro_batch_size, "micro_batch_size")
         if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 0:
             raise ConfigError(f"epochs must be an integer of at least 0, got {epochs!r}")
-        self._check_at_the_door(data, "x", "y")
-        validation = None
-        if validation_data is not None:
-            validation = as_validation(validation_data)
-            self._check_at_the_door(validation, "validation x", "validation y")
-        data = self._moved(data)
-        self.model.store.ok[...] = True
-        history = History()
+        door = self._door
+        prediction = door.check(data)
+        validation = None if validation_data is None else as_validation(validation_data)
+        if validation is not None:
+            door.check(validation, ("validation x", "validation y", "validation sample_weight"))
         n_steps = -(-len(data) // batch_size)
+        self.optimizer.check(self.model)
+        self._check_schedule(int(epochs) * n_steps)
+        names = ("loss", *(metric.name for metric in self._metrics))
+        columns = ("epoch", *names, *(f"val_{n}" for n in names if validation is not None), "learning_rate", "seconds")
+        data = door.moved(data)
+        self.model.store.ok[...] = True
+        self._stop = ""
+        history = History()
         quiet = np.errstate(all="ignore")  # NonFiniteError says it better
-        with make_progress(progress, epochs, n_steps) as shown, Interrupt() as interrupt, quiet:
+        with (
+            running(callbacks, self, columns, history),
+            make_progress(progress, epochs, n_steps) as shown,
+            Interrupt() as interrupt,
+            quiet,
+        ):
+            self._prepare_totals(prediction, data)
+            step = Step(self, micro_batch_size, counted=True)
             for epoch in range(1, epochs + 1):
                 start = time.perf_counter()
-                complete = self._train_epoch(data, batch_size, shuffle, shown, interrupt)
+                order = batches(data, batch_size, seed=self.seed, epoch=self._epoch, shuffle=shuffle)
+                complete = self._train_epoch(step, data, order, n_steps, shown, interrupt, callbacks)
                 if not complete:
-                    history.interrupted = True
+                    history.interrupted = interrupt.asked
                     break
-                row = {"epoch": float(self._epoch), **self._read_totals()}
+                assert self._totals is not None
+                row = {"epoch": float(self._epoch), **self._totals.read()}
                 if validation is not None:
                     results = self._evaluate(validation, max(batch_size, 256))
                     row |= {f"val_{name}": value for name, value in results.items()}
+                row["learning_rate"] = self.optimizer.learning_rate
                 row["seconds"] = time.perf_counter() - start
                 history.rows.append(row)
+                for callback in callbacks:
+                    callback.on_epoch_end(self, row)
                 shown.epoch(epoch, row)
-                if interrupt.asked:
-                    history.interrupted = True
+                if interrupt.asked or self._stop:
+                    history.interrupted = interrupt.asked
                     break
+            history.stopped = self._stop
         if history.interrupted:
             steps = int(to_numpy(self.model.store.counters)[0])
             print(
@@ -228,43 +261,60 @@ class Trainer(Tracked):
             )
         return history
 
-    def _train_epoch(self, data: Dataset, batch_size: int, shuffle: bool, shown: Any, interrupt: Interrupt) -> bool:
-        """One pass over the data; False when an interrupt ended it early."""
-        self._reset_totals()
+    def stop(self, reason: str) -> None:
+        """End the fit that is running, after the present step or epoch; for callbacks.
+
+        reason : kept as `history.stopped`
+        """
+        self._stop = reason or "stopped"
+
+    def _train_epoch(
+        self,
+        step: Step,
+        data: Dataset,
+        order: Iterator[tuple[Any, ...]],
+        n_steps: int,
+        shown: Any,
+        interrupt: Interrupt,
+        callbacks: Sequence[Callback],
+    ) -> bool:
+        """One pass over the data; False when something ended it early."""
+        assert self._totals is not None
+        self._totals.reset()
+        door = self._door
         seen = time.perf_counter()
-        order = batches(data, batch_size, seed=self.seed, epoch=self._epoch, shuffle=shuffle)
-        n_steps = -(-len(data) // batch_size)
-        for done, (x, y) in enumerate(order, start=1):
-            if _is_memmap(data.x):
-                check_finite(x, "x")
-            self._run(self._counted_step, "counted step", x, y)
-            for name, weight in self._step_weights[x.shape, y.shape].items():
-                self._weights[name] += weight
+        listening = [callback for callback in callbacks if type(callback).on_step_end is not Callback.on_step_end]
+        for done, batch in enumerate(order, start=1):
+            door.check_batch(data, batch[0])
+            self._run(step, batch)
+            for callback in listening:
+                callback.on_step_end(self)
             now = time.perf_counter()
             if now - seen > READ_EVERY:
                 seen = now
                 shown.step(done)
                 self._stop_if_not_finite()
-            if interrupt.asked and done < n_steps:
+            if (interrupt.asked or self._stop) and done < n_steps:
                 self._stop_if_not_finite()
                 return False
         self._stop_if_not_finite()
         self._epoch += 1
         return True
 
-    def _reset_totals(self) -> None:
-        backend = self.model.backend
-        self._totals = {name: total for name, total in self._totals.items() if name in self._names}
-        for name in self._names:
-            total: Any = self._totals.get(name)
-            if type(total) is backend.array_type and total.device == self.model.store.values.device:
-                total[...] = 0
-            else:
-                self._totals[name] = backend.zeros((), "float64")
-            self._weights[name] = 0.0
+    def _prepare_totals(self, prediction: Array, data: Dataset) -> None:
+        """Have sums that fit the metrics; those of an earlier fit where they still do, since plans name them."""
+        store = self.model.store
+        if self._totals is None or not self._totals.serves(store.backend, self._metrics, store.values.device):
+            self._totals = Totals(store.backend, self._metrics)
+        self._totals.prepare(prediction, self._door.y(data.y[:1, ...]))
 
-    def _read_totals(self) -> dict[str, float]:
-        return {name: float(to_numpy(self._totals[name])) / self._weights[name] for name in self._names}
+    def _check_schedule(self, steps: int) -> None:
+        """Raise ConfigError where the optimizer's warm-up would outlast the training."""
+        warmup = getattr(self.optimizer.schedule, "warmup_steps", 0)
+        if steps and warmup > steps:
+            raise ConfigError(
+                f"the schedule warms up for {warmup} steps, and this fit has {steps}; take fewer, or train for longer"
+            )
 
     def _stop_if_not_finite(self) -> None:
         store = self.model.store
@@ -280,104 +330,45 @@ class Trainer(Tracked):
 
     # --- inference ---
 
-    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = 256) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any = None, *, sample_weight: Any = None, batch_size: int = 256) -> dict[str, Any]:
         """Return the loss and the metrics over the data (a Dataset, or x and y), by name. Nothing is changed."""
-        data = as_dataset(x, y)
+        data = as_dataset(x, y, sample_weight)
         check_batch_size(batch_size)
-        self._check_at_the_door(data, "x", "y")
+        self._door.check(data)
         return self._evaluate(data, batch_size)
 
-    def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, float]:
-        backend = self.model.backend
-        totals = {name: backend.zeros((), "float64") for name in self._names}
-        weights = dict.fromkeys(self._names, 0.0)
-        for x, y in batches(data, batch_size, shuffle=False):
-            if _is_memmap(data.x):
-                check_finite(x, "x")
-            bx, by = self._bring_x(x), self._bring_y(y)
-            prediction = self.model(bx)
-            n = self.loss.total_weight(prediction, by)
-            ops.accumulate_(totals["loss"], self.loss(prediction, by), n)
-            weights["loss"] += n
-            for metric in self.metrics:
-                ops.accumulate_(totals[metric.name], metric.measure(prediction, by), 1.0)
-                weights[metric.name] += metric.weight(prediction, by)
-        return {name: float(to_numpy(totals[name])) / weights[name] for name in self._names}
+    def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, Any]:
+        door = self._door
+        totals = Totals(self.model.backend, self._metrics)
+        with self._averaged():
+            penalty = self.model.penalty()
+            for number, batch in enumerate(batches(data, batch_size, shuffle=False)):
+                door.check_batch(data, batch[0])
+                x, y, *weight = door.batch(*batch)
+                prediction = self.model(x)
+                if not number:
+                    totals.prepare(prediction, y)
+                value = self.loss(prediction, y, *weight)
+                if penalty is not None:
+                    value = ops.add(value, penalty)
+                totals.count_loss(value, self.loss.total_weight(prediction.shape, y, *weight))
+                totals.count(prediction, y)
+        return totals.read()
 
     def predict(self, x: Any, *, batch_size: int = 256) -> Any:
         """Return the model's outputs for `x`, in the caller's kind of array (NumPy for lists)."""
-        return predict(self.model, x, batch_size=batch_size)
+        with self._averaged():
+            return predict(self.model, x, batch_size=batch_size)
 
-    # --- the door ---
-
-    def _check_at_the_door(self, data: Dataset, name_x: str, name_y: str) -> None:
-        """Raise unless model, loss and metrics belong together and can take the data, and every value is a good one."""
-        check_pairing(self.model, self.loss, self.metrics)
-        if not _is_memmap(data.x):
-            check_finite(data.x, name_x)
-            check_range(data.x, name_x, self.model.store.dtype)
-        try:
-            prediction = self._probe(data, name_y)
-        except (ShapeError, DTypeError) as error:
-            shapes = f"{name_x} {tuple(data.x.shape)} and {name_y} {tuple(data.y.shape)}"
-            raise type(error)(f"{error} (found with the first sample of {shapes})") from error
-        if self.loss.targets == "labels":
-            check_labels(data.y, int(prediction.shape[-1]), name_y)
-        else:
-            check_finite(data.y, name_y)
-            check_range(data.y, name_y, self.model.store.dtype)
-            self.loss.check_values(data.y, name_y)
-
-    def _probe(self, data: Dataset, name_y: str) -> Array:
-        """The model's output for the first sample, which the loss and the metrics can take."""
-        prediction = self.model(self._bring_x(data.x[:1, ...]))
-        if prediction.shape[0] != 1:
-            raise DataError(f"the model made {prediction.shape[0]} outputs of 1 sample; the first axis is the samples'")
-        if self.loss.targets == "labels" and prediction.ndim == 2:
-            check_label_form(data.y, int(prediction.shape[-1]), name_y)
-        target = self._bring_y(data.y[:1, ...])
-        self.loss.check(prediction, target)
-        for metric in self.metrics:
-            metric.measure(prediction, target)
-        if self.loss.wants == "probabilities":
-            some = self._bring_x(data.x[: min(64, len(data)), ...])
-            check_probabilities(to_numpy(self.model(some)), self.loss)
-        return prediction
-
-    def _bring_x(self, x: Any) -> Array:
-        store = self.model.store
-        return store.backend.asarray(host_if_foreign(as_array(x, "x"), store.backend), dtype=store.dtype)
-
-    def _bring_y(self, y: Any) -> Array:
-        store = self.model.store
-        if self.loss.targets != "labels":
-            return self._bring_x(y)
-        y = as_array(y, "y")
-        if not namespace(y).isdtype(y.dtype, "integral"):
-            check_label_form(y, 1)
-        return store.backend.asarray(host_if_foreign(y, store.backend), dtype="int64")
-
-    def _moved(self, data: Dataset) -> Dataset:
-        """The data on the model's device where that is not the host, so that batches are taken there."""
-        backend = self.model.backend
-        if backend.array_type is np.ndarray or _is_memmap(data.x):
-            return data
-        return Dataset(self._bring_x(data.x), self._bring_y(data.y), name=data.name, split=data.split)
+    def _averaged(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it the model has its averaged parameters, where the optimizer has begun to keep an average."""
+        keeps = self.optimizer.average is not None and AVERAGE in self.model.store.slots
+        return self.model.averaged() if keeps else contextlib.nullcontext()
 
     def plan_report(self) -> str:
         """For every kind of step so far, the calls of its plan, or why it runs eagerly."""
-        if self.plan and not plain_weights(self.loss, self._metrics):
-            return "every step is eager: the loss or a metric has weights of its own, which may depend on values"
+        if self.plan and not plain_weights(self.loss):
+            return "every step is eager: the loss has weights of its own, which may depend on values"
         if self._planner is None:
             return "no step has been made yet" if self.plan else "plans are off (plan=False)"
-        lines = []
-        for (name, x, y), plan in self._planner.plans().items():
-            lines.append(f"{name} for x {x}, y {y}: planned, {len(plan)} prepared calls, {plan.bytes} bytes")
-            lines += [f"    {line}" for line in repr(plan).splitlines()]
-        for (name, x, y), reason in self._planner.refusals().items():
-            lines.append(f"{name} for x {x}, y {y}: eager, because {reason}")
-        return "\n".join(lines) or "no kind of step has been made twice yet"
-
-
-def _is_memmap(x: Any) -> bool:
-    return isinstance(x, np.memmap)
+        return self._planner.report() or "no kind of step has been made twice yet"

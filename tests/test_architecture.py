@@ -13,6 +13,7 @@ LEVELS = {
     "errors": 0,
     "dispatch": 1,
     "backend": 1,
+    "checks": 1,
     "ops": 2,
     "parameter": 3,
     "store": 3,
@@ -25,10 +26,15 @@ LEVELS = {
     "optimizers": 4,
     "schedules": 4,
     "data": 4,
+    "callbacks": 5,
+    "door": 5,
+    "step": 5,
+    "totals": 5,
     "history": 5,
     "inference": 5,
     "interrupt": 5,
     "pairing": 5,
+    "plotting": 5,
     "plan": 5,
     "planner": 5,
     "trace": 5,
@@ -44,7 +50,18 @@ LEVELS = {
     "__main__": 6,
 }
 ARRAY_LIBRARIES = {"numpy", "cupy", "cupyx", "torch", "jax", "array_api_strict"}
-FREE_OF_ARRAY_LIBRARIES = ("ops", "layers", "losses", "metrics", "optimizers", "parameter", "plan", "planner", "trace")
+FREE_OF_ARRAY_LIBRARIES = (
+    "ops",
+    "layers",
+    "losses",
+    "metrics",
+    "optimizers",
+    "parameter",
+    "plan",
+    "planner",
+    "schedules",
+    "trace",
+)
 SOURCES = sorted((ROOT / "bpnet").rglob("*.py"))
 BACKEND_SOURCES = sorted((ROOT / "backends").rglob("*.py"))
 

@@ -284,7 +284,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "batch True": ({"batch_size": True}, "batch_size must be an integer"),
     "epochs -1": ({"epochs": -1}, "epochs must be an integer of at least 0, got -1"),
     "epochs 1.5": ({"epochs": 1.5}, "epochs must be an integer"),
-    "validation": ({"validation_data": X}, r"validation_data must be a Dataset or a pair \(x, y\)"),
+    "validation": ({"validation_data": X}, r"validation_data must be a Dataset, a pair \(x, y\), or"),
 }
 
 
@@ -547,7 +547,7 @@ def test_errors_at_the_door_name_the_users_arrays() -> None:
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (np.eye(3)[LABELS], r"for one-hot rows pass y.argmax\(axis=1\)"),
+        (np.eye(3, dtype=int)[LABELS], r"for one-hot rows pass y.argmax\(axis=1\)"),
         (LABELS[:, None], r"got \(8, 1\); use y\[:, 0\]"),
         (LABELS.astype(str), r"np.unique\(y, return_inverse=True\)\[1\] numbers them"),
     ],

@@ -357,7 +357,7 @@ def test_one_sample_may_come_without_the_axis_of_samples(trained: tuple[str, dic
         ("x.csv", b"", "holds no samples"),
         ("x.csv", b"1,2\n3,\n", "line 2, column 2 holds '', which is no number"),
         ("x.csv", b"1,2\n3,4,5\n", "line 2 has 3 columns, the first sample 2"),
-        ("x.csv", b"1,nan\n", "holds 1 NaN"),
+        ("x.csv", b"1,nan\n", "line 1, column 2 holds 'nan', which is no number but a missing value"),
         ("x.csv", b"\xff\xfe1", "cannot read 'x.csv' as csv"),
         ("x.csv", b"1,2\n", "this model cannot take samples of shape (2,): Dense(64, 128) needs x of shape (N, 64)"),
     ],

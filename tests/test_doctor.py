@@ -167,7 +167,7 @@ def test_this_package_is_recognised_as_ours() -> None:
 def test_the_genomics_package_of_the_same_name_is_in_the_way(
     overwrites: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = os.path.relpath(Path(bp.__file__).parent / "losses.py", tmp_path) if overwrites else "bpnet/losses.py"
+    record = os.path.relpath(Path(bp.__file__).parent / "errors.py", tmp_path) if overwrites else "bpnet/errors.py"
     info = tmp_path / "bpnet-0.0.23.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bpnet\nVersion: 0.0.23\n")

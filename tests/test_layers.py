@@ -19,6 +19,7 @@ from bpnet.testing import check_layer
 from bpnet.testing.layers import assert_derivatives
 
 RNG = np.random.default_rng(0)
+SAMPLES = RNG.normal(2.0, 3.0, size=(50, 4))
 
 LAYERS: dict[str, Callable[[], bp.Layer]] = {
     "Dense": lambda: bp.Dense(4, 3),
@@ -39,6 +40,8 @@ LAYERS: dict[str, Callable[[], bp.Layer]] = {
     "PReLU": bp.PReLU,
     "PReLU, a slope a feature": lambda: bp.PReLU(4, a=0.1),
     "GLU": bp.GLU,
+    "Normalize": lambda: bp.Normalize(4).fit(SAMPLES),
+    "Normalize, all features alike": lambda: bp.Normalize(1).fit(SAMPLES),
     "Dropout": lambda: bp.Dropout(0.4),
     "Flatten": bp.Flatten,
     "Sequential": lambda: bp.Sequential(bp.Dense(4, 5), bp.Tanh(), bp.Dropout(0.2), bp.Dense(5, 2)),
@@ -214,6 +217,10 @@ def test_constructor_arguments_are_recorded_and_shown() -> None:
         "n_out": 3,
         "bias": False,
         "weight_initializer": "he_normal",
+        "weight_l1": 0.0,
+        "weight_l2": 0.0,
+        "bias_l1": 0.0,
+        "bias_l2": 0.0,
     }
     assert repr(model) == "Sequential(Dense(2, 3), LeakyReLU(0.2), Dropout(0.25))"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,65 +14,260 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bpnet as bp
+from bpnet.dispatch import dtype_name
 
 RNG = np.random.default_rng(1)
 
 
-def _probabilities(n: int, c: int) -> Any:
-    p = np.exp(RNG.normal(size=(n, c)))
-    return p / p.sum(axis=1, keepdims=True)
+def _probabilities(*shape: int) -> Any:
+    p = np.exp(RNG.normal(size=shape))
+    return p / p.sum(axis=-1, keepdims=True)
 
 
-CASES: dict[str, tuple[Callable[[], bp.Loss], Any, Any]] = {
-    "softmax cross-entropy": (bp.SoftmaxCrossEntropy, RNG.normal(size=(6, 4)), RNG.integers(0, 4, 6)),
-    "softmax cross-entropy, batch of 1": (bp.SoftmaxCrossEntropy, RNG.normal(size=(1, 4)), np.array([2])),
-    "softmax cross-entropy, one class": (bp.SoftmaxCrossEntropy, RNG.normal(size=(3, 1)), np.zeros(3, int)),
-    "categorical cross-entropy": (bp.CategoricalCrossEntropy, _probabilities(6, 4), RNG.integers(0, 4, 6)),
-    "binary, logits": (bp.BinaryCrossEntropy, 3 * RNG.normal(size=(5, 2)), RNG.uniform(size=(5, 2))),
-    "binary, probabilities": (
-        lambda: bp.BinaryCrossEntropy(from_logits=False),
-        RNG.uniform(0.05, 0.95, size=(5, 2)),
-        RNG.uniform(size=(5, 2)),
+def _weights(n: int) -> Any:
+    w = RNG.uniform(0.2, 3.0, n)
+    if n > 2:
+        w[1] = 0.0
+    return w
+
+
+class Case(NamedTuple):
+    make: Callable[..., bp.Loss]
+    prediction: Any
+    target: Any
+    weight: Any = None
+    options: dict[str, Any] = {}  # noqa: RUF012  (never written)
+
+    def loss(self, **more: Any) -> bp.Loss:
+        return self.make(**self.options, **more)
+
+
+LABELS = np.array([0, 3, 1, 1, 2, 3])
+SOME_IGNORED = np.array([0, -100, 1, 1, -100, 3])
+GRID = np.array([[0, 3, -1], [1, -1, 2], [3, 3, 0]])  # labels of sequences, -1 for padding
+FOUR = [0.5, 2.0, 0.0, 1.5]
+LOGITS, SEQUENCES = RNG.normal(size=(6, 4)), RNG.normal(size=(3, 3, 4))
+
+
+def _of_classes(make: Callable[..., bp.Loss], logits: Callable[[Any], Any], smooths: bool, soft: bool) -> Any:
+    """A class loss with every option, alone and together."""
+    rows, sequences = logits(LOGITS), logits(SEQUENCES)
+    every = {"class_weight": FOUR} | ({"label_smoothing": 0.2} if smooths else {})
+    yield "plain", Case(make, rows, LABELS)
+    yield "batch of 1", Case(make, rows[:1], LABELS[:1])
+    yield "one class", Case(make, rows[:, :1], 0 * LABELS)
+    yield "class weights", Case(make, rows, LABELS, None, {"class_weight": FOUR})
+    yield "class weights in a dict", Case(make, rows, LABELS, None, {"class_weight": {3: 2.5}})
+    yield "ignored", Case(make, rows, SOME_IGNORED, None, {"ignore_index": -100})
+    yield "a class ignored", Case(make, rows, LABELS, None, {"ignore_index": 3})
+    yield "sample weights", Case(make, rows, LABELS, _weights(6))
+    yield "all at once", Case(make, rows, SOME_IGNORED, _weights(6), every | {"ignore_index": -100})
+    yield "sequences", Case(make, sequences, np.maximum(GRID, 0))
+    yield "sequences, all at once", Case(make, sequences, GRID, _weights(3), every | {"ignore_index": -1})
+    if smooths:
+        yield "smoothed", Case(make, rows, LABELS, None, {"label_smoothing": 0.1})
+    if soft:
+        yield "soft", Case(make, rows, _probabilities(6, 4))
+        yield "one-hot", Case(make, rows, np.eye(4)[LABELS])
+        yield "soft, all at once", Case(make, rows, _probabilities(6, 4), _weights(6), every)
+        yield "soft sequences", Case(make, sequences, _probabilities(3, 3, 4), _weights(3), every)
+
+
+def _of_elements(make: Callable[..., bp.Loss], prediction: Any, target: Any) -> Any:
+    """A loss of elements (or of rows), in several shapes and weighted."""
+    yield "plain", Case(make, prediction, target)
+    yield "batch of 1", Case(make, prediction[:1], target[:1])
+    yield "weighted", Case(make, prediction, target, _weights(len(target)))
+    three = (*prediction.shape[:1], 1, *prediction.shape[1:])
+    yield "three axes, weighted", Case(make, prediction.reshape(three), target.reshape(three), _weights(len(target)))
+    if make is not bp.KLDivergence:
+        yield "one axis", Case(make, prediction[:, 0], target[:, 0], _weights(len(target)))
+
+
+def _softmax(x: Any) -> Any:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+Y, T = RNG.normal(size=(5, 3)), RNG.normal(size=(5, 3))
+BITS = RNG.uniform(size=(5, 3))
+SIGNS = np.where(BITS > 0.5, 1.0, -1.0)
+FAMILIES: dict[str, Any] = {
+    "softmax": _of_classes(bp.SoftmaxCrossEntropy, lambda x: x, True, True),
+    "categorical": _of_classes(bp.CategoricalCrossEntropy, _softmax, True, True),
+    "likelihood": _of_classes(bp.NegativeLogLikelihood, lambda x: np.log(_softmax(x)), False, True),
+    "focal": _of_classes(bp.FocalLoss, lambda x: x, False, False),
+    "focal 0.5": _of_classes(lambda **o: bp.FocalLoss(0.5, **o), lambda x: x, False, False),
+    "multiclass hinge": _of_classes(bp.MulticlassHinge, lambda x: 2 * x, False, False),
+    "KL": _of_elements(bp.KLDivergence, np.log(_softmax(Y)), _probabilities(5, 3)),
+    "squared": _of_elements(bp.MeanSquaredError, Y, T),
+    "absolute": _of_elements(bp.MeanAbsoluteError, Y, T),
+    "huber": _of_elements(bp.Huber, Y, T),
+    "huber 0.3": _of_elements(lambda **o: bp.Huber(0.3, **o), Y, T),
+    "log cosh": _of_elements(bp.LogCosh, Y, T),
+    "poisson": _of_elements(bp.PoissonNLL, Y, np.floor(5 * BITS)),
+    "binary": _of_elements(bp.BinaryCrossEntropy, 3 * Y, BITS),
+    "binary, probabilities": _of_elements(
+        lambda **o: bp.BinaryCrossEntropy(from_logits=False, **o), RNG.uniform(0.05, 0.95, size=(5, 3)), BITS
     ),
-    "squared": (bp.MeanSquaredError, RNG.normal(size=(5, 3)), RNG.normal(size=(5, 3))),
-    "squared, 1-d": (bp.MeanSquaredError, RNG.normal(size=7), RNG.normal(size=7)),
-    "absolute": (bp.MeanAbsoluteError, RNG.normal(size=(5, 3)), RNG.normal(size=(5, 3))),
+    "binary focal": _of_elements(bp.BinaryFocalLoss, Y, BITS),
+    "binary focal, alpha": _of_elements(lambda **o: bp.BinaryFocalLoss(0.5, 0.25, **o), Y, np.round(BITS)),
+    "hinge": _of_elements(bp.Hinge, Y, SIGNS),
+    "squared hinge": _of_elements(lambda **o: bp.Hinge(squared=True, **o), Y, SIGNS),
 }
+CASES: dict[str, Case] = {f"{family}: {name}": case for family, cases in FAMILIES.items() for name, case in cases}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
-@pytest.mark.parametrize(("make", "prediction", "target"), CASES.values(), ids=CASES)
-def test_derivatives_equal_finite_differences(
-    make: Callable[[], bp.Loss], prediction: Any, target: Any, backend: bp.Backend
-) -> None:
-    loss = make()
-    t = backend.asarray(target)
+def _bring(backend: bp.Backend, case: Case, dtype: str = "float64") -> tuple[Any, Any, Any]:
+    """The arrays of a case on a backend."""
+    target = case.target if case.target.dtype.kind == "i" else case.target.astype(dtype)
+    weight = None if case.weight is None else backend.asarray(case.weight.astype(dtype))
+    return backend.asarray(case.prediction.astype(dtype)), backend.asarray(target), weight
+
+
+@every_case
+def test_derivatives_equal_finite_differences(case: Case, backend: bp.Backend) -> None:
+    loss = case.loss()
+    prediction, t, w = _bring(backend, case)
 
     def value(p: Any) -> float:
-        return float(backend.to_numpy(loss(backend.asarray(p), t)))
+        return float(backend.to_numpy(loss(backend.asarray(p), t, w)))
 
-    loss.forward(backend.asarray(prediction), t)
-    assert_gradient(loss.backward(), value, prediction)
-    loss.forward(backend.asarray(prediction), t)
+    loss.forward(prediction, t, sample_weight=w)
+    assert_gradient(loss.backward(), value, case.prediction)
+    loss.forward(prediction, t, None, w)
     scaled = loss.backward(scale=8.0)
-    assert_gradient(scaled, lambda p: 8 * value(p), prediction)
-    loss.forward(backend.asarray(prediction), t, normalizer=2.5)
-    weight = loss.total_weight(prediction, target)
-    assert_gradient(loss.backward(), lambda p: value(p) * weight / 2.5, prediction)
+    assert_gradient(scaled, lambda p: 8 * value(p), case.prediction)
+    weight = loss.total_weight(prediction.shape, t, w)
+    total = float(weight if isinstance(weight, float) else backend.to_numpy(weight))
+    loss.forward(prediction, t, 2.5, w)
+    assert_gradient(loss.backward(), lambda p: value(p) * total / 2.5, case.prediction)
+    loss.forward(prediction, t, backend.asarray(np.array(2.5)), w)
+    assert_gradient(loss.backward(), lambda p: value(p) * total / 2.5, case.prediction)
 
 
-@pytest.mark.parametrize(("make", "prediction", "target"), CASES.values(), ids=CASES)
+@every_case
+def test_sums_and_single_losses_are_those_of_the_mean(case: Case, backend: bp.Backend) -> None:
+    prediction, t, w = _bring(backend, case)
+    mean, total, single = case.loss(), case.loss(reduction="sum"), case.loss(reduction="none")
+    weight = mean.total_weight(prediction.shape, t, w)
+    weight = weight if isinstance(weight, float) else float(backend.to_numpy(weight))
+    value = float(backend.to_numpy(mean.forward(prediction, t, None, w)))
+    summed = float(backend.to_numpy(total.forward(prediction, t, None, w)))
+    losses = single.forward(prediction, t, None, w)
+    rows = mean.by_row
+    assert tuple(losses.shape) == (case.prediction.shape[:-1] if rows else case.prediction.shape)
+    each = backend.to_numpy(losses)
+    assert summed == pytest.approx(value * weight, rel=1e-12)
+    assert each.sum() == pytest.approx(summed, rel=1e-12)
+    assert total.total_weight(prediction.shape, t, w) == single.total_weight(prediction.shape, t, w) == 1.0
+    dmean, dtotal, dsingle = (backend.to_numpy(each.backward()) for each in (mean, total, single))
+    np.testing.assert_allclose(dtotal, dmean * weight, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(dsingle, dtotal, rtol=1e-12, atol=1e-14)
+    scale = np.random.default_rng(5).normal(size=each.shape)
+    single.forward(prediction, t, None, w)
+    gradient = single.backward(backend.asarray(scale))
+
+    def weighted(p: Any) -> float:
+        return float(np.sum(scale * backend.to_numpy(single(backend.asarray(p), t, w))))
+
+    assert_gradient(gradient, weighted, case.prediction)
+
+
+@every_case
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_loss_is_a_0d_array_of_the_predictions_dtype(
-    make: Callable[[], bp.Loss], prediction: Any, target: Any, dtype: str, backend: bp.Backend
-) -> None:
-    loss = make()
-    p = backend.asarray(prediction.astype(dtype))
-    t = backend.asarray(target if target.dtype.kind == "i" else target.astype(dtype))
-    value = loss.forward(p, t)
+def test_the_loss_is_a_0d_array_of_the_predictions_dtype(case: Case, dtype: str, backend: bp.Backend) -> None:
+    loss = case.loss()
+    p, t, w = _bring(backend, case, dtype)
+    value = loss.forward(p, t, None, w)
     assert isinstance(value, backend.array_type)
     assert (tuple(value.shape), value.dtype, value.device) == ((), p.dtype, p.device)
     dp = loss.backward()
     assert (tuple(dp.shape), dp.dtype, dp.device) == (tuple(p.shape), p.dtype, p.device)
+    exact = _bring(backend, case)
+    np.testing.assert_allclose(bp.to_numpy(value), bp.to_numpy(loss(*exact)), rtol=2e-5, atol=1e-7)
+    weight = loss.total_weight(p.shape, t, w)
+    if not isinstance(weight, float):
+        assert isinstance(weight, backend.array_type)
+        assert (tuple(weight.shape), dtype_name(weight.dtype), weight.device) == ((), "float64", p.device)
+
+
+@every_case
+def test_uneven_parts_with_the_whole_total_give_the_whole_loss_and_gradient(case: Case, backend: bp.Backend) -> None:
+    loss = case.loss()
+    n = len(case.target)
+    whole = _bring(backend, case)
+    value = bp.to_numpy(loss.forward(whole[0], whole[1], None, whole[2]))
+    gradient = bp.to_numpy(loss.backward())
+    total = loss.total_weight(whole[0].shape, whole[1], whole[2])
+    values, gradients, weights = [], [], []
+    for part in (slice(0, n - n // 3), slice(n - n // 3, n)):
+        if part.start < part.stop:
+            p, t, w = (None if each is None else each[part, ...] for each in whole)
+            values.append(bp.to_numpy(loss.forward(p, t, total, w)))
+            gradients.append(bp.to_numpy(loss.backward()))
+            weights.append(loss.total_weight(p.shape, t, w))
+    np.testing.assert_allclose(np.concatenate(gradients), gradient, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(sum(values), value, rtol=1e-12, atol=1e-15)
+    sums = [each if isinstance(each, float) else float(bp.to_numpy(each)) for each in weights]
+    assert sum(sums) == pytest.approx(total if isinstance(total, float) else float(bp.to_numpy(total)), rel=1e-14)
+
+
+@every_case
+def test_strided_and_read_only_arrays_give_the_same(case: Case) -> None:
+    p, t, w = _bring(bp.get_backend("numpy"), case)
+
+    def strided(x: Any) -> Any:
+        if x is None:
+            return None
+        wide = np.repeat(x, 2, axis=0)
+        wide.flags.writeable = False
+        return wide[::2]
+
+    loss = case.loss()
+    value = loss.forward(p, t, None, w)
+    gradient = loss.backward()
+    again = loss.forward(strided(p), strided(t), None, strided(w))
+    np.testing.assert_allclose(again, value, rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(loss.backward(), gradient, rtol=1e-13, atol=1e-16)
+
+
+@every_case
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_rows_that_weigh_nothing_give_nothing_whatever_they_hold(case: Case, poison: float) -> None:
+    p, t, _ = _bring(bp.get_backend("numpy"), case)
+    for loss in (case.loss(), case.loss(reduction="sum")):
+        bad = np.full_like(p, poison)
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf in a row that is then left out
+            assert loss.forward(bad, t, None, np.zeros(len(t))) == 0
+            np.testing.assert_array_equal(loss.backward(), np.zeros_like(p))
+            weights = np.ones(len(t))
+            weights[0] = 0.0
+            mixed = p.copy()
+            mixed[0] = poison
+            value = loss.forward(mixed, t, None, weights)
+            gradient = loss.backward()
+        np.testing.assert_allclose(value, loss.forward(p, t, None, weights), rtol=1e-13)
+        np.testing.assert_allclose(gradient, loss.backward(), rtol=1e-13, atol=1e-16)
+
+
+@every_case
+def test_a_nan_in_what_counts_is_never_hidden(case: Case, backend: bp.Backend) -> None:
+    p = case.prediction.copy()
+    p[(0,) * p.ndim] = np.nan  # the first row's label is class 0, and weighs something, in all cases
+    p, t, w = _bring(backend, case._replace(prediction=p))
+    assert np.isnan(bp.to_numpy(case.loss()(p, t, w)))
+    assert np.isnan(bp.to_numpy(case.loss(reduction="none")(p, t, w)).reshape(-1)[0])
+
+
+@every_case
+def test_a_loss_can_be_made_again_from_its_config(case: Case) -> None:
+    loss = case.loss(reduction="sum")
+    again = type(loss)(**loss.config)
+    assert (again.config, repr(again)) == (loss.config, repr(loss))
+    assert set(json.loads(json.dumps(loss.config))) == set(loss.config)
+    assert eval(repr(loss), vars(bp)).config == loss.config
 
 
 def test_values_by_hand() -> None:
@@ -88,6 +284,194 @@ def test_values_by_hand() -> None:
     )
     assert float(bp.MeanSquaredError()(np.array([1.0, 2.0]), np.array([3.0, 5.0]))) == 6.5
     assert float(bp.MeanAbsoluteError()(np.array([1.0, 2.0]), np.array([3.0, 5.0]))) == 2.5
+
+
+P = np.array([[0.7, 0.1, 0.2], [0.1, 0.5, 0.4], [0.02, 0.9, 0.08]])
+Q = np.array([0, 1, 1])
+LOG = math.log
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "weight", "by_hand"),
+    [
+        ({"class_weight": [2, 1, 5]}, Q, None, -(2 * LOG(0.7) + LOG(0.5) + LOG(0.9)) / 4),
+        ({"class_weight": {0: 2.0}}, Q, None, -(2 * LOG(0.7) + LOG(0.5) + LOG(0.9)) / 4),
+        ({"ignore_index": 1}, Q, None, -LOG(0.7)),
+        ({"ignore_index": -1}, np.array([0, -1, 1]), None, -(LOG(0.7) + LOG(0.9)) / 2),
+        ({}, Q, [1.0, 0.0, 3.0], -(LOG(0.7) + 3 * LOG(0.9)) / 4),
+        ({"class_weight": [2, 1, 1]}, Q, [1.0, 0.5, 3.0], -(2 * LOG(0.7) + 0.5 * LOG(0.5) + 3 * LOG(0.9)) / 5.5),
+        ({}, np.array([[1, 0, 0], [0.5, 0.5, 0], [0, 0, 1]]), None,
+         -(LOG(0.7) + (LOG(0.1) + LOG(0.5)) / 2 + LOG(0.08)) / 3),
+        ({"class_weight": [4, 2, 1]}, np.array([[1, 0, 0], [0.5, 0.5, 0], [0, 0, 1]]), None,
+         -(4 * LOG(0.7) + 2 * LOG(0.1) + LOG(0.5) + LOG(0.08)) / (4 + 3 + 1)),
+    ],
+)  # fmt: skip
+def test_weighted_cross_entropies_by_hand(options: Any, target: Any, weight: Any, by_hand: float) -> None:
+    target = target if target.dtype.kind == "i" else target.astype(float)
+    weight = None if weight is None else np.array(weight)
+    for make, prediction in (
+        (bp.SoftmaxCrossEntropy, np.log(P)),
+        (bp.CategoricalCrossEntropy, P),
+        (bp.NegativeLogLikelihood, np.log(P)),
+    ):
+        assert float(make(**options)(prediction, target, weight)) == pytest.approx(by_hand, abs=1e-14)
+
+
+def test_smoothing_by_hand() -> None:
+    logits = np.log(P)
+    smooth = bp.SoftmaxCrossEntropy(label_smoothing=0.3)
+    by_hand = -(0.8 * LOG(0.7) + 0.1 * LOG(0.1) + 0.1 * LOG(0.2)) - (0.1 * LOG(0.1) + 0.8 * LOG(0.5) + 0.1 * LOG(0.4))
+    assert float(smooth(logits[:2], Q[:2])) == pytest.approx(by_hand / 2, abs=1e-15)
+    smooth.forward(logits[:1], Q[:1])
+    np.testing.assert_allclose(smooth.backward(), P[:1] - np.array([[0.8, 0.1, 0.1]]), atol=1e-15)
+    weighted = bp.SoftmaxCrossEntropy(label_smoothing=0.3, class_weight=[2, 1, 1])
+    by_hand = -(2 * 0.8 * LOG(0.7) + 0.1 * LOG(0.1) + 0.1 * LOG(0.2)) / 2
+    assert float(weighted(logits[:1], Q[:1])) == pytest.approx(by_hand, abs=1e-15)
+
+
+def test_values_of_the_other_losses_by_hand() -> None:
+    y, t = np.array([0.5, 3.0, -2.0]), np.array([0.0, 0.0, 0.0])
+    assert float(bp.Huber(1.0)(y, t)) == pytest.approx((0.125 + 2.5 + 1.5) / 3, abs=1e-15)
+    assert float(bp.Huber(2.0)(y, t)) == pytest.approx((0.125 + 4.0 + 2.0) / 3, abs=1e-15)
+    assert float(bp.LogCosh()(y, t)) == pytest.approx(sum(LOG(math.cosh(v)) for v in y) / 3, abs=1e-15)
+    assert float(bp.PoissonNLL()(y, np.array([2.0, 1.0, 0.0]))) == pytest.approx(
+        (math.exp(0.5) - 1.0 + math.exp(3.0) - 3.0 + math.exp(-2.0)) / 3, abs=1e-14
+    )
+    signs = np.array([1.0, 1.0, -1.0])
+    assert float(bp.Hinge()(np.array([0.5, 3.0, 2.0]), signs)) == (0.5 + 0.0 + 3.0) / 3
+    assert float(bp.Hinge(squared=True)(np.array([0.5, 3.0, 2.0]), signs)) == (0.25 + 0.0 + 9.0) / 3
+    assert float(bp.Hinge()(np.array([0.5, 3.0, 2.0]), signs, np.array([1.0, 1.0, 2.0]))) == (0.5 + 6.0) / 4
+    scores = np.array([[3.0, 1.0, 2.5], [0.0, 4.0, 1.0], [1.0, 1.0, 1.0]])
+    assert float(bp.MulticlassHinge()(scores, np.array([0, 0, 2]))) == (0.5 + 5.0 + 1.0) / 3
+    assert float(bp.MulticlassHinge(3.0)(scores[:1], np.array([0]))) == 2.5
+    two = np.array([[0.5, 0.5], [0.75, 0.25]])
+    kl = 0.5 * LOG(0.5 / 0.8) + 0.5 * LOG(0.5 / 0.2)
+    assert float(bp.KLDivergence()(np.log([[0.8, 0.2], [0.75, 0.25]]), two)) == pytest.approx(kl / 2, abs=1e-15)
+    assert float(bp.KLDivergence()(np.log([[0.8, 0.2]]), np.array([[0.0, 1.0]]))) == pytest.approx(-LOG(0.2))
+    focal = -(0.3**2 * LOG(0.7) + 0.5**2 * LOG(0.5)) / 2
+    assert float(bp.FocalLoss(2.0)(np.log(P[:2]), Q[:2])) == pytest.approx(focal, abs=1e-15)
+    x = np.array([LOG(0.8 / 0.2), LOG(0.3 / 0.7)])  # probabilities 0.8 and 0.3
+    binary = -(0.2**2 * LOG(0.8) + 0.3**2 * LOG(0.7)) / 2
+    assert float(bp.BinaryFocalLoss()(x, np.array([1.0, 0.0]))) == pytest.approx(binary, abs=1e-15)
+    binary = -(0.25 * 0.2**2 * LOG(0.8) + 0.75 * 0.3**2 * LOG(0.7)) / 2
+    assert float(bp.BinaryFocalLoss(2.0, 0.25)(x, np.array([1.0, 0.0]))) == pytest.approx(binary, abs=1e-15)
+
+
+def test_focal_losses_with_gamma_0_are_cross_entropies() -> None:
+    for focal, plain, x, t in (
+        (bp.FocalLoss(0.0), bp.SoftmaxCrossEntropy(), LOGITS, LABELS),
+        (bp.BinaryFocalLoss(0.0), bp.BinaryCrossEntropy(), 3 * Y, BITS),
+    ):
+        np.testing.assert_allclose(focal.forward(x, t), plain.forward(x, t), rtol=1e-14)
+        np.testing.assert_allclose(focal.backward(), plain.backward(), rtol=1e-12, atol=1e-15)
+
+
+def test_labels_one_hot_rows_and_whole_weights_are_one_thing(backend: bp.Backend) -> None:
+    """Labels and their one-hot rows; a weight of 2 and a row that stands twice; a weight of 0 and a row left out."""
+    logits, labels = backend.asarray(LOGITS), backend.asarray(LABELS)
+    onehot = backend.asarray(np.eye(4)[LABELS])
+    times = np.array([2.0, 1.0, 0.0, 1.0, 3.0, 1.0])
+    repeated = np.repeat(np.arange(6), times.astype(int))
+    for smoothing in (0.0, 0.25):
+        loss = bp.SoftmaxCrossEntropy(label_smoothing=smoothing)
+        by_label, by_row = loss(logits, labels), loss(logits, onehot)
+        np.testing.assert_allclose(bp.to_numpy(by_row), bp.to_numpy(by_label), rtol=1e-14)
+        weighted = loss(logits, labels, backend.asarray(times))
+        longer = loss(backend.asarray(LOGITS[repeated]), backend.asarray(LABELS[repeated]))
+        np.testing.assert_allclose(bp.to_numpy(weighted), bp.to_numpy(longer), rtol=1e-14)
+
+
+@every_case
+def test_nothing_that_counts_gives_0_and_no_nan(case: Case, backend: bp.Backend) -> None:
+    p, t, _ = _bring(backend, case)
+    zeros = backend.zeros((len(case.target),), "float64")
+    for normalizer in (None, 0.0, backend.zeros((), "float64")):
+        loss = case.loss()
+        assert float(bp.to_numpy(loss.forward(p, t, normalizer, zeros))) == 0
+        np.testing.assert_array_equal(bp.to_numpy(loss.backward()), np.zeros(case.prediction.shape))
+    loss.forward(p, t, 0.0)
+    assert np.all(bp.to_numpy(loss.backward()) == 0)
+
+
+@pytest.mark.parametrize("make", [bp.SoftmaxCrossEntropy, bp.CategoricalCrossEntropy, bp.NegativeLogLikelihood,
+                                  bp.FocalLoss, bp.MulticlassHinge])  # fmt: skip
+def test_a_batch_of_ignored_rows_has_the_loss_0(make: Callable[..., bp.Loss], backend: bp.Backend) -> None:
+    loss = make(ignore_index=-1)
+    p, t = backend.asarray(_probabilities(3, 4)), backend.asarray(np.array([-1, -1, -1]))
+    assert float(bp.to_numpy(loss.total_weight(p.shape, t))) == 0
+    assert float(bp.to_numpy(loss.forward(p, t))) == 0
+    np.testing.assert_array_equal(bp.to_numpy(loss.backward()), np.zeros((3, 4)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shift=st.floats(-1e6, 1e6),
+    scale=st.sampled_from([1e-3, 1.0, 30.0, 1e3]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    seed=st.integers(0, 999),
+)
+def test_a_shift_of_all_logits_changes_nothing(shift: float, scale: float, dtype: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = (scale * rng.normal(size=(5, 4))).astype(dtype)
+    labels, weight = rng.integers(0, 4, 5), rng.uniform(size=5).astype(dtype)
+    moved = logits + np.asarray(shift, dtype)
+    back = moved - np.asarray(shift, dtype)  # what rounding has left of the logits
+    soft = rng.dirichlet(np.ones(4), 5).astype(dtype)
+    for loss, target in (
+        (bp.SoftmaxCrossEntropy(label_smoothing=0.1, class_weight=[1, 2, 3, 4]), labels),
+        (bp.SoftmaxCrossEntropy(), soft),
+        (bp.FocalLoss(1.5), labels),
+        (bp.MulticlassHinge(), labels),
+    ):
+        tolerance = np.finfo(dtype).eps * (16 * max(1.0, float(np.abs(moved).max())))
+        value = loss.forward(moved, target, None, weight)
+        gradient = loss.backward()
+        np.testing.assert_allclose(value, loss.forward(back, target, None, weight), rtol=1e-4, atol=tolerance)
+        expected = loss.backward()
+        assert np.all(np.isfinite(gradient))
+        if not isinstance(loss, bp.MulticlassHinge):  # its gradient jumps where rounding moves a kink
+            np.testing.assert_allclose(gradient, expected, atol=tolerance + 1e-5)
+            np.testing.assert_allclose(gradient.sum(axis=1), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("loss", "prediction", "target", "value", "gradient"),
+    [
+        (bp.Huber(), [1e30, -1e30], [0.0, 0.0], 1e30, [0.5, -0.5]),
+        (bp.LogCosh(), [1e30, -1e4], [0.0, 0.0], 5e29, [0.5, -0.5]),
+        (bp.Hinge(), [1e30, 1e30], [1.0, -1.0], 5e29, [0.0, 0.5]),
+        (bp.BinaryFocalLoss(), [1e4, -1e4], [1.0, 1.0], 5e3, [0.0, -0.5]),
+        (bp.BinaryFocalLoss(0.5), [1e4, -1e4], [0.0, 0.0], 5e3, [0.5, 0.0]),
+        (bp.PoissonNLL(), [-1e4, 0.0], [0.0, 1.0], 0.5, [0.0, 0.0]),
+        (bp.FocalLoss(), [[1e4, 0.0, -1e4]], [1], 1e4, [[1.0, -1.0, 0.0]]),
+        (bp.FocalLoss(0.5), [[1e4, 0.0, -1e4]], [0], 0.0, [[0.0, 0.0, 0.0]]),
+        (bp.SoftmaxCrossEntropy(label_smoothing=0.3), [[0.0, 1e4, 0.0]], [1], 2e3, [[-0.1, 0.2, -0.1]]),
+        (bp.MulticlassHinge(), [[1e30, 0.0, -1e30]], [1], 1e30, [[1.0, -1.0, 0.0]]),
+        (bp.CategoricalCrossEntropy(class_weight=[1, 1, 1]), [[1.0, 0.0, 0.0]], [0], 0.0, [[-1.0, 0.0, 0.0]]),
+    ],
+)
+def test_large_values_neither_overflow_nor_lose_the_gradient_in_any_loss(
+    loss: bp.Loss, prediction: Any, target: Any, value: float, gradient: Any, dtype: str, backend: bp.Backend
+) -> None:
+    t = np.array(target) if loss.targets == "labels" else np.array(target, dtype)
+    found = loss.forward(backend.asarray(np.array(prediction, dtype)), backend.asarray(t))
+    np.testing.assert_allclose(bp.to_numpy(found), value, rtol=1e-6)
+    np.testing.assert_allclose(bp.to_numpy(loss.backward()), gradient, atol=1e-6)
+
+
+def test_a_class_that_is_masked_out_adds_nothing(backend: bp.Backend) -> None:
+    logits = LOGITS.copy()
+    logits[:, 2] = -np.inf
+    labels = np.where(LABELS == 2, 0, LABELS)
+    without = np.where(labels > 2, labels - 1, labels)
+    for loss in (bp.SoftmaxCrossEntropy(), bp.SoftmaxCrossEntropy(ignore_index=-1), bp.FocalLoss()):
+        value = loss.forward(backend.asarray(logits), backend.asarray(labels))
+        gradient = bp.to_numpy(loss.backward())
+        three = loss.forward(backend.asarray(np.delete(LOGITS, 2, axis=1)), backend.asarray(without))
+        np.testing.assert_allclose(bp.to_numpy(value), bp.to_numpy(three), rtol=1e-14)
+        np.testing.assert_allclose(np.delete(gradient, 2, axis=1), bp.to_numpy(loss.backward()), rtol=1e-13)
+        assert np.all(gradient[:, 2] == 0)
 
 
 @settings(max_examples=40, deadline=None)

@@ -362,3 +362,24 @@ def test_every_code_block_of_the_translation_runs_and_prints_what_stands_below_i
             n_compared += 1
     assert n_compared == 3
     assert not printed
+
+
+def test_regularizers_add_their_penalty_and_its_derivative(selected: bp.Backend) -> None:
+    layer = Layer_Dense(3, 2, 0.1, 0.2, bias_regularizer_l1=0.3, bias_regularizer_l2=0.4)
+    plain = Layer_Dense(3, 2)
+    for each in (layer, plain):
+        each.weights = [[1.0, -2.0], [0.5, 0.0], [-1.0, 3.0]]
+        each.biases = [[-1.0, 2.0]]
+        each.forward([[1.0, 2.0, 3.0], [0.5, -1.0, 2.0]])
+        each.backward([[1.0, -1.0], [2.0, 0.5]])
+    w, b = bp.to_numpy(layer.weights), bp.to_numpy(layer.biases)
+    dw, db = (bp.to_numpy(x) for x in (plain.dweights, plain.dbiases))
+    np.testing.assert_allclose(bp.to_numpy(layer.dweights), dw + 0.1 * np.sign(w) + 0.4 * w, rtol=1e-14)
+    np.testing.assert_allclose(bp.to_numpy(layer.dbiases), db + 0.3 * np.sign(b) + 0.8 * b, rtol=1e-14)
+    assert np.array_equal(bp.to_numpy(layer.dinputs), bp.to_numpy(plain.dinputs))
+    for loss in (Loss_CategoricalCrossentropy(), Activation_Softmax_Loss_CategoricalCrossentropy()):
+        expected = 0.1 * 7.5 + 0.2 * 15.25 + 0.3 * 3 + 0.4 * 5
+        assert loss.regularization_loss(layer) == pytest.approx(expected, rel=1e-14)
+        assert loss.regularization_loss(plain) == 0.0
+    with pytest.raises(bp.ConfigError, match=r"weight_regularizer_l2 must lie in \[0, inf\), got -1"):
+        layer.weight_regularizer_l2 = -1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -43,12 +46,74 @@ def adam(steps: int, w: Any, grads: Any, decay: bool, rate: float = 0.0) -> Any:
     return w
 
 
+def amsgrad(steps: int, w: Any, grads: Any, decay: bool, rate: float = 0.0) -> Any:
+    m = v = top = 0 * w
+    for t, g in enumerate(grads[:steps], start=1):
+        m = 0.9 * m + 0.1 * g
+        v = 0.5 * v + 0.5 * g**2
+        top = np.maximum(top, v)
+        w = w - 0.1 * (rate * w if decay else 0) - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(top / (1 - 0.5**t)) + 1e-8)
+    return w
+
+
+def adagrad(steps: int, w: Any, grads: Any, decay: bool, rate: float = 0.0, initial: float = 0.0) -> Any:
+    s = 0 * w + initial
+    for g in grads[:steps]:
+        g = g + (rate * w if decay else 0)
+        s = s + g**2
+        w = w - 0.1 * g / (np.sqrt(s) + 1e-10)
+    return w
+
+
+def rmsprop(
+    steps: int, w: Any, grads: Any, decay: bool, rate: float = 0.0, mu: float = 0.0, centered: bool = False
+) -> Any:
+    s = mean = v = 0 * w
+    for g in grads[:steps]:
+        g = g + (rate * w if decay else 0)
+        s = 0.9 * s + 0.1 * g**2
+        mean = 0.9 * mean + 0.1 * g
+        v = mu * v + g / (np.sqrt(s - mean**2 if centered else s) + 1e-8)
+        w = w - 0.1 * v
+    return w
+
+
+def lion(steps: int, w: Any, grads: Any, decay: bool, rate: float = 0.0) -> Any:
+    m = 0 * w
+    for g in grads[:steps]:
+        w = w - 0.1 * (np.sign(0.9 * m + 0.1 * g) + (rate * w if decay else 0))
+        m = 0.99 * m + 0.01 * g
+    return w
+
+
 OPTIMIZERS: dict[str, tuple[Callable[[], bp.Optimizer], Callable[..., Any]]] = {
     "SGD with decay": (lambda: bp.SGD(0.1, weight_decay=0.05), sgd),
     "SGD with momentum": (lambda: bp.SGD(0.1, momentum=0.9), momentum),
     "SGD with Nesterov and decay": (lambda: bp.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.05), nesterov),
     "Adam": (lambda: bp.Adam(0.1), adam),
     "AdamW": (lambda: bp.AdamW(0.1, weight_decay=0.05), lambda *a: adam(*a, rate=0.05)),
+    "AMSGrad": (lambda: bp.Adam(0.1, beta2=0.5, amsgrad=True), amsgrad),
+    "AMSGrad with decoupled decay": (
+        lambda: bp.AdamW(0.1, beta2=0.5, amsgrad=True, weight_decay=0.05),
+        lambda *a: amsgrad(*a, rate=0.05),
+    ),
+    "Adagrad": (lambda: bp.Adagrad(0.1), adagrad),
+    "Adagrad with decay and an initial accumulator": (
+        lambda: bp.Adagrad(0.1, weight_decay=0.05, initial_accumulator=0.5),
+        lambda *a: adagrad(*a, rate=0.05, initial=0.5),
+    ),
+    "RMSprop": (lambda: bp.RMSprop(0.1, rho=0.9), rmsprop),
+    "RMSprop with momentum and decay": (
+        lambda: bp.RMSprop(0.1, rho=0.9, momentum=0.5, weight_decay=0.05),
+        lambda *a: rmsprop(*a, rate=0.05, mu=0.5),
+    ),
+    "RMSprop, centered": (lambda: bp.RMSprop(0.1, rho=0.9, centered=True), lambda *a: rmsprop(*a, centered=True)),
+    "RMSprop, centered, with momentum": (
+        lambda: bp.RMSprop(0.1, rho=0.9, centered=True, momentum=0.5),
+        lambda *a: rmsprop(*a, centered=True, mu=0.5),
+    ),
+    "Lion": (lambda: bp.Lion(0.1), lion),
+    "Lion with decoupled decay": (lambda: bp.Lion(0.1, weight_decay=0.05), lambda *a: lion(*a, rate=0.05)),
 }
 
 
@@ -128,7 +193,15 @@ def test_the_learning_rate_may_change_between_steps() -> None:
     np.testing.assert_allclose(p.value, start - 0.85, rtol=1e-12)
 
 
-@pytest.mark.parametrize("make", [lambda: bp.Adam(1e-3, beta2=0.9), lambda: bp.SGD(1e-3, momentum=0.9)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: bp.Adam(1e-3, beta2=0.9),
+        lambda: bp.SGD(1e-3, momentum=0.9),
+        lambda: bp.RMSprop(1e-3, rho=0.9, centered=True, momentum=0.9),
+        lambda: bp.Lion(1e-3, beta2=0.9),
+    ],
+)
 def test_slots_of_weights_without_gradient_end_at_zero_and_never_in_denormals(make: Callable[[], bp.Optimizer]) -> None:
     model, optimizer = small_model(dtype="float32"), make()
     for step in range(1200):
@@ -155,7 +228,7 @@ def test_another_optimizer_starts_afresh() -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1e-3, float("nan"), float("inf"), "fast", None, True])
-@pytest.mark.parametrize("make", [bp.SGD, bp.Adam, bp.AdamW])
+@pytest.mark.parametrize("make", [bp.SGD, bp.Adam, bp.AdamW, bp.Adagrad, bp.RMSprop, bp.Lion])
 def test_a_bad_learning_rate_is_refused(make: Any, value: Any) -> None:
     with pytest.raises(bp.ConfigError, match="learning_rate must be"):
         make(value)
@@ -175,8 +248,103 @@ def test_a_bad_learning_rate_is_refused(make: Any, value: Any) -> None:
         (lambda: bp.Adam(beta2=1), "beta2 must lie in"),
         (lambda: bp.Adam(epsilon=0), "epsilon must be above 0"),
         (lambda: bp.AdamW(weight_decay=float("nan")), "weight_decay must be a number"),
+        (lambda: bp.Adagrad(initial_accumulator=-1), "initial_accumulator must lie in"),
+        (lambda: bp.Adagrad(epsilon=0), "epsilon must be above 0"),
+        (lambda: bp.RMSprop(rho=1), "rho must lie in"),
+        (lambda: bp.RMSprop(momentum=-0.1), "momentum must lie in"),
+        (lambda: bp.Lion(beta1=1.5), "beta1 must lie in"),
+        (lambda: bp.SGD(clip_norm=0), "clip_norm must be above 0 and finite, got 0"),
+        (lambda: bp.Adam(clip_value=float("inf")), "clip_value must be above 0 and finite, got inf"),
+        (lambda: bp.Lion(average=1), r"average must lie in \[0, 1\), got 1"),
+        (lambda: bp.SGD(average=True), "average must be a number, got True"),
+        (lambda: bp.SGD(groups=bp.Group("*")), r"groups must be a list of Groups, as in \[Group\("),  # type: ignore[arg-type]
+        (lambda: bp.SGD(groups=["*"]), "groups must be a list of Groups"),  # type: ignore[list-item]
+        (lambda: bp.Group(""), "a Group's pattern is text"),
+        (lambda: bp.Group("*", learning_rate_scale=0), "learning_rate_scale must be above 0"),
+        (lambda: bp.Group("*", weight_decay=-1), "weight_decay must lie in"),
+        (lambda: bp.SGD(bp.Constant), r"got the class Constant: write Constant\(\.\.\.\)"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_settings_are_refused(make: Callable[[], bp.Optimizer], message: str) -> None:
     with pytest.raises(bp.ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "bad"),
+    [
+        (lambda: bp.SGD(0.1, momentum=0.5), "momentum", 1.0),
+        (lambda: bp.SGD(0.1), "weight_decay", -1),
+        (lambda: bp.Adam(0.1), "beta1", 2),
+        (lambda: bp.Adam(0.1), "clip_norm", -1),
+        (lambda: bp.Adam(0.1), "average", 1.0),
+        (lambda: bp.Adam(0.1), "groups", [1]),
+        (lambda: bp.Lion(0.1), "beta2", None),
+    ],
+)
+def test_settings_are_checked_when_they_are_set_later_too(make: Callable[[], Any], name: str, bad: Any) -> None:
+    optimizer = make()
+    before = getattr(optimizer, name)
+    with pytest.raises(bp.ConfigError, match=f"{name} must"):
+        setattr(optimizer, name, bad)
+    assert getattr(optimizer, name) == before
+
+
+def test_names_of_other_libraries_are_translated() -> None:
+    optimizer = bp.RMSprop(0.1)
+    for theirs, here in (("lr", "learning_rate"), ("alpha", "rho"), ("eps", "epsilon"), ("clipnorm", "clip_norm")):
+        with pytest.raises(AttributeError, match=f"RMSprop has no {theirs}; here it is called {here}"):
+            setattr(optimizer, theirs, 0.5)
+
+
+def test_the_config_makes_an_equal_optimizer_and_is_json() -> None:
+    optimizer = bp.AdamW(
+        bp.Cosine(0.1, 100, warmup=5), clip_norm=1.0, average=0.9, groups=[bp.Group("*.bias", weight_decay=0.1)]
+    )
+    config = json.loads(json.dumps(optimizer.config))
+    rate = bp.schedules.from_config(config.pop("learning_rate"))
+    groups = [bp.Group(**each) for each in config.pop("groups")]
+    again = bp.AdamW(rate, groups=groups, **config)
+    assert again.config == optimizer.config
+    assert repr(again) == repr(optimizer)
+    assert bp.SGD(0.1).config == {
+        "learning_rate": 0.1,
+        "momentum": 0.0,
+        "nesterov": False,
+        "weight_decay": 0.0,
+        "clip_norm": None,
+        "clip_value": None,
+        "average": None,
+        "groups": [],
+    }
+    assert repr(bp.SGD(0.1)) == "SGD(learning_rate=0.1, momentum=0.0, nesterov=False, weight_decay=0.0)"
+
+
+def test_a_copy_or_pickle_of_an_optimizer_has_its_settings_and_serves_nobody() -> None:
+    model, optimizer = small_model(), bp.Adam(bp.InverseTime(0.1, decay=1), clip_norm=2.0)
+    for _ in range(3):
+        model.parameters()["0.weight"].accumulate(np.ones((3, 4)))
+        optimizer.step(model)
+    assert optimizer.learning_rate == 0.1 / 4
+    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert other.config == optimizer.config
+        assert other.learning_rate == 0.1
+
+
+def test_an_optimizer_of_ones_own_has_all_options() -> None:
+    class Sign(bp.Optimizer):
+        """value -= rate * sign(gradient)."""
+
+        def _update(self, store: Any, run: Any, rate: Any) -> None:
+            value, grad = store.part("values", run), store.part("grads", run)
+            bp.ops.lion_(value, grad, store.part("m", run), store.ok, rate, store.counters, 0.0, 0.0, run.weight_decay)
+
+    model = small_model()
+    optimizer = Sign(0.1, clip_norm=1.0, average=0.5, groups=[bp.Group("0.*", learning_rate_scale=0.5)])
+    before = {path: p.value.copy() for path, p in model.parameters().items()}
+    for p in model.parameters().values():
+        p.accumulate(np.full(p.shape, -3.0))
+    optimizer.step(model)
+    for path, p in model.parameters().items():
+        np.testing.assert_allclose(p.value, before[path] + (0.05 if path.startswith("0.") else 0.1), rtol=1e-12)
+    assert np.linalg.norm(model.store.grads) == pytest.approx(1.0)

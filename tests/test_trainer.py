@@ -36,7 +36,15 @@ def test_digits_learn_and_the_history_has_every_number() -> None:
     trainer = digits_trainer()
     history = trainer.fit(train, validation_data=test, epochs=8, batch_size=64, progress=False)
     assert len(history) == 8
-    assert list(history.rows[0]) == ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+    assert list(history.rows[0]) == [
+        "epoch",
+        "loss",
+        "accuracy",
+        "val_loss",
+        "val_accuracy",
+        "learning_rate",
+        "seconds",
+    ]
     assert history["val_accuracy"][-1] > 0.93
     assert history["loss"][-1] < history["loss"][0] / 4
     results = trainer.evaluate(test)
@@ -418,7 +426,7 @@ def test_floating_point_errors_set_to_raise_do_not_end_a_fit() -> None:
 def test_a_history_is_a_table_by_column() -> None:
     train, _ = bp.data.load("digits")
     history = digits_trainer().fit(train, epochs=2, progress=False)
-    assert list(dict(history)) == ["epoch", "loss", "accuracy", "seconds"]
+    assert list(dict(history)) == ["epoch", "loss", "accuracy", "learning_rate", "seconds"]
     assert dict(history)["epoch"] == [1.0, 2.0]
     with pytest.raises(TypeError, match="the epochs are in history.rows"):
         history[0]  # type: ignore[index]

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import bpnet
+from bpnet.commands.data import app as data_app
 from bpnet.commands.doctor import doctor
 from bpnet.commands.evaluate import evaluate
 from bpnet.commands.predict import predict
@@ -85,3 +86,4 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(doctor)
+app.add_typer(data_app, name="data")

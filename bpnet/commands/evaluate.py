@@ -10,6 +10,7 @@ import typer
 from bpnet.commands import common
 from bpnet.commands.settings import EvaluateSettings, validated
 from bpnet.data import load
+from bpnet.data.named import FIFTH, OFFICIAL, find
 from bpnet.errors import ConfigError, DataError, ShapeError
 from bpnet.layers import Layer
 from bpnet.metrics import Accuracy
@@ -26,7 +27,7 @@ def evaluate(
     batch_size: common.BatchSizeOption = None,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Measure a saved model on the fifth of its data that was held out."""
+    """Measure a saved model on the part of its data that was held out."""
     settings = validated(
         EvaluateSettings,
         model=model,
@@ -58,7 +59,7 @@ def evaluate(
                 f"{settings.part}_loss": results["loss"],
                 "data": name,
                 "split": samples.split,
-                "split_seed": split,
+                "split_seed": None if find(name).split == OFFICIAL else split,
                 "n_samples": len(samples),
                 "backend": loaded.backend.name,
                 "device": loaded.backend.describe()["device"],
@@ -83,9 +84,14 @@ def data_of(model: Layer, path: str) -> str:
 
 def split_seed_of(model: Layer, data: str, asked: int | None) -> int:
     """The split to take; says on standard error when it is not the one that `model` was trained on."""
+    kind = find(data).split
+    if kind == OFFICIAL:
+        if asked is not None:
+            common.note(f"{data} has an official split, which --split-seed {asked} does not change")
+        return 0
     info: dict[str, Any] = model.info
     known = info.get("split_seed") if info.get("data") == data else None
-    if known is None or asked in (None, known):
+    if known is None or asked in (None, known) or kind != FIFTH:
         return int(known or 0) if asked is None else asked
     common.note(
         f"the model was trained on the split with seed {known}; it has seen most test samples of the split with seed "

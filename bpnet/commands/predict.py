@@ -12,6 +12,7 @@ from bpnet.commands import common
 from bpnet.commands.evaluate import data_of, split_seed_of
 from bpnet.commands.settings import PredictSettings, validated
 from bpnet.data import Dataset, available, check_labels, load
+from bpnet.data.named import find
 from bpnet.data.rows import read_rows
 from bpnet.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from bpnet.inference import predict as outputs_of
@@ -35,7 +36,8 @@ def predict(
         raise ConfigError("give either --input FILE (samples of your own) or --sample N (of the model's test data)")
     loaded = common.open_model(settings.model, settings.backend)
     name = loaded.info.get("data")
-    trained_on = load(str(name))[0] if name in available() else None
+    trained_on = _training_part(name) if settings.input is not None else None
+    classes = find(str(name)).classes if name in available() else ()
     if settings.input is None:
         numbers = settings.sample
         x, labels = _test_samples(loaded, settings.model, numbers)
@@ -61,7 +63,7 @@ def predict(
             check_labels(labels, probabilities.shape[1])
         rows = _answers(numbers, probabilities, labels)
     for row in rows:
-        print(_line(row, trained_on.classes if trained_on is not None else ()))
+        print(_line(row, classes))
     if labels is not None and probabilities is not None and len(rows) > 1:
         print(f"{sum(row['class'] == row['label'] for row in rows)} of {len(rows)} right")
     if as_json:
@@ -85,6 +87,14 @@ def _test_samples(model: Layer, path: str, numbers: list[int]) -> tuple[Any, Any
             f"--sample must be in 0 ... {len(test) - 1}, the test part of {name}; got {', '.join(map(str, wrong))}"
         )
     return test.x[numbers], test.y[numbers]
+
+
+def _training_part(name: Any) -> Dataset | None:
+    """What the model was trained on, where that is known and is here."""
+    try:
+        return load(name)[0] if name in available() else None
+    except DataError:
+        return None
 
 
 def _note_range(trained_on: Dataset | None, x: Any) -> None:

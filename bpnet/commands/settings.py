@@ -21,7 +21,7 @@ def _has_recipe(name: str) -> str:
 
 
 def _known_data(name: str) -> str:
-    named.load(name)
+    named.find(name)
     return name
 
 

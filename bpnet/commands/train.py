@@ -30,7 +30,7 @@ def train(
     ] = None,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Train a model on a data set, test it on the fifth that was held out, and save it."""
+    """Train a model on a data set, test it on the part that was held out, and save it."""
     settings = validated(
         TrainSettings,
         data=data,

@@ -44,14 +44,78 @@ def check_range(x: Array, name: str, dtype: str) -> None:
 def check_labels(y: Array, n_classes: int, name: str = "y", offset: int = 0) -> None:
     """Raise DTypeError, ShapeError or DataError unless `y` is (N,) integers in 0 ... n_classes - 1."""
     check_label_form(y, n_classes, name)
-    if y.shape[0] == 0 or bool(namespace(y).all((y >= 0) & (y < n_classes))):
+    check_label_values(y, n_classes, name, offset)
+
+
+def check_label_values(
+    y: Array, n_classes: int, name: str = "y", offset: int = 0, ignore_index: int | None = None
+) -> None:
+    """Raise DataError unless every integer of `y`, of any shape, is in 0 ... n_classes - 1 or is `ignore_index`."""
+    xp = namespace(y)
+    wide = xp.astype(y, xp.int64)  # a narrow dtype may not hold the numbers it is compared with
+    good = (wide >= 0) & (wide < n_classes)
+    if ignore_index is not None:
+        good = good | (wide == ignore_index)
+    if bool(xp.all(good)):
         return
-    host = to_numpy(y)
-    bad = np.flatnonzero((host < 0) | (host >= n_classes))
+    bad = np.argwhere(~to_numpy(good))
+    ignored = "" if ignore_index is None else f" and are not the ignored {ignore_index}"
     raise DataError(
         f"{name} holds {len(bad)} labels outside 0 ... {n_classes - 1}, which is all that the model's {n_classes} "
-        f"outputs can name; the first is {host[bad[0]]} at index {int(bad[0]) + offset}"
+        f"outputs can name{ignored}; the first is {_place(to_numpy(y), bad[0], offset)}"
     )
+
+
+def check_distributions(t: Array, name: str = "y", offset: int = 0) -> None:
+    """Raise DataError unless every row of `t` (N, ..., C) is of probabilities: none negative, their sum 1 to 1e-3."""
+    xp = namespace(t)
+    good = xp.all(t >= 0, axis=-1) & (xp.abs(xp.sum(t, axis=-1) - 1) <= 1e-3)  # NaN is not good
+    if bool(xp.all(good)):
+        return
+    bad = np.argwhere(~to_numpy(good))
+    host = to_numpy(t)
+    first = tuple(int(i) for i in bad[0])
+    why = f"a value of {host[first].min():.4g}" if not host[first].min() >= 0 else f"the sum {host[first].sum():.4g}"
+    raise DataError(
+        f"{name} holds {len(bad)} rows that are no probabilities: none may be negative, and each row must sum to 1; "
+        f"the first, at index {_index(first, offset)}, has {why}"
+    )
+
+
+def check_each(y: Array, good: Array, name: str, words: str, offset: int = 0) -> None:
+    """Raise DataError, which says that all of `y` must `words`, unless every element of `good` is true."""
+    if not bool(namespace(good).all(good)):
+        bad = np.argwhere(~to_numpy(good))
+        raise DataError(
+            f"{name} must {words}; {len(bad)} of {to_numpy(good).size} are not, the first is "
+            f"{_place(to_numpy(y), bad[0], offset)}"
+        )
+
+
+def check_weights(weight: Array, name: str = "sample_weight", offset: int = 0) -> None:
+    """Raise DTypeError, ShapeError or DataError unless `weight` is (N,) numbers, finite, none negative, not all 0."""
+    xp = namespace(weight)
+    if weight.ndim != 1:
+        hint = f"; use {name}[:, 0]" if weight.ndim == 2 and weight.shape[1] == 1 else ""
+        raise ShapeError(f"{name} must have shape (N,), one weight a sample, got {tuple(weight.shape)}{hint}")
+    if not xp.isdtype(weight.dtype, ("real floating", "integral")):
+        raise DTypeError(f"{name} must hold numbers, got {weight.dtype}")
+    if xp.isdtype(weight.dtype, "real floating"):
+        check_finite(weight, name, offset)
+    check_each(weight, weight >= 0, name, "not be negative", offset)
+    if weight.shape[0] and not bool(xp.any(weight > 0)):
+        raise DataError(f"{name} is 0 for all {weight.shape[0]} samples; there is nothing to learn from")
+
+
+def _index(at: Any, offset: int) -> Any:
+    """An index as messages show it: a number, or a tuple where there are more axes."""
+    whole = tuple(int(i) for i in at)
+    whole = (whole[0] + offset, *whole[1:]) if whole else ()
+    return whole[0] if len(whole) == 1 else whole
+
+
+def _place(host: Any, at: Any, offset: int) -> str:
+    return f"{host[tuple(int(i) for i in at)]} at index {_index(at, offset)}"
 
 
 def check_label_form(y: Array, n_classes: int, name: str = "y") -> None:

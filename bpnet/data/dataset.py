@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from bpnet.backend import to_numpy
 from bpnet.data.checks import check_lengths
 from bpnet.dispatch import namespace
 from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
@@ -36,17 +37,31 @@ class Dataset:
     """Samples and targets of equal number.
 
     x : (N, ...) array of any library, or nested lists; y : (N,) labels or (N, ...) values
+    weight : (N,) numbers, how much each sample counts in the loss; None counts all alike
     name, split : what it is, for messages and results; classes : names of the classes, if any
+    x and y may be memory maps (`bpnet.data.memmap`): only the batches are then read, sorted by their place in the file.
     Raises ShapeError when the lengths differ, DataError when there are no samples.
     """
 
-    def __init__(self, x: Any, y: Any, *, name: str = "data", split: str = "", classes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        weight: Any = None,
+        name: str = "data",
+        split: str = "",
+        classes: tuple[str, ...] = (),
+    ) -> None:
         self.x = as_array(x, "x")
         self.y = as_array(y, "y")
+        self.weight = None if weight is None else as_array(weight, "sample_weight")
         self.name = name
         self.split = split
         self.classes = classes
         check_lengths(self.x, self.y)
+        if self.weight is not None:
+            check_lengths(self.x, self.weight, name_y="sample_weight")
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -59,36 +74,76 @@ class Dataset:
         split = f", split {self.split}" if self.split else ""
         return f"<Dataset {self.name}: {len(self)} samples of shape {tuple(self.x.shape[1:])}{split}>"
 
+    def __getitem__(self, rows: slice) -> Dataset:
+        """The data set of a slice, as in dataset[:100]: views of the same arrays; a memory map stays one."""
+        if not isinstance(rows, slice):
+            raise ConfigError(f"a Dataset takes slices, as in dataset[:100], got {rows!r}; subset([...]) picks samples")
+        start, stop, step = rows.indices(len(self))
+        if step > 0:  # within the bounds, which the Array API asks for
+            rows = slice(start, max(start, stop), step)
+        where = f"{self.split} [{start}:{stop}{f':{step}' if step != 1 else ''}]".strip()
+        return self._of(lambda array: array[rows, ...], where)
+
+    def subset(self, indices: Any) -> Dataset:
+        """The data set of the samples at `indices`, in that order: integers in 0 ... N - 1, or a mask of N flags.
+
+        Copies them; those of a memory map come into memory. Raises DTypeError, ShapeError, DataError.
+        """
+        rows = _rows(indices, len(self))
+        return self._of(lambda array: _Taker(array).take(rows), f"{self.split} [{len(rows)} picked]".strip())
+
+    def _of(self, take: Callable[[Any], Any], split: str) -> Dataset:
+        weight = None if self.weight is None else take(self.weight)
+        return Dataset(take(self.x), take(self.y), weight=weight, name=self.name, split=split, classes=self.classes)
+
     def batches(
         self, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
-    ) -> Iterator[tuple[Any, Any]]:
+    ) -> Iterator[tuple[Any, ...]]:
         """The same as `bpnet.data.batches(self, ...)`."""
         return batches(self, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
 
 
-def check_batch_size(batch_size: Any) -> int:
+def check_batch_size(batch_size: Any, name: str = "batch_size") -> int:
     """Return `batch_size` as an int; ConfigError unless it is an integer of at least 1."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ConfigError(f"batch_size must be an integer of at least 1, got {batch_size!r}")
+        raise ConfigError(f"{name} must be an integer of at least 1, got {batch_size!r}")
     return int(batch_size)
+
+
+def _rows(indices: Any, n: int) -> Any:
+    """The indices as (M,) int64."""
+    rows = np.asarray(to_numpy(indices) if hasattr(indices, "shape") else indices)
+    if rows.ndim != 1:
+        raise ShapeError(f"indices must have one axis, got shape {rows.shape}")
+    if rows.dtype == bool:
+        if len(rows) != n:
+            raise ShapeError(f"a mask must have one truth value a sample, {n}, got {len(rows)}")
+        return np.flatnonzero(rows)
+    if rows.dtype.kind not in "iu" and rows.size:
+        raise DTypeError(f"indices must be integers, or a mask of truth values, got {rows.dtype}")
+    outside = rows[(rows < 0) | (rows >= n)]
+    if outside.size:
+        raise DataError(f"indices must lie in 0 ... {n - 1}, got {outside[0]}")
+    return rows.astype(np.int64)
 
 
 def batches(
     data: Dataset, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
-) -> Iterator[tuple[Any, Any]]:
-    """Give (x, y) batches in an order that is a function of (seed, epoch) alone; the last one may be smaller.
+) -> Iterator[tuple[Any, ...]]:
+    """Give (x, y) batches, or (x, y, weight) where the data have weights; the last batch may be smaller.
 
-    Every sample comes once. Batches are of the data's library and dtype: new arrays, or views without shuffling.
+    The order is a function of (seed, epoch) alone, and every sample comes once. Batches are of the data's library and
+    dtype: new arrays, or views without shuffling. Of a memory map each batch's rows are read in the order of the file.
     """
     batch_size = check_batch_size(batch_size)
     order = HostStream(seed, f"shuffle/epoch {epoch}").permutation(len(data)) if shuffle else None
-    x, y = _Taker(data.x), _Taker(data.y)
+    takers = [_Taker(array) for array in (data.x, data.y, data.weight) if array is not None]
     for start in range(0, len(data), batch_size):
         stop = min(start + batch_size, len(data))
         if order is None:
-            yield x.range(start, stop), y.range(start, stop)
+            yield tuple(taker.range(start, stop) for taker in takers)
         else:
-            yield x.take(order[start:stop]), y.take(order[start:stop])
+            yield tuple(taker.take(order[start:stop]) for taker in takers)
 
 
 class _Taker:
@@ -97,35 +152,43 @@ class _Taker:
     def __init__(self, array: Any) -> None:
         self.array = array
         self.on_host = isinstance(array, np.ndarray)
+        self.on_disk = isinstance(array, np.memmap)
 
     def range(self, start: int, stop: int) -> Any:
         return self.array[start:stop, ...]
 
     def take(self, rows: Any) -> Any:
+        if self.on_disk:  # in the order of the file, so that the disk is read forwards
+            forwards = np.argsort(rows, kind="stable")
+            taken = np.empty((len(rows), *self.array.shape[1:]), self.array.dtype)
+            taken[forwards] = np.asarray(self.array)[rows[forwards]]
+            return taken
         if self.on_host:
             return np.asarray(self.array).take(rows, axis=0)
         xp = namespace(self.array)
         return xp.take(self.array, xp.asarray(rows, device=self.array.device), axis=0)
 
 
-def as_dataset(x: Any, y: Any = None) -> Dataset:
+def as_dataset(x: Any, y: Any = None, weight: Any = None) -> Dataset:
     """Return `x` where it is a Dataset, else that of x and y; ConfigError when there is too much or too little."""
     if isinstance(x, Dataset):
         if y is not None:
             raise ConfigError("a Dataset brings its own targets; pass it alone")
+        if weight is not None:
+            raise ConfigError("a Dataset brings its own weights: Dataset(x, y, weight=...)")
         return x
     if y is None:
         raise ConfigError("pass x and y, or a Dataset")
-    return Dataset(x, y)
+    return Dataset(x, y, weight=weight)
 
 
 def as_validation(data: Any) -> Dataset:
-    """Return the Dataset that `validation_data` is, or the pair (x, y) as one; the errors say what they are about."""
+    """Return the Dataset that `validation_data` is, or (x, y) or (x, y, weight) as one; errors say what they mean."""
     if isinstance(data, Dataset):
         return data
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
-        raise ConfigError("validation_data must be a Dataset or a pair (x, y)")
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise ConfigError("validation_data must be a Dataset, a pair (x, y), or (x, y, sample_weight)")
     try:
-        return Dataset(*data)
+        return Dataset(*data[:2], weight=data[2] if len(data) == 3 else None)
     except (ShapeError, DTypeError, DataError) as error:
         raise type(error)(f"validation_data: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tokenize
 import zipfile
 import zlib
@@ -13,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from bpnet.data.checks import check_finite, check_lengths
+from bpnet.data.table import numbers, read_table
 from bpnet.errors import DataError
 
 READABLE = (".npy", ".npz", ".csv")
 
 
 # What NumPy and zipfile raise for damaged files, each in some place.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     EOFError,
     ValueError,
@@ -38,7 +38,7 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[Any, Any]:
 
     .npy : x; a one-dimensional array is one sample
     .npz : the arrays "x" and, if there, "y"; or its only array, as x
-    .csv : x, numbers between commas, one sample a line; a first line of names is skipped
+    .csv : x, numbers between commas, one sample a line; a first line without any number is skipped
     Raises DataError when the file cannot be read as such, is empty, or holds anything but finite numbers. Nothing in it
     is executed: pickled objects are refused.
     """
@@ -48,9 +48,10 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[Any, Any]:
         raise DataError(f"cannot read {str(path)!r}: its name must end in one of {', '.join(READABLE)}")
     try:
         x, y = _read_csv(path) if suffix == ".csv" else _read_numpy(path)
-    except _UNREADABLE as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"cannot read {str(path)!r} as {suffix[1:]}: {reason}") from error
+    except DataError:
+        raise
+    except UNREADABLE as error:
+        raise DataError(f"cannot read {str(path)!r} as {suffix[1:]}: {reason(error)}") from error
     if x.dtype.kind not in "biuf":
         raise DataError(f"{str(path)!r} must hold numbers, found dtype {x.dtype}")
     if x.ndim == 0 or x.size == 0:
@@ -61,6 +62,11 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[Any, Any]:
     if y is not None:
         check_lengths(x, y, f"x of {str(path)!r}", "y")
     return x, y
+
+
+def reason(error: BaseException) -> str:
+    """What an error that reading raised says, in the system's words where it has some."""
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
 def _read_numpy(path: Path) -> tuple[Any, Any]:
@@ -81,30 +87,7 @@ def _read_numpy(path: Path) -> tuple[Any, Any]:
 
 
 def _read_csv(path: Path) -> tuple[Any, Any]:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    rows = [(number, line.split(",")) for number, line in enumerate(lines, start=1) if line.strip()]
-    if rows and not any(_has_number(cell) for cell in rows[0][1]):
-        del rows[0]
-    values: list[list[float | None]] = []
-    for number, cells in rows:
-        row = [_number(cell) for cell in cells]
-        if None in row:
-            column = row.index(None)
-            cell = cells[column].strip()[:40]
-            raise ValueError(f"line {number}, column {column + 1} holds {cell!r}, which is no number; commas separate")
-        if values and len(row) != len(values[0]):
-            raise ValueError(f"line {number} has {len(row)} columns, the first sample {len(values[0])}")
-        values.append(row)
-    return np.asarray(values, dtype=np.float64), None
-
-
-def _has_number(cell: str) -> bool:
-    """Whether a cell holds a number, perhaps in quotes or between other separators: then its line is no header."""
-    return any(_number(part.strip().strip("\"'")) is not None for part in re.split(r"[;\t]", cell))
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return None if "_" in cell else float(cell)  # Python reads 1_0 as 10
-    except ValueError:
-        return None
+    table = read_table(path)
+    if not table.rows:
+        return np.zeros((0,)), None
+    return np.asarray(numbers(table, list(range(table.width)), "; commas separate"), dtype=np.float64), None

@@ -19,6 +19,7 @@ from bpnet.layers.containers import Concatenate, Residual, Sequential
 from bpnet.layers.dense import Dense
 from bpnet.layers.dropout import Dropout
 from bpnet.layers.flatten import Flatten
+from bpnet.layers.normalize import Normalize
 from bpnet.layers.parametric import GLU, PReLU
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "LeakyReLU",
     "LogSoftmax",
     "Mish",
+    "Normalize",
     "PReLU",
     "ReLU",
     "Residual",

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 from bpnet.backend import Backend, get_backend, to_numpy, type_name
 from bpnet.dispatch import Array, Tracked, dtype_name, version
 from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
+from bpnet.layers.training import Trained
 from bpnet.layers.tree import first_of_each, held, live_config, recording, shown
 from bpnet.parameter import Parameter, Stream
 from bpnet.random import check_seed
@@ -25,7 +26,7 @@ _INTERNAL = frozenset({"_config", "_info", "_kept", "_origin", "_parent", "_seen
 _MEMBERS = (list, tuple, dict)
 
 
-class Layer(Tracked):
+class Layer(Trained, Tracked):
     """Base of all layers. A subclass sets its parameters in `__init__` and defines `__call__`, `forward`, `backward`.
 
     The constructor's arguments are recorded in `config`, so that an architecture can be saved as JSON: they must be
@@ -144,7 +145,7 @@ class Layer(Tracked):
 
     @property
     def n_parameters(self) -> int:
-        """The number of trainable numbers; tied ones count once."""
+        """The number of numbers in all parameters; tied ones count once, frozen ones too."""
         return sum(parameter.size for parameter in self.parameters().values())
 
     # --- the arrays ---
@@ -315,6 +316,11 @@ class Layer(Tracked):
 
         custom : the classes of your own layers in it
         Raises CheckpointError when the file is not a whole model of bpnet; BackendError.
+
+        >>> import bpnet as bp
+        >>> bp.Sequential(bp.Dense(2, 3), bp.ReLU()).initialize().save("small.safetensors")
+        >>> bp.load("small.safetensors")
+        Sequential(Dense(2, 3), ReLU())
         """
         from bpnet.layers.serialization import load_model
 
@@ -374,7 +380,7 @@ class Layer(Tracked):
                 self._adopt(name, value)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(shown(self.config, Layer))})"
+        return f"{type(self).__name__}({', '.join(shown(self, Layer))})"
 
 
 Layer.__init__ = recording(Layer.__init__)  # type: ignore[method-assign]

@@ -72,7 +72,17 @@ def _for(layer: Layer, side: dict[str, Any]) -> dict[str, Any]:
 
 
 class Sequential(Container):
-    """Layers one after the other. Backward is the chain rule: each layer's dx is the dy of the one before it."""
+    """Layers one after the other. Backward is the chain rule: each layer's dx is the dy of the one before it.
+
+    >>> import bpnet as bp
+    >>> model = bp.Sequential(bp.Dense(64, 32), bp.ReLU(), bp.Dense(32, 10)).initialize(seed=0)
+    >>> model.n_parameters
+    2410
+    >>> model[2]
+    Dense(32, 10)
+    >>> model(model.asarray([[0.0] * 64])).shape
+    (1, 10)
+    """
 
     def __call__(self, x: Array, **side: Any) -> Array:
         """Return the last layer's output."""
@@ -91,14 +101,28 @@ class Sequential(Container):
         return x
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        """Return dx of the first layer; with need_dx=False that layer skips it."""
-        for layer in self.layers[:0:-1]:
+        """Return dx of the first layer; with need_dx=False that layer skips it, and frozen ones in front do nothing."""
+        first = 0 if need_dx else self._first_to_reach()
+        for layer in self.layers[:first:-1]:
             dy = layer.backward(dy)
             if dy is None:
                 raise StateError(f"{layer!r}.backward returned None where its dx is needed")
-        if not self.layers:
+        if first == len(self.layers):
             return dy if need_dx else None
-        return self.layers[0].backward(dy, need_dx)
+        return self.layers[first].backward(dy, need_dx)
+
+    def _first_to_reach(self) -> int:
+        """The index of the first layer that a backward must reach where nobody needs dx: all before it are frozen.
+
+        A layer that draws random numbers is reached: its backward counts the micro-batch.
+        """
+        some_frozen = False
+        for index, layer in enumerate(self.layers):
+            parameters = layer.parameters()
+            if any(parameter.trainable for parameter in parameters.values()) or layer.streams():
+                return index if some_frozen else 0
+            some_frozen = some_frozen or bool(parameters)
+        return len(self.layers) if some_frozen else 0
 
     def input_shapes(self, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Each layer's input is the output of the one before."""

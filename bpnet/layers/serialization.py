@@ -10,7 +10,7 @@ from bpnet import initializers
 from bpnet.backend import FLOATING_DTYPES, Backend, get_backend, to_numpy
 from bpnet.errors import BpnetError, CheckpointError, ConfigError
 from bpnet.files import read, write
-from bpnet.layers import activations, containers, dense, dropout, flatten, parametric
+from bpnet.layers import activations, containers, dense, dropout, flatten, normalize, parametric
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import arguments
 from bpnet.random import check_seed
@@ -18,7 +18,7 @@ from bpnet.random import check_seed
 FORMAT = "bpnet-model"
 VERSION = 1
 
-_MODULES = (activations, containers, dense, dropout, flatten, parametric)
+_MODULES = (activations, containers, dense, dropout, flatten, normalize, parametric)
 
 
 def known_layers() -> dict[str, type[Layer]]:
@@ -122,10 +122,35 @@ def save_model(model: Layer, path: str | os.PathLike[str], info: dict[str, Any])
             "dtype": model.store.dtype,
             "seed": str(model.store.seed),
             "info": json.dumps(model.info | info),
+            "training": json.dumps(_training(model)),
         }
     except TypeError as error:
         raise ConfigError(f"the info given to save must be JSON values: {error}") from error
     write(path, {name: to_numpy(p.value) for name, p in model.parameters().items()}, metadata)
+
+
+def _training(model: Layer) -> dict[str, Any]:
+    """What parameters are told about training beside their constructor's default, by path."""
+    parameters = model.parameters()
+    return {
+        "frozen": [path for path, p in parameters.items() if not p.trainable],
+        "penalties": {path: [p.l1, p.l2] for path, p in parameters.items() if p.l1 or p.l2},
+    }
+
+
+def _set_training(model: Layer, training: Any, path: Any) -> None:
+    """Tell the parameters; a file without it, as bpnet 0.1 wrote them, leaves them as they were made."""
+    parameters = model.parameters()
+    try:
+        frozen, penalties = training.get("frozen", []), training.get("penalties", {})
+        for name in frozen:
+            parameters[name].trainable = False
+        for name, (l1, l2) in penalties.items():
+            parameters[name].l1, parameters[name].l2 = l1, l2
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{str(path)!r} has a damaged header: 'training' is no table of its parameters"
+        ) from error
 
 
 def _check_rebuilt(model: Layer, described: dict[str, Any]) -> None:
@@ -164,6 +189,7 @@ def load_model(
         version, seed = int(metadata["version"]), check_seed(int(metadata["seed"]))
         described, tied = json.loads(metadata["architecture"]), json.loads(metadata["tied"])
         dtype, info = metadata["dtype"], json.loads(metadata["info"])
+        training = json.loads(metadata.get("training", "{}"))
         if not isinstance(info, dict):
             raise ValueError("info is no table")
     except (KeyError, ValueError, RecursionError) as error:
@@ -172,6 +198,7 @@ def load_model(
         raise CheckpointError(f"{str(path)!r} is of format {version}; this bpnet reads up to {VERSION}: update it")
     model = build(described, custom)
     _tie(model, tied, path)
+    _set_training(model, training, path)
     parameters = model.parameters()
     _compare({name: p.shape for name, p in parameters.items()}, tensors, dtype, path)
     for name, parameter in parameters.items():

@@ -55,7 +55,9 @@ def summarize(model: Layer, input_shape: Shape | int | None) -> Summary:
     store = model.store if model.initialized else None
     where = f"{store.dtype} on {store.backend.name}" if store is not None else "not initialized"
     item = 8 if store is not None and store.dtype == "float64" else 4
-    return Summary(rows, f"{model.n_parameters:,} parameters, {model.n_parameters * item:,} bytes, {where}")
+    frozen = sum(parameter.size for parameter in model.parameters().values() if not parameter.trainable)
+    note = f", {frozen:,} of them frozen" if frozen else ""
+    return Summary(rows, f"{model.n_parameters:,} parameters{note}, {model.n_parameters * item:,} bytes, {where}")
 
 
 def _leaves(layer: Layer, path: str, shape: Shape | None) -> Iterator[tuple[str, Layer, Shape | None]]:

@@ -9,6 +9,8 @@ import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+PENALTIES = ("weight_l1", "weight_l2", "bias_l1", "bias_l2")
+
 
 def held(kind: type | tuple[type, ...], name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """(path, object) of every object of `kind` that `value` is, or holds in lists, tuples and dicts at any depth."""
@@ -103,10 +105,13 @@ def arguments(layer: Any) -> tuple[list[Any], dict[str, Any]]:
     return positional, keywords
 
 
-def shown(config: dict[str, Any], kind: type) -> Iterator[str]:
-    """The constructor's arguments as they would be typed: layers and numbers."""
-    for value in config.values():
+def shown(layer: Any, kind: type) -> Iterator[str]:
+    """The constructor's arguments as they would be typed: layers, numbers, and penalties other than 0."""
+    for name, value in layer.config.items():
         if isinstance(value, tuple) and any(isinstance(each, kind) for each in value):
             yield ", ".join(repr(each) for each in value)
+        elif name in PENALTIES:
+            if value:
+                yield f"{name}={value}"
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             yield f"{value}"

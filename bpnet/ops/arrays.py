@@ -23,6 +23,12 @@ def reshape(x: Array, shape: tuple[int, ...]) -> Array:
     return namespace(x).reshape(x, shape)
 
 
+@kernel(view=True)
+def rows(x: Array, start: int, stop: int) -> Array:
+    """Rows start ... stop - 1 of `x`, sharing memory where that is possible."""
+    return x[start:stop, ...]
+
+
 @kernel
 def concatenate(arrays: tuple[Array, ...], axis: int) -> Array:
     """Join arrays along one axis; all other axes agree."""

@@ -30,9 +30,9 @@ def linear(x: Array, W: Array, b: Array | None, activation: Kernel | None = None
 
 @kernel
 def linear_backward(
-    dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True
-) -> tuple[Array | None, Array, Array | None]:
-    """dx = dy W^T, dW = x^T dy, db = sum of dy over all leading axes; dx or db is None where it is not needed.
+    dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True, need_dW: bool = True
+) -> tuple[Array | None, Array | None, Array | None]:
+    """dx = dy W^T, dW = x^T dy, db = sum of dy over all leading axes; each is None where it is not needed.
 
     dy : (..., O); x : (..., I); W : (I, O)
     """
@@ -40,4 +40,4 @@ def linear_backward(
     dy2 = rows(dy)
     dx = xp.reshape(dy2 @ W.T, x.shape) if need_dx else None
     db = xp.sum(dy2, axis=0) if need_db else None
-    return dx, rows(x).T @ dy2, db
+    return dx, rows(x).T @ dy2 if need_dW else None, db

@@ -1,19 +1,14 @@
-"""Losses as pairs. A forward returns the loss as a 0-d array, and what its backward needs beside the inputs.
+"""Losses in one pass, as pairs, for batches without weights: the sum over all elements, as a 0-d array.
 
-Every forward divides by `normalizer`, the total weight of the whole step's elements, and every backward multiplies by
-`scale / normalizer`; nothing else in bpnet divides a gradient by a count.
+A forward returns the loss, and what its backward needs beside the inputs. Every forward divides by `normalizer`, the
+total weight of the whole step's elements, and every backward multiplies by `scale / normalizer`; nothing else in bpnet
+divides a gradient by a count. Batches with weights go by `weighting`.
 """
 
 from __future__ import annotations
 
 from bpnet.dispatch import Array, kernel, namespace
-
-
-def is_label(labels: Array, n_classes: int) -> Array:
-    """(N,) integer -> (N, C) bool, true at each row's label; a label outside 0..C-1, such as -1, matches nothing."""
-    xp = namespace(labels)
-    wide = xp.astype(labels, xp.int64)  # a narrow dtype may not hold all class numbers
-    return wide[:, None] == xp.arange(n_classes, dtype=xp.int64, device=labels.device)
+from bpnet.ops.weighting import divided, factor_of, is_label, smallest_normal
 
 
 @kernel
@@ -29,14 +24,14 @@ def softmax_cross_entropy(logits: Array, labels: Array, normalizer: float) -> tu
     e = xp.exp(z)
     total = xp.sum(e, axis=1, keepdims=True)
     picked = xp.where(is_label(labels, z.shape[1]), z - xp.log(total), 0)
-    return xp.asarray(-xp.sum(picked) / normalizer), e / total
+    return divided(xp.asarray(-xp.sum(picked)), normalizer), e / total
 
 
 @kernel
 def softmax_cross_entropy_backward(p: Array, labels: Array, normalizer: float, scale: float) -> Array:
     """(p - onehot(labels)) * scale / normalizer."""
     onehot = namespace(p).astype(is_label(labels, p.shape[1]), p.dtype)
-    return (p - onehot) * (scale / normalizer)
+    return (p - onehot) * factor_of(normalizer, scale, p)
 
 
 @kernel
@@ -48,10 +43,6 @@ def softmax_cross_entropy_gradient(
     return loss, softmax_cross_entropy_backward(p, labels, normalizer, scale)
 
 
-def _tiny(p: Array) -> float:
-    return float(namespace(p).finfo(p.dtype).smallest_normal)
-
-
 @kernel
 def categorical_cross_entropy(p: Array, labels: Array, normalizer: float) -> Array:
     """-sum(log p[label]) / normalizer, with p raised to the smallest normal number so that the loss stays finite.
@@ -59,15 +50,16 @@ def categorical_cross_entropy(p: Array, labels: Array, normalizer: float) -> Arr
     p : (N, C) probabilities; labels : (N,) integer
     """
     xp = namespace(p)
-    picked = xp.where(is_label(labels, p.shape[1]), xp.log(xp.maximum(p, _tiny(p))), 0)
-    return xp.asarray(-xp.sum(picked) / normalizer)
+    picked = xp.where(is_label(labels, p.shape[1]), xp.log(xp.maximum(p, smallest_normal(p))), 0)
+    return divided(xp.asarray(-xp.sum(picked)), normalizer)
 
 
 @kernel
 def categorical_cross_entropy_backward(p: Array, labels: Array, normalizer: float, scale: float) -> Array:
     """-1 / p at each row's label, 0 elsewhere, times scale / normalizer."""
     xp = namespace(p)
-    return xp.where(is_label(labels, p.shape[1]), (-scale / normalizer) / xp.maximum(p, _tiny(p)), 0)
+    slope = factor_of(normalizer, -scale, p) / xp.maximum(p, smallest_normal(p))
+    return xp.where(is_label(labels, p.shape[1]), slope, 0)
 
 
 @kernel
@@ -79,7 +71,7 @@ def sigmoid_binary_cross_entropy(logits: Array, targets: Array, normalizer: floa
     """
     xp = namespace(logits)
     each = xp.maximum(logits, 0) - logits * targets + xp.log1p(xp.exp(-xp.abs(logits)))
-    return xp.asarray(xp.sum(each) / normalizer)
+    return divided(xp.asarray(xp.sum(each)), normalizer)
 
 
 @kernel
@@ -88,7 +80,7 @@ def sigmoid_binary_cross_entropy_backward(logits: Array, targets: Array, normali
     xp = namespace(logits)
     e = xp.exp(-xp.abs(logits))
     p = xp.where(logits >= 0, 1, e) / (1 + e)
-    return (p - targets) * (scale / normalizer)
+    return (p - targets) * factor_of(normalizer, scale, logits)
 
 
 @kernel
@@ -98,16 +90,18 @@ def binary_cross_entropy(p: Array, targets: Array, normalizer: float) -> Array:
     p, targets : one shape; 0 <= p, target <= 1
     """
     xp = namespace(p)
-    each = targets * xp.log(xp.maximum(p, _tiny(p))) + (1 - targets) * xp.log(xp.maximum(1 - p, _tiny(p)))
-    return xp.asarray(-xp.sum(each) / normalizer)
+    tiny = smallest_normal(p)
+    each = targets * xp.log(xp.maximum(p, tiny)) + (1 - targets) * xp.log(xp.maximum(1 - p, tiny))
+    return divided(xp.asarray(-xp.sum(each)), normalizer)
 
 
 @kernel
 def binary_cross_entropy_backward(p: Array, targets: Array, normalizer: float, scale: float) -> Array:
     """((1 - t) / (1 - p) - t / p) * scale / normalizer."""
     xp = namespace(p)
-    each = (1 - targets) / xp.maximum(1 - p, _tiny(p)) - targets / xp.maximum(p, _tiny(p))
-    return each * (scale / normalizer)
+    tiny = smallest_normal(p)
+    each = (1 - targets) / xp.maximum(1 - p, tiny) - targets / xp.maximum(p, tiny)
+    return each * factor_of(normalizer, scale, p)
 
 
 @kernel
@@ -115,23 +109,23 @@ def mean_squared_error(y: Array, targets: Array, normalizer: float) -> Array:
     """sum((y - targets)^2) / normalizer for two arrays of one shape."""
     xp = namespace(y)
     error = y - targets
-    return xp.asarray(xp.sum(error * error) / normalizer)
+    return divided(xp.asarray(xp.sum(error * error)), normalizer)
 
 
 @kernel
 def mean_squared_error_backward(y: Array, targets: Array, normalizer: float, scale: float) -> Array:
     """2 (y - targets) * scale / normalizer."""
-    return (y - targets) * (2 * scale / normalizer)
+    return (y - targets) * factor_of(normalizer, 2 * scale, y)
 
 
 @kernel
 def mean_absolute_error(y: Array, targets: Array, normalizer: float) -> Array:
     """sum(|y - targets|) / normalizer for two arrays of one shape."""
     xp = namespace(y)
-    return xp.asarray(xp.sum(xp.abs(y - targets)) / normalizer)
+    return divided(xp.asarray(xp.sum(xp.abs(y - targets))), normalizer)
 
 
 @kernel
 def mean_absolute_error_backward(y: Array, targets: Array, normalizer: float, scale: float) -> Array:
     """sign(y - targets) * scale / normalizer; 0 where they are equal."""
-    return namespace(y).sign(y - targets) * (scale / normalizer)
+    return namespace(y).sign(y - targets) * factor_of(normalizer, scale, y)

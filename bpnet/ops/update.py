@@ -97,3 +97,40 @@ def adam_(
     value[...] = xp.where(ok, new, value)
     m[...] = xp.where(ok, new_m, m)
     v[...] = xp.where(ok, new_v, v)
+
+
+@kernel
+def amsgrad_(
+    value: Array,
+    grad: Array,
+    m: Array,
+    v: Array,
+    v_max: Array,
+    ok: Array,
+    learning_rate: Array,
+    counters: Array,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    """Adam whose second moment never falls: v_max = max(v_max, v) stands in the place of v. [Reddi et al. 2018, alg. 2]
+
+    The maximum is taken before the correction 1 - beta2^t, as PyTorch does.
+    """
+    xp = namespace(value)
+    t = xp.astype(counters[0:1] + 1, xp.float64)
+    rate = xp.reshape(learning_rate, (1,))
+    c = xp.sqrt(1 - beta2**t)
+    factor = xp.astype(rate * c / (1 - beta1**t), value.dtype)
+    floor = xp.astype(epsilon * c, value.dtype)
+    new_m = m + (1 - beta1) * (grad - m)
+    new_v = v + (1 - beta2) * (grad * grad - v)
+    largest = xp.maximum(v_max, new_v)
+    new = value - factor * (new_m / (xp.sqrt(largest) + floor))
+    if weight_decay:
+        new = new - xp.astype(rate * weight_decay, value.dtype) * value
+    value[...] = xp.where(ok, new, value)
+    m[...] = xp.where(ok, new_m, m)
+    v[...] = xp.where(ok, new_v, v)
+    v_max[...] = xp.where(ok, largest, v_max)

@@ -91,6 +91,8 @@ def derivatives(model: Layer, x: Any, *, seed: int = 0) -> dict[str, Comparison]
     factors = {"the number of samples": float(x.shape[0]), "the number of elements of y": float(dy.size)}
     found = {"dx": compare(dx, loss, x, seed=seed, factors=factors)}
     for path, parameter in model.parameters().items():
+        if not parameter.trainable:
+            continue
         value = np.array(to_numpy(parameter.value))
 
         def loss_of(changed: Any, parameter: Any = parameter) -> float:
@@ -292,7 +294,7 @@ class _Check:
         """The first backward of a step replaces what is there, later ones add."""
         model = self.model()
         for parameter in model.parameters().values():
-            parameter.grad[...] = 1e9  # what an earlier step left
+            parameter.grad[...] = 1e9 * parameter.trainable  # what an earlier step left
         _, first = self.pass_through(model)
         _, clean = self.pass_through(self.model())
         for path, expected in clean.items():

@@ -8,6 +8,26 @@ their references:
 - an elementwise body may be told to write over its first argument.
 """
 
-from bpnet_numpy.kernels import activations, linear, losses, random, update
+from bpnet_numpy.kernels import (
+    activations,
+    adaptive,
+    counting,
+    linear,
+    losses,
+    random,
+    regularization,
+    update,
+    weighting,
+)
 
-__all__ = ["activations", "linear", "losses", "random", "update"]
+__all__ = [
+    "activations",
+    "adaptive",
+    "counting",
+    "linear",
+    "losses",
+    "random",
+    "regularization",
+    "update",
+    "weighting",
+]

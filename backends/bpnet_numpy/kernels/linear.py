@@ -29,10 +29,12 @@ def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None
     return calls
 
 
-def _linear_backward_allocate(dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True) -> Any:
+def _linear_backward_allocate(
+    dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True, need_dW: bool = True
+) -> Any:
     return (
         np.empty(x.shape, dy.dtype) if need_dx else None,
-        np.empty(W.shape, dy.dtype),
+        np.empty(W.shape, dy.dtype) if need_dW else None,
         np.empty(W.shape[1:], dy.dtype) if need_db else None,
     )
 
@@ -42,10 +44,10 @@ def _linear_backward_allocate(dy: Array, x: Array, W: Array, need_dx: bool = Tru
     accepts=lambda dy, x, W, *_: floating(dy, x, W) and dy.ndim > 1 and dy.size > 0 and x.size > 0,
     allocate=_linear_backward_allocate,
 )
-def _(out: Any, dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True) -> list[Call]:
+def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     dx, dW, db = out
     dy, x = dy.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])
-    calls: list[Call] = [partial(np.dot, x.T, dy, dW)]
+    calls: list[Call] = [] if dW is None else [partial(np.dot, x.T, dy, dW)]
     if db is not None:
         calls.append(partial(np.dot, ones(dy.shape[0], dy.dtype), dy, db))
     if dx is not None:

@@ -1,4 +1,4 @@
-"""Softmax with cross-entropy."""
+"""Softmax with cross-entropy, against labels and against weighted rows of targets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpnet.dispatch import Call
+from bpnet.ops.cross_entropy import soft_cross_entropy, soft_cross_entropy_backward, soft_cross_entropy_gradient
 from bpnet.ops.losses import (
     softmax_cross_entropy,
     softmax_cross_entropy_backward,
@@ -20,16 +21,16 @@ TINY_TOTAL = 1e-26  # of exponentials: above it the largest one of the row is a 
 WIDE = 32  # classes up to which one product with a matrix of ones sums the rows and spreads the sums
 
 
-_STARTS: dict[tuple[int, int], Array] = {}
+STARTS: dict[tuple[int, int], Array] = {}
 
 
-def _starts(n: int, c: int) -> Array:
+def starts(n: int, c: int) -> Array:
     """Where each of n rows of c elements begins, made once."""
-    found = _STARTS.get((n, c))
+    found = STARTS.get((n, c))
     if found is None:
-        if len(_STARTS) >= 256:
-            _STARTS.clear()
-        found = _STARTS[n, c] = np.arange(n) * c
+        if len(STARTS) >= 256:
+            STARTS.clear()
+        found = STARTS[n, c] = np.arange(n) * c
         found.flags.writeable = False
     return found
 
@@ -41,7 +42,7 @@ class _Labels:
         n, c = shape
         self.labels, self.n_classes = labels, c
         self.unsigned = labels.view(np.uint64 if labels.itemsize == 8 else np.uint32)  # -1 becomes the largest number
-        self.starts, self.index, self.picked = _starts(n, c), np.empty(n, np.int64), np.empty(n, dtype)
+        self.starts, self.index, self.picked = starts(n, c), np.empty(n, np.int64), np.empty(n, dtype)
 
     def locate(self) -> bool:
         """Whether every label names a class; if so, `index` is set to their places among all elements."""
@@ -72,10 +73,10 @@ class _Softmax:
     small, and costs a fraction of a maximum per row. An argmax with a look-up is three times faster than a maximum.
     """
 
-    def __init__(self, logits: Array, labels: _Labels, p: Array) -> None:
+    def __init__(self, logits: Array, p: Array) -> None:
         n, c = logits.shape
         dtype = logits.dtype
-        self.logits, self.labels, self.p = logits, labels, p
+        self.logits, self.p = logits, p
         self.flat, self.flat_p = logits.reshape(-1), p.reshape(-1)
         self.z = np.empty((n, c), dtype)
         self.flat_z = self.z.reshape(-1)
@@ -101,9 +102,8 @@ class _Softmax:
             np.divide(self.p, self.total, self.p)
         np.log(self.first_total, self.log_total)
 
-    def negative_log_likelihood(self) -> Any:
+    def negative_log_likelihood(self, labels: _Labels) -> Any:
         """The sum over rows of -log p[label]."""
-        labels = self.labels
         if not labels.locate():
             return -np.add.reduce(self.z - self.log_total[:, None], axis=None, where=labels.hits())
         self.flat_z.take(labels.index, None, labels.picked, "clip")
@@ -111,7 +111,9 @@ class _Softmax:
         return np.dot(self.ones, labels.picked)
 
 
-def _labels_accept(logits: Array, labels: Array, *_: Any) -> bool:
+def _labels_accept(logits: Array, labels: Array, normalizer: float, *_: Any) -> bool:
+    if not isinstance(normalizer, (int, float)) or not normalizer:
+        return False
     return floating(logits) and logits.size > 0 and labels.flags.c_contiguous and labels.dtype in INDICES
 
 
@@ -122,12 +124,12 @@ def _labels_accept(logits: Array, labels: Array, *_: Any) -> bool:
 )
 def _(out: Any, logits: Array, labels: Array, normalizer: float) -> list[Call]:
     loss, p = out
-    softmax = _Softmax(logits, _Labels(labels, logits.shape, logits.dtype), p)
+    softmax, picked = _Softmax(logits, p), _Labels(labels, logits.shape, logits.dtype)
     factor = constant(1 / normalizer, logits.dtype)
 
     def call() -> None:
         softmax.exponentials()
-        np.multiply(softmax.negative_log_likelihood(), factor, loss)
+        np.multiply(softmax.negative_log_likelihood(picked), factor, loss)
 
     return [call]
 
@@ -149,13 +151,122 @@ def _(out: Any, logits: Array, labels: Array, normalizer: float, scale: float) -
     dtype = logits.dtype
     p = np.empty_like(logits)
     picked = _Labels(labels, logits.shape, dtype)
-    softmax = _Softmax(logits, picked, p)
+    softmax = _Softmax(logits, p)
     inverse, factor = constant(1 / normalizer, dtype), constant(scale / normalizer, dtype)
 
     def call() -> None:
         softmax.exponentials()
-        np.multiply(softmax.negative_log_likelihood(), inverse, loss)
+        np.multiply(softmax.negative_log_likelihood(picked), inverse, loss)
         np.multiply(p, factor, dlogits)
         picked.subtract(factor, dlogits)
 
     return [call]
+
+
+class _Rows:
+    """Weighted rows of targets Q against a softmax: the loss, and what the logits' derivative is made of.
+
+    A row's sum of Q is spread over its columns by one product with a matrix of ones where there are few classes.
+    """
+
+    def __init__(self, Q: Array) -> None:
+        n, c = Q.shape
+        self.Q, self.flat_Q = Q, Q.reshape(-1)
+        width = c if c <= WIDE else 1
+        self.total = np.empty((n, width), Q.dtype)
+        self.summing = ones(c * width, Q.dtype).reshape(c, width)
+
+    def sum_rows(self) -> None:
+        """Set total, the sums of Q's rows."""
+        np.dot(self.Q, self.summing, self.total)
+
+    def cross_entropy(self, softmax: _Softmax) -> Any:
+        """-sum(Q log p). A class of weight 0 may have the logit -inf, and a row of weight 0 any."""
+        z, log_total = softmax.flat_z, softmax.log_total
+        if z[z.argmin()] > -np.inf:  # not NaN either
+            return np.dot(log_total, self.total[:, 0]) - np.dot(z, self.flat_Q)
+        each = np.subtract(log_total[:, None], softmax.z)
+        each[self.Q == 0] = 0
+        return np.dot(each.reshape(-1), self.flat_Q)
+
+    def slopes(self, p: Array, factor: Array, out: Array) -> None:
+        """Set out to (p total - Q) factor, and to 0 in rows that count for nothing."""
+        np.multiply(p, self.total, out)
+        np.subtract(out, self.Q, out)
+        np.multiply(out, factor, out)
+        flat = p.reshape(-1)
+        if not flat[flat.argmin()] >= 0:
+            out[self.total[:, 0] == 0] = 0
+
+
+class _Factor:
+    """scale / normalizer in a 0-d array, 0 where the normalizer is 0; `update` reads one that is an array."""
+
+    def __init__(self, normalizer: Any, scale: float, dtype: np.dtype[Any]) -> None:
+        self.normalizer, self.scale = normalizer, scale
+        self.value = np.empty((), dtype)
+        self.varies = isinstance(normalizer, np.ndarray)
+        self._set()
+
+    def _set(self) -> None:
+        total = float(self.normalizer)
+        self.value.fill(self.scale / total if total else 0.0)
+
+    def update(self) -> Array:
+        """The present value."""
+        if self.varies:
+            self._set()
+        return self.value
+
+    def multiply(self, total: Any, out: Array) -> None:
+        """Set the 0-d `out` to total * scale / normalizer, and to 0 where the normalizer is 0, also if it is NaN."""
+        if self.update():
+            np.multiply(total, self.value, out)
+        else:
+            out.fill(0)
+
+
+def _rows_accept(logits: Array, Q: Array, normalizer: Any, scale: Any = 1.0) -> bool:
+    known = isinstance(normalizer, (int, float)) or (isinstance(normalizer, np.ndarray) and normalizer.ndim == 0)
+    return known and isinstance(scale, (int, float)) and floating(logits, Q) and logits.size > 0
+
+
+@soft_cross_entropy.register_bound(
+    np.ndarray,
+    accepts=_rows_accept,
+    allocate=lambda logits, *_: (np.empty((), logits.dtype), np.empty_like(logits)),
+)
+def _(out: Any, logits: Array, Q: Array, normalizer: Any) -> list[Call]:
+    loss, p = out
+    softmax, rows, inverse = _Softmax(logits, p), _Rows(Q), _Factor(normalizer, 1.0, logits.dtype)
+
+    def call() -> None:
+        softmax.exponentials()
+        inverse.multiply(rows.cross_entropy(softmax), loss)
+
+    return [rows.sum_rows, call]
+
+
+@soft_cross_entropy_backward.register_bound(np.ndarray, accepts=_rows_accept, allocate=first_like)
+def _(out: Array, p: Array, Q: Array, normalizer: Any, scale: float) -> list[Call]:
+    rows, factor = _Rows(Q), _Factor(normalizer, scale, p.dtype)
+    return [rows.sum_rows, lambda: rows.slopes(p, factor.update(), out)]
+
+
+@soft_cross_entropy_gradient.register_bound(
+    np.ndarray,
+    accepts=_rows_accept,
+    allocate=lambda logits, *_: (np.empty((), logits.dtype), np.empty_like(logits)),
+)
+def _(out: Any, logits: Array, Q: Array, normalizer: Any, scale: float) -> list[Call]:
+    loss, dlogits = out
+    p = np.empty_like(logits)
+    softmax, rows = _Softmax(logits, p), _Rows(Q)
+    inverse, factor = _Factor(normalizer, 1.0, logits.dtype), _Factor(normalizer, scale, logits.dtype)
+
+    def call() -> None:
+        softmax.exponentials()
+        inverse.multiply(rows.cross_entropy(softmax), loss)
+        rows.slopes(p, factor.update(), dlogits)
+
+    return [rows.sum_rows, call]

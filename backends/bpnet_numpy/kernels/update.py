@@ -28,9 +28,11 @@ def _(_: None, target: Array, value: float) -> list[Call]:
 
 
 @ops.accumulate_.register_bound(np.ndarray, allocate=nothing)
-def _(_: None, total: Array, value: Array, weight: float) -> list[Call]:
+def _(_: None, total: Array, value: Array, weight: float | Array) -> list[Call]:
     def call() -> None:
-        total.fill(float(total) + float(value) * weight)
+        number = float(weight)
+        total[0] += float(value) * number
+        total[1] += number
 
     return [call]
 
@@ -80,12 +82,13 @@ def flush_tiny(*arrays: Array) -> None:
         array[np.abs(array) < np.finfo(array.dtype).smallest_normal * 1e8] = 0
 
 
-def _chunks(*arrays: Array) -> list[tuple[Array, ...]]:
+def chunks(*arrays: Array) -> list[tuple[Array, ...]]:
+    """The arrays, all of one length, cut into parts that the second-level cache holds together."""
     size = arrays[0].size
     return [tuple(a[i : i + CHUNK] for a in arrays) for i in range(0, size, CHUNK)]
 
 
-def _guarded(ok: Array, prepare: Any, calls: list[Call]) -> list[Call]:
+def guarded(ok: Array, prepare: Any, calls: list[Call]) -> list[Call]:
     """One call that makes `calls` where `ok` holds, after `prepare()` has set this step's numbers."""
 
     def call() -> None:
@@ -97,28 +100,29 @@ def _guarded(ok: Array, prepare: Any, calls: list[Call]) -> list[Call]:
     return [call]
 
 
-def _one_dimensional(value: Array, grad: Array, *slots: Any) -> bool:
+def one_dimensional(value: Array, grad: Array, *slots: Any) -> bool:
+    """Whether all are flat buffers of one dtype, float32 or float64, in the memory's order."""
     return value.ndim == 1 and floating(value, grad, *(s for s in slots if isinstance(s, np.ndarray) and s.ndim))
 
 
-@ops.sgd_.register_bound(np.ndarray, accepts=lambda value, grad, *_: _one_dimensional(value, grad), allocate=nothing)
+@ops.sgd_.register_bound(np.ndarray, accepts=lambda value, grad, *_: one_dimensional(value, grad), allocate=nothing)
 def _(_: None, value: Array, grad: Array, ok: Array, learning_rate: Array, weight_decay: float) -> list[Call]:
     rate, decay = constant(0, value.dtype), constant(weight_decay, value.dtype)
     scratch = np.empty(min(CHUNK, value.size), value.dtype)
     calls: list[Call] = []
-    for w, g in _chunks(value, grad):
+    for w, g in chunks(value, grad):
         s = scratch[: w.size]
         if weight_decay:
             calls += [partial(np.multiply, w, decay, s), partial(np.add, s, g, s), partial(np.multiply, s, rate, s)]
         else:
             calls.append(partial(np.multiply, g, rate, s))
         calls.append(partial(np.subtract, w, s, w))
-    return _guarded(ok, partial(np.copyto, rate, learning_rate, "same_kind"), calls)
+    return guarded(ok, partial(np.copyto, rate, learning_rate, "same_kind"), calls)
 
 
 @ops.sgd_momentum_.register_bound(
     np.ndarray,
-    accepts=lambda value, grad, velocity, *_: _one_dimensional(value, grad, velocity),
+    accepts=lambda value, grad, velocity, *_: one_dimensional(value, grad, velocity),
     allocate=nothing,
 )
 def _(
@@ -137,7 +141,7 @@ def _(
     rate, decay, mu = constant(0, dtype), constant(weight_decay, dtype), constant(momentum, dtype)
     scratch, other = np.empty((2, min(CHUNK, value.size)), dtype)
     calls: list[Call] = []
-    for w, gradient, v in _chunks(value, grad, velocity):
+    for w, gradient, v in chunks(value, grad, velocity):
         s, g = scratch[: w.size], gradient
         if weight_decay:
             g = other[: w.size]
@@ -154,20 +158,33 @@ def _(
             flush_tiny(velocity)
         np.copyto(rate, learning_rate, "same_kind")
 
-    return _guarded(ok, prepare, calls)
+    return guarded(ok, prepare, calls)
 
 
 @ops.adam_.register_bound(
     np.ndarray,
-    accepts=lambda value, grad, m, v, *_: _one_dimensional(value, grad, m, v),
+    accepts=lambda value, grad, m, v, *_: one_dimensional(value, grad, m, v),
     allocate=nothing,
 )
-def _(
-    _: None,
+def _(_: None, value: Array, grad: Array, m: Array, v: Array, *settings: Any) -> list[Call]:
+    return _adam(value, grad, m, v, v, *settings)
+
+
+@ops.amsgrad_.register_bound(
+    np.ndarray,
+    accepts=lambda value, grad, m, v, v_max, *_: one_dimensional(value, grad, m, v, v_max),
+    allocate=nothing,
+)
+def _(_: None, value: Array, grad: Array, m: Array, v: Array, v_max: Array, *settings: Any) -> list[Call]:
+    return _adam(value, grad, m, v, v_max, *settings)
+
+
+def _adam(
     value: Array,
     grad: Array,
     m: Array,
     v: Array,
+    v_max: Array,
     ok: Array,
     learning_rate: Array,
     counters: Array,
@@ -181,7 +198,7 @@ def _(
     rest1, rest2 = constant(1 - beta1, dtype), constant(1 - beta2, dtype)
     scratch = np.empty(min(CHUNK, value.size), dtype)
     calls: list[Call] = []
-    for w, g, m1, v1 in _chunks(value, grad, m, v):
+    for w, g, m1, v1, top in chunks(value, grad, m, v, v_max):
         s = scratch[: w.size]
         calls += [
             partial(np.subtract, g, m1, s),
@@ -191,7 +208,11 @@ def _(
             partial(np.subtract, s, v1, s),
             partial(np.multiply, s, rest2, s),
             partial(np.add, v1, s, v1),
-            partial(np.sqrt, v1, s),
+        ]
+        if v_max is not v:
+            calls.append(partial(np.maximum, top, v1, out=top))
+        calls += [
+            partial(np.sqrt, top, s),
             partial(np.add, s, floor, s),
             partial(np.divide, m1, s, s),
             partial(np.multiply, s, factor, s),
@@ -210,4 +231,4 @@ def _(
         floor[...] = epsilon * c
         keep[...] = 1 - rate * weight_decay
 
-    return _guarded(ok, prepare, calls)
+    return guarded(ok, prepare, calls)

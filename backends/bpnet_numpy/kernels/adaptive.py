@@ -1,0 +1,166 @@
+"""Adagrad, RMSprop and Lion over the store, chunk by chunk."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from bpnet import ops
+from bpnet.dispatch import Call
+from bpnet_numpy.kernels.common import Array, constant, nothing
+from bpnet_numpy.kernels.update import CHUNK, FLUSH_EVERY, chunks, flush_tiny, guarded, one_dimensional
+
+
+def _decayed(w: Array, gradient: Array, decay: Array, out: Array) -> list[Call]:
+    return [partial(np.multiply, w, decay, out), partial(np.add, out, gradient, out)]
+
+
+@ops.adagrad_.register_bound(
+    np.ndarray, accepts=lambda value, grad, total, *_: one_dimensional(value, grad, total), allocate=nothing
+)
+def _(
+    _: None,
+    value: Array,
+    grad: Array,
+    total: Array,
+    ok: Array,
+    learning_rate: Array,
+    initial: float,
+    epsilon: float,
+    weight_decay: float,
+) -> list[Call]:
+    dtype = value.dtype
+    rate, decay, floor, start = (constant(x, dtype) for x in (0, weight_decay, epsilon, initial))
+    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype)
+    calls: list[Call] = []
+    for w, gradient, a in chunks(value, grad, total):
+        s, g = scratch[: w.size], gradient
+        if weight_decay:
+            g = other[: w.size]
+            calls += _decayed(w, gradient, decay, g)
+        calls += [partial(np.multiply, g, g, s), partial(np.add, a, s, a)]
+        if initial:
+            calls += [partial(np.add, a, start, s), partial(np.sqrt, s, s)]
+        else:
+            calls.append(partial(np.sqrt, a, s))
+        calls += [
+            partial(np.add, s, floor, s),
+            partial(np.divide, g, s, s),
+            partial(np.multiply, s, rate, s),
+            partial(np.subtract, w, s, w),
+        ]
+    return guarded(ok, partial(np.copyto, rate, learning_rate, "same_kind"), calls)
+
+
+@ops.rmsprop_.register_bound(
+    np.ndarray,
+    accepts=lambda value, grad, square, mean, velocity, *_: one_dimensional(value, grad, square, mean, velocity),
+    allocate=nothing,
+)
+def _(
+    _: None,
+    value: Array,
+    grad: Array,
+    square: Array,
+    mean: Array | None,
+    velocity: Array | None,
+    ok: Array,
+    learning_rate: Array,
+    counters: Array,
+    rho: float,
+    epsilon: float,
+    momentum: float,
+    weight_decay: float,
+) -> list[Call]:
+    dtype = value.dtype
+    rate, decay, floor = constant(0, dtype), constant(weight_decay, dtype), constant(epsilon, dtype)
+    rest, mu, zero = constant(1 - rho, dtype), constant(momentum, dtype), constant(0, dtype)
+    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype)
+    slots = [slot for slot in (square, mean, velocity) if slot is not None]
+    calls: list[Call] = []
+    for w, gradient, *parts in chunks(value, grad, *slots):
+        s, g, a = scratch[: w.size], gradient, parts[0]
+        if weight_decay:
+            g = other[: w.size]
+            calls += _decayed(w, gradient, decay, g)
+        calls += [
+            partial(np.multiply, g, g, s),
+            partial(np.subtract, s, a, s),
+            partial(np.multiply, s, rest, s),
+            partial(np.add, a, s, a),
+        ]
+        if mean is not None:
+            b = parts[1]
+            calls += [
+                partial(np.subtract, g, b, s),
+                partial(np.multiply, s, rest, s),
+                partial(np.add, b, s, b),
+                partial(np.multiply, b, b, s),
+                partial(np.subtract, a, s, s),
+                partial(np.maximum, s, zero, out=s),
+                partial(np.sqrt, s, s),
+            ]
+        else:
+            calls.append(partial(np.sqrt, a, s))
+        calls += [partial(np.add, s, floor, s), partial(np.divide, g, s, s)]
+        if velocity is not None:
+            v = parts[-1]
+            calls += [partial(np.multiply, v, mu, v), partial(np.add, v, s, v), partial(np.multiply, v, rate, s)]
+        else:
+            calls.append(partial(np.multiply, s, rate, s))
+        calls.append(partial(np.subtract, w, s, w))
+
+    def prepare() -> None:
+        if (int(counters[0]) + 1) % FLUSH_EVERY == 0:
+            flush_tiny(*slots)
+        np.copyto(rate, learning_rate, "same_kind")
+
+    return guarded(ok, prepare, calls)
+
+
+@ops.lion_.register_bound(
+    np.ndarray, accepts=lambda value, grad, m, *_: one_dimensional(value, grad, m), allocate=nothing
+)
+def _(
+    _: None,
+    value: Array,
+    grad: Array,
+    m: Array,
+    ok: Array,
+    learning_rate: Array,
+    counters: Array,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+) -> list[Call]:
+    dtype = value.dtype
+    rate, keep = constant(0, dtype), constant(0, dtype)
+    rest1, rest2 = constant(1 - beta1, dtype), constant(1 - beta2, dtype)
+    tiny = constant(np.finfo(dtype).smallest_normal, dtype)
+    scratch, other, third = np.empty((3, min(CHUNK, value.size)), dtype)
+    calls: list[Call] = []
+    for w, g, m1 in chunks(value, grad, m):
+        s, difference, size = scratch[: w.size], other[: w.size], third[: w.size]
+        if weight_decay:
+            calls.append(partial(np.multiply, w, keep, w))
+        calls += [
+            partial(np.subtract, g, m1, difference),
+            partial(np.multiply, difference, rest1, s),
+            partial(np.add, m1, s, s),
+            partial(np.absolute, s, size),
+            partial(np.add, size, tiny, size),
+            partial(np.divide, s, size, s),
+            partial(np.multiply, s, rate, s),
+            partial(np.subtract, w, s, w),
+            partial(np.multiply, difference, rest2, difference),
+            partial(np.add, m1, difference, m1),
+        ]
+
+    def prepare() -> None:
+        if (int(counters[0]) + 1) % FLUSH_EVERY == 0:
+            flush_tiny(m)
+        np.copyto(rate, learning_rate, "same_kind")
+        keep[...] = 1 - float(learning_rate) * weight_decay
+
+    return guarded(ok, prepare, calls)

@@ -1,0 +1,54 @@
+"""Checks of the numbers that users hand in as settings. Each returns the number as Python's, or raises ConfigError."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from typing import Any
+
+from bpnet.errors import ConfigError
+
+
+def number(name: str, value: Any) -> float:
+    """A real number; no truth value, no NaN."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
+        raise ConfigError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Above 0 and finite."""
+    found = number(name, value)
+    if not 0 < found < math.inf:
+        raise ConfigError(f"{name} must be above 0 and finite, got {value!r}")
+    return found
+
+
+def at_least_0(name: str, value: Any) -> float:
+    """In [0, inf)."""
+    return in_range(name, value, 0.0, math.inf)
+
+
+def fraction(name: str, value: Any) -> float:
+    """In [0, 1)."""
+    return in_range(name, value, 0.0, 1.0)
+
+
+def in_range(name: str, value: Any, low: float, high: float) -> float:
+    """In [low, high)."""
+    found = number(name, value)
+    if not low <= found < high:
+        raise ConfigError(f"{name} must lie in [{low:g}, {high:g}), got {value!r}")
+    return found
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """A whole number of at least `low`."""
+    try:
+        found = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or found < low:
+        raise ConfigError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    return found

@@ -1,0 +1,113 @@
+"""The door: data of any kind on their way into a model. They are checked once, moved, and cast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bpnet.backend import to_numpy
+from bpnet.data.checks import check_finite, check_label_form, check_range, check_weights
+from bpnet.data.dataset import Dataset, as_array
+from bpnet.dispatch import Array, namespace
+from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
+from bpnet.inference import host_if_foreign
+from bpnet.layers.base import Layer
+from bpnet.losses import Loss
+from bpnet.metrics import Metric
+from bpnet.pairing import check_pairing, check_probabilities
+
+
+def is_memmap(x: Any) -> bool:
+    """Whether `x` may be beyond memory, so that its values are looked at a batch at a time."""
+    return isinstance(x, np.memmap)
+
+
+class Door:
+    """Checks data for a model, a loss and metrics, and brings them to where the model is."""
+
+    def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Metric]) -> None:
+        self.model = model
+        self.loss = loss
+        self.metrics = metrics
+
+    def x(self, x: Any) -> Array:
+        """`x` on the model's device, in its dtype."""
+        store = self.model.store
+        return store.backend.asarray(host_if_foreign(as_array(x, "x"), store.backend), dtype=store.dtype)
+
+    def y(self, y: Any) -> Array:
+        """`y` on the model's device: labels as int64, values in the model's dtype."""
+        y = as_array(y, "y")
+        if not self._labels(y):
+            return self.x(y)
+        if not namespace(y).isdtype(y.dtype, "integral"):
+            check_label_form(y, 1)
+        backend = self.model.backend
+        return backend.asarray(host_if_foreign(y, backend), dtype="int64")
+
+    def _labels(self, y: Any) -> bool:
+        """Whether `y` is to be integer labels; one-dimensional floating numbers are to be, and are refused."""
+        return self.loss.kind_of(y) == "labels" or (self.loss.targets == "labels" and y.ndim == 1)
+
+    def batch(self, x: Any, y: Any, weight: Any = None) -> tuple[Array, ...]:
+        """The inputs of a step: (x, y), or (x, y, weight) where there are weights."""
+        return (self.x(x), self.y(y)) if weight is None else (self.x(x), self.y(y), self.x(weight))
+
+    def check_batch(self, data: Dataset, x: Any) -> None:
+        """Look at the values of a batch of data that were not looked at as a whole."""
+        if is_memmap(data.x):
+            check_finite(x, "x")
+
+    def moved(self, data: Dataset) -> Dataset:
+        """The data on the model's device where that is not the host, so that batches are taken there."""
+        if self.model.backend.array_type is np.ndarray or is_memmap(data.x):
+            return data
+        weight = None if data.weight is None else self.x(data.weight)
+        return Dataset(self.x(data.x), self.y(data.y), weight=weight, name=data.name, split=data.split)
+
+    def check(self, data: Dataset, names: tuple[str, str, str] = ("x", "y", "sample_weight")) -> Array:
+        """Raise unless model, loss and metrics belong together and can take the data, and every value is a good one.
+
+        Returns the model's output for the first sample.
+        """
+        name_x, name_y, name_weight = names
+        check_pairing(self.model, self.loss, self.metrics)
+        if self.loss.reduction == "none":
+            raise ConfigError(
+                f'{self.loss!r} gives no one number to train on; leave reduction="none" to the explicit loop'
+            )
+        dtype = self.model.store.dtype
+        if not is_memmap(data.x):
+            check_finite(data.x, name_x)
+            check_range(data.x, name_x, dtype)
+        if data.weight is not None:
+            check_weights(data.weight, name_weight)
+            check_range(data.weight, name_weight, dtype)
+        try:
+            prediction = self._probe(data, name_y)
+        except (ShapeError, DTypeError) as error:
+            shapes = f"{name_x} {tuple(data.x.shape)} and {name_y} {tuple(data.y.shape)}"
+            raise type(error)(f"{error} (found with the first sample of {shapes})") from error
+        if not self._labels(data.y):
+            check_finite(data.y, name_y)
+            check_range(data.y, name_y, dtype)
+        self.loss.check_values(data.y, name_y, int(prediction.shape[-1]))
+        return prediction
+
+    def _probe(self, data: Dataset, name_y: str) -> Array:
+        """The model's output for the first sample, which the loss and the metrics can take."""
+        prediction = self.model(self.x(data.x[:1, ...]))
+        if prediction.shape[0] != 1:
+            raise DataError(f"the model made {prediction.shape[0]} outputs of 1 sample; the first axis is the samples'")
+        if prediction.ndim == 2 and self._labels(data.y):
+            check_label_form(data.y, int(prediction.shape[-1]), name_y)
+        target = self.y(data.y[:1, ...])
+        self.loss.check(prediction, target)
+        for metric in self.metrics:
+            metric.measure(prediction, target)
+        if self.loss.wants.endswith("probabilities"):
+            some = self.x(data.x[: min(64, len(data)), ...])
+            check_probabilities(to_numpy(self.model(some)), self.loss)
+        return prediction

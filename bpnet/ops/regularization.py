@@ -1,0 +1,63 @@
+"""What happens to gradients before an update, and to values after it: penalties, clipping, averages."""
+
+from __future__ import annotations
+
+from bpnet.dispatch import Array, kernel, namespace
+
+
+@kernel
+def penalty(values: tuple[Array, ...], l1: tuple[float, ...], l2: tuple[float, ...]) -> Array:
+    """The sum over all arrays of l1 sum |w| + l2 sum w^2, one l1 and one l2 an array; 0-d."""
+    xp = namespace(values[0])
+    total = xp.zeros((), dtype=values[0].dtype, device=values[0].device)
+    for w, a, b in zip(values, l1, l2, strict=True):
+        if a:
+            total = total + a * xp.sum(xp.abs(w))
+        if b:
+            total = total + b * xp.sum(w * w)
+    return xp.asarray(total)
+
+
+@kernel
+def penalty_gradient_(grad: Array, value: Array, l1: float, l2: float) -> None:
+    """grad += l1 sign(value) + 2 l2 value; at 0 the derivative of |w| is taken as 0."""
+    if l1:
+        grad[...] = grad + l1 * namespace(grad).sign(value)
+    if l2:
+        grad[...] = grad + 2 * l2 * value
+
+
+@kernel
+def clip_value_(grads: Array, limit: float) -> None:
+    """Bring every element of `grads` into [-limit, limit]; NaN stays NaN."""
+    grads[...] = namespace(grads).clip(grads, -limit, limit)
+
+
+@kernel
+def clip_norm_(grads: Array, ok: Array, limit: float) -> None:
+    """grads *= limit / norm where the Euclidean norm of `grads`, (n,), is above `limit`. [Pascanu et al. 2013]
+
+    Where the norm is not finite, `ok` becomes False and the gradients stay. The squares are of numbers divided by the
+    largest, so that gradients have a norm wherever it can be told in their dtype.
+    """
+    if grads.shape[0] == 0:
+        return
+    xp = namespace(grads)
+    peak = xp.max(xp.abs(grads), keepdims=True)
+    some = xp.logical_and(peak > 0, xp.isfinite(peak))
+    parts = grads / xp.where(some, peak, xp.ones_like(peak))
+    total = xp.sum(parts * parts, dtype=xp.float64, keepdims=True)
+    norm = xp.where(xp.isfinite(peak), xp.astype(peak, xp.float64) * xp.sqrt(total), xp.astype(peak, xp.float64))
+    finite = xp.isfinite(norm)
+    above = xp.logical_and(finite, norm > limit)
+    scale = xp.where(above, limit / xp.where(above, norm, xp.ones_like(norm)), xp.ones_like(norm))
+    grads[...] = grads * xp.astype(scale, grads.dtype)
+    ok[...] = xp.logical_and(ok, xp.reshape(finite, ()))
+
+
+@kernel
+def average_(average: Array, value: Array, ok: Array, counters: Array, decay: float) -> None:
+    """average += (1 - decay) (value - average); in the first step of all, average = value. [Polyak & Juditsky 1992]"""
+    xp = namespace(value)
+    new = xp.where(counters[0:1] == 0, value, average + (1 - decay) * (value - average))
+    average[...] = xp.where(ok, new, average)

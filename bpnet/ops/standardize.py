@@ -1,0 +1,17 @@
+"""Subtract a mean and divide by a standard deviation that are given, not learned."""
+
+from __future__ import annotations
+
+from bpnet.dispatch import Array, kernel
+
+
+@kernel(elementwise=True)
+def standardize(x: Array, mean: Array, std: Array) -> Array:
+    """(x - mean) / std. x : (N, ...); mean, std : one shape that broadcasts to that of a sample"""
+    return (x - mean) / std
+
+
+@kernel(elementwise=True)
+def standardize_backward(dy: Array, std: Array) -> Array:
+    """dx = dy / std."""
+    return dy / std
