@@ -18,13 +18,11 @@ SEEDS = range(5)
 
 def measure(seed: int, split_seed: int) -> tuple[float, float]:
     """Return the accuracy on the held-out fifth and the seconds that training took."""
-    recipe = recipes.find("digits")
-    train, test = bp.data.load(recipe.data, split_seed=split_seed)
-    trainer = recipe.trainer(seed=seed)
+    run = recipes.find("digits", {"training.seed": seed, "data.split_seed": split_seed}).prepare()
     start = time.perf_counter()
-    trainer.fit(train, epochs=recipe.epochs, batch_size=recipe.batch_size, progress=False)
+    run.fit(progress=False)
     seconds = time.perf_counter() - start
-    return trainer.evaluate(test)["accuracy"], seconds
+    return run.trainer.evaluate(run.test)["accuracy"], seconds
 
 
 def report(title: str, splits: list[int]) -> float:

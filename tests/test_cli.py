@@ -70,8 +70,10 @@ def test_the_results_say_what_was_run_and_where(trained: tuple[str, dict[str, An
     assert results["n_parameters"] == model.n_parameters == 9610
     assert (results["data"], results["split_seed"], results["seed"]) == ("digits", 0, 0)
     assert (results["backend"], results["device"]) == ("numpy", "cpu")
-    assert (results["epochs"], results["batch_size"]) == (recipe.epochs, recipe.batch_size)
-    assert results["learning_rate"] == recipe.learning_rate
+    assert (results["epochs"], results["batch_size"]) == (recipe["training.epochs"], recipe["training.batch_size"])
+    assert results["learning_rate"] == recipe["optimizer.learning_rate"] == 3e-3
+    assert (results["recipe"], results["n_validation"], results["stopped"]) == ("digits", 0, "")
+    assert results["seconds_per_epoch"] * recipe["training.epochs"] <= results["seconds"]
     assert results["seconds"] > 0
     assert results["interrupted"] is False
     assert results["versions"]["numpy"] == np.__version__
@@ -102,7 +104,7 @@ def test_the_same_seed_gives_the_same_model_and_another_one_another() -> None:
 
 def test_zero_epochs_save_the_model_as_it_was_initialized() -> None:
     assert invoke("train", "digits", "--epochs", "0", "--out", "m", "--seed", "5").exit_code == 0
-    expected = recipes.find("digits").make_model().initialize(seed=5)
+    expected = recipes.find("digits", {"training.seed": 5}).prepare().model
     assert np.array_equal(read("m")[0]["0.weight"], bp.to_numpy(expected.parameters()["0.weight"].value))
 
 
@@ -115,7 +117,7 @@ def test_all_mistakes_are_reported_at_once_and_nothing_is_trained() -> None:
     lines = done.output.splitlines()
     assert lines[0] == "bpnet: 8 settings cannot be used:"
     assert [line.split()[0].rstrip(":") for line in lines[1:]] == [
-        "--backend", "DATA", "--epochs", "--batch-size", "--learning-rate", "--seed", "--split-seed", "--out"
+        "--backend", "RECIPE", "--epochs", "--batch-size", "--learning-rate", "--seed", "--split-seed", "--out"
     ]  # fmt: skip
     assert "did you mean 'numpy'?" in lines[1]
     assert "did you mean 'digits'?" in lines[2]
@@ -203,6 +205,250 @@ def test_the_curve_of_a_terminal_goes_down_where_the_loss_does() -> None:
     assert len(curve([1.0] * 500).split()[0]) == 60
 
 
+# --- recipes ---
+
+TINY = """
+[data]
+name = "spiral"
+samples = 12
+validation_fraction = 0.25
+
+[model]
+layers = ["Dense(2, 4)", "Tanh()", "Dense(4, 3)"]
+
+[loss]
+name = "SoftmaxCrossEntropy"
+
+[training]
+epochs = 2
+batch_size = 9
+"""
+
+
+@pytest.fixture
+def tiny() -> str:
+    """A recipe of one's own, in the folder of the test."""
+    Path("mine.toml").write_text(TINY)
+    return "mine.toml"
+
+
+def test_a_recipe_of_ones_own_is_trained_and_kept_in_the_model(tiny: str) -> None:
+    done = invoke("train", tiny, "--epochs", "3", "--seed", "7", "--json")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "data      spiral: 27 samples to train on, 9 to validate with, 36 to test on, shape (2,)"
+    assert "3 epochs of 3 steps, batch size 9, Adam, learning rate 0.001, seed 7" in lines[2]
+    assert sum(line.startswith("epoch ") and "val_accuracy" in line for line in lines) == 3
+    assert lines[-2].startswith("saved mine.safetensors (")
+    results = json.loads(lines[-1])
+    assert (results["recipe"], results["data"], results["n_validation"]) == ("mine", "spiral", 9)
+    assert {"test_accuracy", "val_accuracy", "train_loss", "seconds_per_epoch"} <= set(results)
+    model = bp.load("mine.safetensors")
+    assert model.info["recipe"]["training"]["epochs"] == 3
+    assert model.info["recipe"]["optimizer"] == {"name": "Adam"} | {
+        k: v for k, v in bp.Adam().config.items() if v not in (None, [])
+    }
+    shown = invoke("recipes", "--of", "mine.safetensors").stdout
+    Path("again.toml").write_text(shown)
+    assert recipes.read("again.toml").settings == model.info["recipe"]
+    assert invoke("train", "again.toml", "--out", "again").exit_code == 0
+    assert np.array_equal(read("again")[0]["0.weight"], read("mine.safetensors")[0]["0.weight"])
+
+
+def test_a_saved_models_recipe_says_what_evaluate_and_predict_need(tiny: str) -> None:
+    results = json.loads(invoke("train", tiny, "--json").stdout.splitlines()[-1])
+    for part, n in (("test", 36), ("train", 27), ("validation", 9)):
+        done = invoke("evaluate", "mine.safetensors", "--part", part, "--json")
+        assert done.exit_code == 0, done.output
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert found["n_samples"] == n
+        key = {"test": "test", "train": "train", "validation": "val"}[part]
+        if part != "train":  # the training's own figure is of the parameters while they changed
+            assert found[f"{part}_loss"] == pytest.approx(results[f"{key}_loss"], rel=1e-5)
+    done = invoke("predict", "mine.safetensors", "--sample", "35")
+    assert done.stdout.startswith("sample 35  class ")
+    done = invoke("predict", "mine.safetensors", "--sample", "36")
+    assert "--sample must be in 0 ... 35, the test part of spiral; got 36" in done.output
+
+
+def test_regression_prints_its_errors_and_values() -> None:
+    done = invoke("train", "diabetes", "--epochs", "2", "--json")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("test rmse ") and ", test r2 " in line and "test loss" in line for line in lines)
+    results = json.loads(lines[-1])
+    done = invoke("evaluate", "diabetes.safetensors", "--json")
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["test_rmse"] == pytest.approx(results["test_rmse"], rel=1e-6)
+    assert "rmse " in done.stdout
+    done = invoke("predict", "diabetes.safetensors", "--sample", "0", "--json")
+    assert done.exit_code == 0, done.output
+    row = json.loads(done.stdout.splitlines()[-1])["predictions"][0]
+    target = bp.data.load("diabetes")[1].y[0]
+    assert row["target"] == target.tolist()
+    assert done.stdout.startswith(f"sample 0  output {row['output'][0]:.6g}  target {target[0]:.6g}")
+
+
+def test_a_binary_classifier_of_a_csv_file_gives_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 2))
+    rows = [f"{a},{b},{int(a > 0)}" for a, b in x]
+    Path("points.csv").write_text("\n".join(["a,b,right", *rows]))
+    recipe = TINY.replace('name = "spiral"\nsamples = 12', 'csv = "points.csv"\ntarget = "right"')
+    recipe = recipe.replace("SoftmaxCross", "BinaryCross").replace("Dense(4, 3)", "Dense(4, 1)")
+    Path("points.toml").write_text(recipe)
+    done = invoke("train", "points.toml", "--epochs", "60", "--learning-rate", "0.1")
+    assert done.exit_code == 0, done.output
+    done = invoke("predict", "points.safetensors", "--sample", "0", "--sample", "1", "--json")
+    predictions = json.loads(done.stdout.splitlines()[-1])["predictions"]
+    assert [row["class"] for row in predictions] == [row["label"] for row in predictions]
+    assert all(0.5 <= row["probability"] <= 1 for row in predictions)
+    Path("new.csv").write_text("a,b\n3,0\n-3,0\n")
+    done = invoke("predict", "points.safetensors", "--input", "new.csv", "--json")
+    assert [row["class"] for row in json.loads(done.stdout.splitlines()[-1])["predictions"]] == [1, 0]
+    Path("points.csv").unlink()
+    done = invoke("evaluate", "points.safetensors")
+    assert done.exit_code == 2
+    assert "the recipe in 'points.safetensors': data.csv: cannot read" in done.output
+
+
+def test_mistakes_of_options_and_of_the_recipe_are_reported_together(tiny: str) -> None:
+    Path(tiny).write_text(TINY.replace("Dense(4, 3)", "Dense(4, 2)").replace("[loss]", "[loss]\nsmoothing = 1"))
+    done = invoke("train", tiny, "--epochs", "-1", "--batch-size", "x", "--log", "log.txt", "--plot", "nowhere/p.png")
+    assert done.exit_code == 2
+    lines = done.output.splitlines()
+    assert lines[0] == "bpnet: mine.toml: 6 settings cannot be used:"
+    assert [line.split()[0].rstrip(":") for line in lines[1:]] == [
+        "--epochs", "--batch-size", "--plot", "--log", "loss.smoothing", "model.layers[2]"
+    ]  # fmt: skip
+    assert lines[4] == "  --log: its name must end in one of .csv, .jsonl, got 'log.txt'"
+    assert not Path("mine.safetensors").exists()
+
+
+def test_a_mistake_that_an_option_makes_in_the_recipe_has_the_options_name(tiny: str) -> None:
+    done = invoke("train", tiny, "--patience", "3", "--validation-fraction", "0")
+    assert done.exit_code == 2
+    assert "--patience: early stopping watches val_loss, and there are no validation data" in done.output
+    done = invoke("train", tiny, "--validation-fraction", "0.001")
+    assert "--validation-fraction: fraction 0.001 of 36 samples leaves a part empty" in done.output
+
+
+def test_toml_that_is_none_is_refused_with_line_and_column() -> None:
+    Path("bad.toml").write_text("[data]\nname = \n")
+    done = invoke("train", "bad.toml")
+    assert done.exit_code == 2
+    assert "RECIPE: bad.toml is no TOML: Invalid value (at line 2, column 8)" in done.output
+    done = invoke("train", "none.toml")
+    assert "RECIPE: cannot read the recipe 'none.toml': No such file or directory" in done.output
+
+
+def test_check_shows_the_model_and_trains_nothing(tiny: str) -> None:
+    done = invoke("train", tiny, "--check")
+    assert done.exit_code == 0
+    assert "Dense(2, 4)" in done.stdout
+    assert done.stdout.endswith("mine.toml can be trained; nothing was trained, since --check was given\n")
+    assert sorted(path.name for path in Path().iterdir()) == ["mine.toml"]
+
+
+def test_a_file_that_is_replaced_is_named(tiny: str) -> None:
+    assert "saved m (" in invoke("train", tiny, "--out", "m").stdout
+    assert "replaced m (" in invoke("train", tiny, "--out", "m").stdout
+
+
+def test_the_course_is_drawn_and_logged(tiny: str) -> None:
+    pytest.importorskip("matplotlib")
+    done = invoke("train", tiny, "--plot", "course.png", "--log", "log.jsonl", "--tensorboard", "runs")
+    assert done.exit_code == 0, done.output
+    assert "drew course.png" in done.stdout
+    assert Path("course.png").read_bytes().startswith(b"\x89PNG")
+    rows = [json.loads(line) for line in Path("log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert list(Path("runs").rglob("events.out.tfevents*"))
+    assert invoke("train", tiny, "--log", "log.csv").exit_code == 0
+    assert len(Path("log.csv").read_text().splitlines()) == 3
+
+
+def test_without_matplotlib_the_extra_is_named_before_training(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bpnet.commands import settings
+
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    done = invoke("train", tiny, "--plot", "course.png")
+    assert done.exit_code == 2
+    assert '--plot: matplotlib draws it, which is missing: pip install "bpnet-xp[plot]"' in done.output
+    assert "epoch" not in done.output
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_training(tiny: str) -> None:
+    done = invoke(
+        "train", tiny, "--log", "nowhere/log.csv", "--tensorboard", "mine.toml", "--out", "a", "--plot", "p.txt"
+    )
+    assert done.exit_code == 2
+    assert "--log: cannot write 'nowhere/log.csv': there is no folder 'nowhere'" in done.output
+    assert "--tensorboard: cannot make the folder 'mine.toml'" in done.output
+    assert "--plot: its name must end in one of .png, .svg, .pdf, got 'p.txt'" in done.output
+    done = invoke("train", tiny, "--log", "x.csv", "--out", "./x.csv")
+    assert done.exit_code == 2
+    assert "--out and --log name the same file" in done.output
+    assert sorted(path.name for path in Path().iterdir()) == ["mine.toml"]
+
+
+def test_early_stopping_says_why_and_keeps_the_best(tiny: str) -> None:
+    done = invoke("train", tiny, "--epochs", "500", "--learning-rate", "1", "--patience", "2", "--json")
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert results["epochs"] < 500
+    assert results["stopped"].startswith("val_loss has not become better for 2 epochs; the best was")
+    assert f"stopped after {results['epochs']} epochs: val_loss" in done.stdout
+    best = float(results["stopped"].split("the best was ")[1].split()[0])
+    found = invoke("evaluate", "mine.safetensors", "--part", "validation", "--json")
+    assert json.loads(found.stdout.splitlines()[-1])["validation_loss"] == pytest.approx(best, rel=1e-4)
+
+
+def test_averaged_parameters_are_what_is_tested_and_saved(tiny: str) -> None:
+    Path(tiny).write_text(TINY + '\n[optimizer]\nname = "SGD"\nlearning_rate = 0.5\naverage = 0.9\n')
+    results = json.loads(invoke("train", tiny, "--json").stdout.splitlines()[-1])
+    found = json.loads(invoke("evaluate", "mine.safetensors", "--json").stdout.splitlines()[-1])
+    assert found["test_loss"] == pytest.approx(results["test_loss"], rel=1e-5)
+
+
+def test_the_recipes_are_listed_and_printed() -> None:
+    done = invoke("recipes")
+    assert done.exit_code == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == recipes.available()
+    shown = invoke("recipes", "digits").stdout
+    assert shown == recipes.source("digits")
+    Path("mine.toml").write_text(shown)
+    assert invoke("train", "mine.toml", "--epochs", "0").exit_code == 0
+    done = invoke("recipes", "digts")
+    assert done.exit_code == 2
+    assert "did you mean 'digits'?" in done.output
+    done = invoke("recipes", "digits", "--of", "m")
+    assert done.exit_code == 2
+    bp.Sequential(bp.Dense(2, 2)).initialize().save("plain")
+    done = invoke("recipes", "--of", "plain")
+    assert done.exit_code == 2
+    assert "'plain' has no recipe" in done.output
+
+
+def test_a_recipe_in_a_file_that_is_none_is_a_mistake_of_the_file() -> None:
+    bp.Sequential(bp.Dense(2, 2)).initialize().save("odd", data="digits", recipe={"data": {"name": "digits"}})
+    done = invoke("evaluate", "odd")
+    assert done.exit_code == 2
+    assert "the recipe in 'odd': 2 settings cannot be used:" in done.output
+
+
+def test_the_recipes_backend_is_used_unless_an_option_says_another(tiny: str) -> None:
+    Path(tiny).write_text(TINY + 'backend = "strict:device1"\n')
+    found = json.loads(invoke("train", tiny, "--json").stdout.splitlines()[-1])
+    assert found["backend"] == "strict:device1"
+    found = json.loads(invoke("train", tiny, "--backend", "numpy", "--json").stdout.splitlines()[-1])
+    assert found["backend"] == "numpy"
+    Path(tiny).write_text(TINY + 'backend = "nowhere"\n')
+    done = invoke("train", tiny)
+    assert done.exit_code == 2
+    assert "training.backend: unknown backend 'nowhere'" in done.output
+
+
 # --- the backend ---
 
 
@@ -284,7 +530,7 @@ def test_wrong_settings_of_evaluate_are_reported_together(trained: tuple[str, di
     assert done.exit_code == 2
     assert "3 settings" in done.output
     assert "did you mean 'digits'?" in done.output
-    assert "--part must be test or train, got 'all'" in done.output
+    assert "--part must be test, train or validation, got 'all'" in done.output
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict"])
@@ -446,14 +692,14 @@ def test_version_and_help_exit_with_0() -> None:
     version = invoke("--version")
     assert version.exit_code == 0
     assert version.stdout.startswith(f"bpnet {bp.__version__} (Python ")
-    for command in ([], ["train"], ["evaluate"], ["predict"], ["doctor"]):
+    for command in ([], ["train"], ["evaluate"], ["predict"], ["recipes"], ["doctor"]):
         assert invoke(*command, "--help").exit_code == 0
         assert invoke(*command, "-h").exit_code == 0
 
 
 def test_no_arguments_print_the_help() -> None:
     output = invoke().output
-    assert all(command in output for command in ("train", "evaluate", "predict", "doctor"))
+    assert all(command in output for command in ("train", "evaluate", "predict", "recipes", "doctor"))
 
 
 @pytest.mark.parametrize("arguments", [["trian", "digits"], ["train"], ["train", "digits", "--epoch-count", "3"]])

@@ -19,6 +19,7 @@ from bpnet.commands.data import app as data_app
 from bpnet.commands.doctor import doctor
 from bpnet.commands.evaluate import evaluate
 from bpnet.commands.predict import predict
+from bpnet.commands.recipes import recipes
 from bpnet.commands.train import train
 from bpnet.errors import (
     BackendError,
@@ -86,4 +87,5 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(doctor)
+app.command()(recipes)
 app.add_typer(data_app, name="data")

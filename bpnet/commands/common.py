@@ -11,12 +11,8 @@ import numpy as np
 import typer
 
 import bpnet
-from bpnet import losses
 from bpnet.backend import Backend
-from bpnet.errors import CheckpointError, ConfigError
-from bpnet.layers import Layer, Softmax
-from bpnet.losses import Loss
-from bpnet.pairing import last_layer
+from bpnet.history import as_text
 
 # Numbers arrive as text: `bpnet.commands.settings` reads them, so that all mistakes are reported together.
 BackendOption = Annotated[
@@ -41,6 +37,12 @@ def note(text: str) -> None:
     print(f"bpnet: note: {text}", file=sys.stderr)
 
 
+def as_results(results: dict[str, Any], prefix: str = "") -> str:
+    """What an evaluation found, for people, the loss last: "test accuracy 0.9777, test loss 0.0853"."""
+    texts = {name: as_text(name, results[name]) for name in [*(n for n in results if n != "loss"), "loss"]}
+    return ", ".join(f"{prefix}{name} {text}" for name, text in texts.items() if text)
+
+
 def versions(backend: Backend) -> dict[str, str]:
     """The versions that a result depends on."""
     found = {"bpnet": bpnet.__version__, "python": platform.python_version(), "numpy": np.__version__}
@@ -51,32 +53,3 @@ def where(backend: Backend) -> str:
     """The backend for people: "numpy 2.4.6 on cpu"."""
     about = backend.describe()
     return f"{backend.name} {about['version']} on {about['device']}"
-
-
-def open_model(path: str, backend: Backend) -> Layer:
-    """Read a model; CheckpointError, with what to do, when the file is not a whole one."""
-    try:
-        return Layer.load(path, backend=backend)
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{error}. Give a model that `bpnet train` or model.save wrote, or write it anew"
-        ) from error
-
-
-def classifier_loss(model: Layer) -> Loss:
-    """The loss that `model` was trained with or, where its file does not say, the one that its last layer asks for.
-
-    Raises ConfigError when it was trained with a loss that takes no labels.
-    """
-    name = model.info.get("loss")
-    if name is None:
-        return losses.CategoricalCrossEntropy() if ends_in_softmax(model) else losses.SoftmaxCrossEntropy()
-    found = getattr(losses, str(name), None)
-    if not (isinstance(found, type) and issubclass(found, Loss) and found.targets == "labels"):
-        raise ConfigError(f"the model was trained with the loss {name!r}; only classifiers can be evaluated here")
-    return found()
-
-
-def ends_in_softmax(model: Layer) -> bool:
-    """Whether the model's outputs are probabilities of classes."""
-    return isinstance(last_layer(model), Softmax)

@@ -1,19 +1,20 @@
-"""`bpnet evaluate`: a saved classifier on labelled data."""
+"""`bpnet evaluate`: a saved model on the data of its recipe."""
 
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bpnet.commands import common
+from bpnet.commands.saved import Saved
 from bpnet.commands.settings import EvaluateSettings, validated
-from bpnet.data import load
-from bpnet.data.named import FIFTH, OFFICIAL, find
+from bpnet.data import Dataset, available, load
+from bpnet.data.named import OFFICIAL, find
 from bpnet.errors import ConfigError, DataError, ShapeError
-from bpnet.layers import Layer
-from bpnet.metrics import Accuracy
+from bpnet.losses import Loss
+from bpnet.metrics import Accuracy, Metric
 from bpnet.optimizers import Adam
 from bpnet.trainer import Trainer
 
@@ -22,7 +23,7 @@ def evaluate(
     model: common.ModelArgument,
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Default: what the model was trained on.")] = None,
     split_seed: common.SplitSeedOption = None,
-    part: Annotated[str | None, typer.Option(metavar="PART", help="test (the default) or train.")] = None,
+    part: Annotated[str | None, typer.Option(metavar="PART", help="test (the default), train or validation.")] = None,
     backend: common.BackendOption = None,
     batch_size: common.BatchSizeOption = None,
     as_json: common.JsonOption = False,
@@ -37,29 +38,27 @@ def evaluate(
         backend=backend,
         batch_size=batch_size,
     )
-    loaded = common.open_model(settings.model, settings.backend)
-    name = settings.data or data_of(loaded, settings.model)
-    split = split_seed_of(loaded, name, settings.split_seed)
-    training, test = load(name, split_seed=split)
-    samples = test if settings.part == "test" else training
-    trainer = Trainer(loaded, common.classifier_loss(loaded), Adam(), metrics=[Accuracy()])
+    saved = Saved(settings.model, settings.backend)
+    loaded = saved.model
+    samples, loss, metrics = _what_to_measure(saved, settings)
+    trainer = Trainer(loaded, loss, Adam(), metrics=metrics)
     start = time.perf_counter()
     try:
         results = trainer.evaluate(samples, batch_size=settings.batch_size)
     except (ShapeError, DataError) as error:
-        raise type(error)(f"{settings.model} cannot be evaluated on {name}: {error}") from error
+        raise type(error)(f"{settings.model} cannot be evaluated on {samples.name}: {error}") from error
     seconds = time.perf_counter() - start
     print(f"{settings.model}: {loaded.n_parameters:,} parameters, {common.where(loaded.backend)}")
-    print(f"{name}, {samples.split}: {len(samples)} samples")
-    print(f"accuracy {results['accuracy']:.4f}, loss {results['loss']:.4f}")
+    print(f"{samples.name}, {samples.split}: {len(samples)} samples")
+    print(common.as_results(results))
     if as_json:
+        official = samples.name in available() and find(samples.name).split == OFFICIAL
         common.print_json(
             {
-                f"{settings.part}_accuracy": results["accuracy"],
-                f"{settings.part}_loss": results["loss"],
-                "data": name,
+                **{f"{settings.part}_{name}": value for name, value in results.items()},
+                "data": samples.name,
                 "split": samples.split,
-                "split_seed": None if find(name).split == OFFICIAL else split,
+                "split_seed": None if official else _seed_of(saved, samples.name, settings.split_seed),
                 "n_samples": len(samples),
                 "backend": loaded.backend.name,
                 "device": loaded.backend.describe()["device"],
@@ -71,30 +70,27 @@ def evaluate(
         )
 
 
-def data_of(model: Layer, path: str) -> str:
-    """The name of the data that `model` was trained on; ConfigError when its file does not say."""
-    name = model.info.get("data")
-    if not isinstance(name, str):
-        raise ConfigError(
-            f"{path!r} does not say what data it was trained on; `bpnet evaluate` takes --data digits, "
-            "`bpnet predict` takes --input FILE"
-        )
-    return name
+def _what_to_measure(saved: Saved, settings: EvaluateSettings) -> tuple[Dataset, Loss, list[Metric]]:
+    """The samples, the loss and the metrics: those of the recipe, or what an older file and --data say."""
+    recipe = saved.recipe
+    if recipe is not None and settings.data in (None, recipe.data.name):
+        training, validation, test = saved.parts(settings.split_seed)
+        part = {"test": test, "train": training, "validation": validation}[settings.part]
+        if part is None:
+            raise ConfigError(
+                f"the recipe in {settings.model!r} holds no samples out for validation: --part test or train"
+            )
+        assert recipe.loss is not None
+        return part, recipe.loss, list(recipe.metrics or ())
+    if settings.part == "validation":
+        raise ConfigError("--part validation needs a model whose file has a recipe; take test or train")
+    loss = saved.classifier_loss()
+    name = settings.data or saved.data_name()
+    training, test = load(name, split_seed=saved.split_seed(name, settings.split_seed))
+    metrics = [Accuracy()] if recipe is None else list(recipe.metrics or ())
+    return test if settings.part == "test" else training, loss, metrics
 
 
-def split_seed_of(model: Layer, data: str, asked: int | None) -> int:
-    """The split to take; says on standard error when it is not the one that `model` was trained on."""
-    kind = find(data).split
-    if kind == OFFICIAL:
-        if asked is not None:
-            common.note(f"{data} has an official split, which --split-seed {asked} does not change")
-        return 0
-    info: dict[str, Any] = model.info
-    known = info.get("split_seed") if info.get("data") == data else None
-    if known is None or asked in (None, known) or kind != FIFTH:
-        return int(known or 0) if asked is None else asked
-    common.note(
-        f"the model was trained on the split with seed {known}; it has seen most test samples of the split with seed "
-        f"{asked}"
-    )
-    return asked
+def _seed_of(saved: Saved, data: str, asked: int | None) -> int:
+    known = saved.info.get("split_seed") if saved.info.get("data") == data else None
+    return int(known or 0) if asked is None else asked

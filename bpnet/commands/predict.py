@@ -9,14 +9,14 @@ import typer
 
 from bpnet import ops
 from bpnet.commands import common
-from bpnet.commands.evaluate import data_of, split_seed_of
+from bpnet.commands.saved import Saved
 from bpnet.commands.settings import PredictSettings, validated
 from bpnet.data import Dataset, available, check_labels, load
 from bpnet.data.named import find
 from bpnet.data.rows import read_rows
 from bpnet.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from bpnet.inference import predict as outputs_of
-from bpnet.layers import Layer
+from bpnet.losses import BinaryCrossEntropy, BinaryFocalLoss, FocalLoss, NegativeLogLikelihood, SoftmaxCrossEntropy
 
 
 def predict(
@@ -30,21 +30,19 @@ def predict(
     backend: common.BackendOption = None,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Print the class that a saved model sees in each sample, and its probability."""
+    """Print what a saved model says of each sample: the class and its probability, or the values."""
     settings = validated(PredictSettings, model=model, input=input_file, sample=sample or None, backend=backend)
     if (settings.input is None) == (not settings.sample):
         raise ConfigError("give either --input FILE (samples of your own) or --sample N (of the model's test data)")
-    loaded = common.open_model(settings.model, settings.backend)
-    name = loaded.info.get("data")
-    trained_on = _training_part(name) if settings.input is not None else None
-    classes = find(str(name)).classes if name in available() else ()
+    saved = Saved(settings.model, settings.backend)
+    loaded = saved.model
     if settings.input is None:
         numbers = settings.sample
-        x, labels = _test_samples(loaded, settings.model, numbers)
+        x, targets = _test_samples(saved, numbers)
     else:
-        x, labels = read_rows(settings.input)
+        x, targets = read_rows(settings.input)
         numbers = list(range(len(x)))
-        _note_range(trained_on, x)
+        _note_range(_training_part(saved), x)
     try:
         outputs = np.asarray(outputs_of(loaded, x), dtype=np.float64)
     except ShapeError as error:
@@ -55,16 +53,19 @@ def predict(
             "the model's outputs are NaN or infinite: its parameters are, or the samples are too large"
         )
 
-    probabilities = _probabilities(loaded, outputs)
+    probabilities = _probabilities(saved, outputs)
     if probabilities is None:
-        rows = [{"sample": n, "output": output.tolist()} for n, output in zip(numbers, outputs, strict=True)]
+        rows = _values(numbers, outputs, targets)
     else:
-        if labels is not None:
-            check_labels(labels, probabilities.shape[1])
-        rows = _answers(numbers, probabilities, labels)
+        if targets is not None:
+            targets = np.asarray(targets)
+            targets = targets[:, 0].astype(np.int64) if targets.ndim == 2 and targets.shape[1] == 1 else targets
+            check_labels(targets, probabilities.shape[1])
+        rows = _answers(numbers, probabilities, targets)
+    classes = _classes(saved)
     for row in rows:
         print(_line(row, classes))
-    if labels is not None and probabilities is not None and len(rows) > 1:
+    if targets is not None and probabilities is not None and len(rows) > 1:
         print(f"{sum(row['class'] == row['label'] for row in rows)} of {len(rows)} right")
     if as_json:
         common.print_json(
@@ -78,23 +79,37 @@ def predict(
         )
 
 
-def _test_samples(model: Layer, path: str, numbers: list[int]) -> tuple[Any, Any]:
-    name = data_of(model, path)
-    test = load(name, split_seed=split_seed_of(model, name, None))[1]
+def _test_samples(saved: Saved, numbers: list[int]) -> tuple[Any, Any]:
+    if saved.recipe is not None:
+        test = saved.parts()[2]
+    else:
+        name = saved.data_name()
+        test = load(name, split_seed=saved.split_seed(name, None))[1]
     wrong = [number for number in numbers if number >= len(test)]
     if wrong:
         raise DataError(
-            f"--sample must be in 0 ... {len(test) - 1}, the test part of {name}; got {', '.join(map(str, wrong))}"
+            f"--sample must be in 0 ... {len(test) - 1}, the test part of {test.name}; got {', '.join(map(str, wrong))}"
         )
     return test.x[numbers], test.y[numbers]
 
 
-def _training_part(name: Any) -> Dataset | None:
+def _training_part(saved: Saved) -> Dataset | None:
     """What the model was trained on, where that is known and is here."""
+    name = saved.info.get("data")
     try:
-        return load(name)[0] if name in available() else None
-    except DataError:
+        if saved.recipe is not None:
+            return saved.parts()[0]
+        return load(str(name))[0] if name in available() else None
+    except (DataError, ConfigError):
         return None
+
+
+def _classes(saved: Saved) -> tuple[str, ...]:
+    """The names of the classes, as far as they are known."""
+    classes, name = saved.info.get("classes"), saved.info.get("data")
+    if isinstance(classes, list):
+        return tuple(map(str, classes))
+    return find(str(name)).classes if name in available() else ()
 
 
 def _note_range(trained_on: Dataset | None, x: Any) -> None:
@@ -109,16 +124,30 @@ def _note_range(trained_on: Dataset | None, x: Any) -> None:
         )
 
 
-def _probabilities(model: Layer, outputs: Any) -> Any:
-    """(N, C) probabilities, or None where the model is not known to be a classifier."""
+def _probabilities(saved: Saved, outputs: Any) -> Any:
+    """(N, C) probabilities, or None where the model is not known to give such."""
     if outputs.ndim != 2:
         return None
-    if common.ends_in_softmax(model):
+    if saved.ends_in_softmax:
         return outputs
-    loss = model.info.get("loss")
-    if loss is None:
+    loss = saved.loss
+    if isinstance(loss, (BinaryCrossEntropy, BinaryFocalLoss)) and outputs.shape[1] == 1:
+        p = outputs if loss.wants == "probabilities" else ops.sigmoid(outputs)
+        return np.concatenate([1 - p, p], axis=1)
+    if isinstance(loss, NegativeLogLikelihood):
+        return np.exp(outputs)
+    if saved.info.get("loss") is None:
         common.note('the file names no loss, so these are plain outputs; model.save(path, loss="SoftmaxCrossEntropy")')
-    return ops.softmax(outputs) if loss == "SoftmaxCrossEntropy" else None
+    return ops.softmax(outputs) if isinstance(loss, (SoftmaxCrossEntropy, FocalLoss)) else None
+
+
+def _values(numbers: list[int], outputs: Any, targets: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {"sample": n, "output": output.tolist()} for n, output in zip(numbers, outputs, strict=True)
+    ]
+    for row, target in zip(rows, targets if targets is not None else (), strict=False):
+        row["target"] = np.asarray(target).tolist()
+    return rows
 
 
 def _answers(numbers: list[int], probabilities: Any, labels: Any) -> list[dict[str, Any]]:
@@ -136,8 +165,17 @@ def _line(row: dict[str, Any], classes: tuple[str, ...]) -> str:
         return classes[label] if label < len(classes) else str(label)
 
     if "class" not in row:
-        return f"sample {row['sample']}  output {row['output']}"
+        target = f"  target {_numbers(row['target'])}" if "target" in row else ""
+        return f"sample {row['sample']}  output {_numbers(row['output'])}{target}"
     text = f"sample {row['sample']}  class {name(row['class'])}  probability {row['probability']:.4f}"
     if "label" not in row:
         return text
     return f"{text}  label {name(row['label'])}" + ("" if row["class"] == row["label"] else "  (wrong)")
+
+
+def _numbers(value: Any) -> str:
+    """Numbers for people, to six digits; nested lists as they are nested."""
+    if not isinstance(value, list):
+        return f"{value:.6g}"
+    inner = ", ".join(_numbers(each) for each in value)
+    return inner if len(value) == 1 and not isinstance(value[0], list) else f"[{inner}]"

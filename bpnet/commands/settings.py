@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -10,13 +11,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from bpnet import recipes
 from bpnet.backend import ENVIRONMENT_VARIABLE, get_backend, selection
 from bpnet.data import named
-from bpnet.errors import BackendError, ConfigError
+from bpnet.errors import BackendError
 from bpnet.files import check_writable
 from bpnet.random import MAX_SEED
+from bpnet.recipes.mistakes import raise_all
+
+PICTURES = (".png", ".svg", ".pdf")
+LOGS = (".csv", ".jsonl")
 
 
-def _has_recipe(name: str) -> str:
-    recipes.find(name)
+def _recipe(name: str) -> str:
+    recipes.open_recipe(name)
     return name
 
 
@@ -27,6 +32,34 @@ def _known_data(name: str) -> str:
 
 def _writable(path: str) -> str:
     check_writable(path)
+    return path
+
+
+def _file_of_kind(path: str, endings: tuple[str, ...]) -> str:
+    if os.path.splitext(path)[1].lower() not in endings:
+        raise ValueError(f"its name must end in one of {', '.join(endings)}, got {path!r}")
+    return _writable(path)
+
+
+def _log(path: str) -> str:
+    return _file_of_kind(path, LOGS)
+
+
+def _picture(path: str) -> str:
+    _file_of_kind(path, PICTURES)
+    if find_spec("matplotlib") is None:
+        raise ValueError('matplotlib draws it, which is missing: pip install "bpnet-xp[plot]"')
+    return path
+
+
+def _folder(path: str) -> str:
+    above = os.path.abspath(path)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above):
+        raise ValueError(f"cannot make the folder {path!r}: {above!r} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot make the folder {path!r}: {above!r} may not be written to")
     return path
 
 
@@ -50,38 +83,46 @@ def _usable_backend(choice: str | None) -> Any:
 
 
 SEED = f"an integer in 0 ... 2^64 - 1 ({MAX_SEED})"
+POSITIVE = "an integer of at least 1"
 Usable = Annotated[Any, BeforeValidator(_usable_backend)]
 
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+
+class _OnBackend(_Settings):
     backend: Usable = None
 
 
 class TrainSettings(_Settings):
-    """Of `bpnet train`. None stands for the recipe's own."""
+    """Of `bpnet train`, but for the backend, which may be the recipe's. None stands for the recipe's own."""
 
-    data: Annotated[str, AfterValidator(_has_recipe)] = Field(title="DATA")
+    recipe: Annotated[str, AfterValidator(_recipe)] | None = Field(None, title="RECIPE")
     epochs: int | None = Field(None, ge=0, description="an integer of at least 0")
-    batch_size: int | None = Field(None, ge=1, description="an integer of at least 1")
+    batch_size: int | None = Field(None, ge=1, description=POSITIVE)
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False, description="a finite number above 0")
-    seed: int = Field(0, ge=0, le=MAX_SEED, description=SEED)
-    split_seed: int = Field(0, ge=0, le=MAX_SEED, description=SEED)
-    out: Annotated[str, AfterValidator(_writable)]
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description=SEED)
+    split_seed: int | None = Field(None, ge=0, le=MAX_SEED, description=SEED)
+    validation_fraction: float | None = Field(None, ge=0, lt=1, description="a number of at least 0 and below 1")
+    patience: int | None = Field(None, ge=1, description=POSITIVE)
+    out: Annotated[str, AfterValidator(_writable)] | None = None
+    plot: Annotated[str, AfterValidator(_picture)] | None = None
+    log: Annotated[str, AfterValidator(_log)] | None = None
+    tensorboard: Annotated[str, AfterValidator(_folder)] | None = None
 
 
-class EvaluateSettings(_Settings):
+class EvaluateSettings(_OnBackend):
     """Of `bpnet evaluate`. None stands for what the model file says."""
 
     model: Annotated[str, AfterValidator(_model_file)] = Field(title="MODEL")
     data: Annotated[str, AfterValidator(_known_data)] | None = None
     split_seed: int | None = Field(None, ge=0, le=MAX_SEED, description=SEED)
-    part: str = Field("test", pattern="^(test|train)$", description="test or train")
-    batch_size: int = Field(256, ge=1, description="an integer of at least 1")
+    part: str = Field("test", pattern="^(test|train|validation)$", description="test, train or validation")
+    batch_size: int = Field(256, ge=1, description=POSITIVE)
 
 
-class PredictSettings(_Settings):
+class PredictSettings(_OnBackend):
     """Of `bpnet predict`. None stands for what the model file says."""
 
     model: Annotated[str, AfterValidator(_model_file)] = Field(title="MODEL")
@@ -94,12 +135,21 @@ Known = TypeVar("Known", bound=_Settings)
 
 def validated(kind: type[Known], **given: Any) -> Known:
     """Return the settings made of `given` (None: not given); ConfigError that names every mistake."""
+    settings, lines = collected(kind, **given)
+    raise_all(lines)
+    return settings
+
+
+def collected(kind: type[Known], **given: Any) -> tuple[Known, list[str]]:
+    """The settings made of what is right of `given` (for required ones that are wrong, nothing), and the mistakes."""
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        return kind(**given)
+        return kind(**given), []
     except ValidationError as error:
-        lines = [_mistake(kind, each, given.get("backend")) for each in error.errors()]
-    raise ConfigError(lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} settings cannot be used:", *lines]))
+        wrong = {str(each["loc"][0]): _mistake(kind, each, given.get("backend")) for each in error.errors()}
+    right = {name: value for name, value in given.items() if name not in wrong}
+    whole = not any(field.is_required() for field in kind.model_fields.values()) and "backend" not in wrong
+    return kind(**right) if whole else kind.model_construct(**right), list(wrong.values())
 
 
 def _mistake(kind: type[_Settings], error: Any, backend: str | None) -> str:
@@ -111,3 +161,8 @@ def _mistake(kind: type[_Settings], error: Any, backend: str | None) -> str:
     if error["type"] == "value_error":
         return f"{label}: {error['ctx']['error']}"
     return f"{label} must be {field.description}, got {str(error['input'])!r}"
+
+
+def backend_mistake(choice: str | None) -> list[str]:
+    """A line on the backend where it cannot be used; none where it can."""
+    return collected(_OnBackend, backend=choice)[1]

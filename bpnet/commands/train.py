@@ -2,123 +2,260 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bpnet import recipes
+from bpnet.callbacks import Callback, CSVLogger, JSONLogger, TensorBoard
 from bpnet.commands import common
-from bpnet.commands.settings import TrainSettings, validated
-from bpnet.data import load
-from bpnet.errors import NonFiniteError
+from bpnet.commands.settings import TrainSettings, backend_mistake, collected
+from bpnet.errors import ConfigError, NonFiniteError
+from bpnet.history import History
+from bpnet.recipes.mistakes import raise_all
+from bpnet.recipes.run import Run, examine
+
+# The keys that options set.
+KEYS = {
+    "backend": "training.backend",
+    "epochs": "training.epochs",
+    "batch_size": "training.batch_size",
+    "learning_rate": "optimizer.learning_rate",
+    "seed": "training.seed",
+    "patience": "training.patience",
+    "split_seed": "data.split_seed",
+    "validation_fraction": "data.validation_fraction",
+}
 
 
 def train(
-    data: Annotated[str, typer.Argument(help=f"What to train on: {', '.join(recipes.available())}.")],
+    recipe: Annotated[
+        str, typer.Argument(help=f"A recipe of bpnet's ({', '.join(recipes.available())}), or a file: mine.toml.")
+    ],
     backend: common.BackendOption = None,
-    seed: Annotated[str | None, typer.Option(metavar="N", help="Of weights, dropout and order. Default: 0.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Of weights, dropout and order.")] = None,
     epochs: Annotated[str | None, typer.Option(metavar="N", help="Passes over the training data.")] = None,
     batch_size: common.BatchSizeOption = None,
-    learning_rate: Annotated[str | None, typer.Option(metavar="X", help="Of Adam.")] = None,
+    learning_rate: Annotated[str | None, typer.Option(metavar="X", help="Of the optimizer.")] = None,
     split_seed: common.SplitSeedOption = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The model's file. Default: DATA.safetensors.")
+    validation_fraction: Annotated[
+        str | None, typer.Option(metavar="X", help="The part of the training data to validate with after every epoch.")
     ] = None,
+    patience: Annotated[
+        str | None, typer.Option(metavar="N", help="Stop when N epochs in a row have brought nothing better.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The model's file. Default: RECIPE.safetensors.")
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw the course of the training: .png, .svg or .pdf.")
+    ] = None,
+    log: Annotated[str | None, typer.Option(metavar="FILE", help="A line an epoch: .csv or .jsonl.")] = None,
+    tensorboard: Annotated[str | None, typer.Option(metavar="FOLDER", help="Event files for TensorBoard.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check the recipe and its data, and train nothing.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Train a model on a data set, test it on the part that was held out, and save it."""
-    settings = validated(
-        TrainSettings,
-        data=data,
+    """Train a model as a recipe says, test it on the part that was held out, and save it."""
+    run, settings = _prepared(
+        recipe,
         backend=backend,
-        seed=seed,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        seed=seed,
         split_seed=split_seed,
-        out=f"{data}.safetensors" if out is None else out,
+        validation_fraction=validation_fraction,
+        patience=patience,
+        out=out,
+        plot=plot,
+        log=log,
+        tensorboard=tensorboard,
     )
-    recipe = recipes.find(settings.data)
-    epochs_asked = recipe.epochs if settings.epochs is None else settings.epochs
-    size = settings.batch_size or recipe.batch_size
-    training, test = load(recipe.data, split_seed=settings.split_seed)
-    trainer = recipe.trainer(seed=settings.seed, backend=settings.backend, learning_rate=settings.learning_rate)
-    model, optimizer = trainer.model, trainer.optimizer
-
-    shape = tuple(training.x.shape[1:])
-    print(f"data      {recipe.data}: {len(training)} samples to train on, {len(test)} to test on, shape {shape}")
-    print(f"backend   {common.where(model.backend)}")
-    print(
-        f"training  {epochs_asked} epochs of {-(-len(training) // size)} steps, batch size {size}, "
-        f"{type(optimizer).__name__}, learning rate {optimizer.learning_rate:g}, seed {settings.seed}"
-    )
-    print(f"\n{model.summary(shape)}\n", flush=True)
-
+    _announce(run)
+    if check:
+        print(f"{recipe} can be trained; nothing was trained, since --check was given")
+        return
+    replaced = os.path.exists(settings.out or "")
     start = time.perf_counter()
     try:
-        history = trainer.fit(training, epochs=epochs_asked, batch_size=size)
+        history = run.fit(callbacks=_loggers(settings))
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}. No model was saved; --learning-rate sets the learning rate") from error
     seconds = time.perf_counter() - start
-
-    model.save(
-        settings.out,
-        data=recipe.data,
-        split_seed=settings.split_seed,
-        loss=type(trainer.loss).__name__,
-        epochs=len(history),
-        batch_size=size,
-        learning_rate=optimizer.learning_rate,
-        complete=not history.interrupted,
-    )
-    results = trainer.evaluate(test)
-    if sys.stdout.isatty() and len(history) > 1:
-        print(f"loss          {curve(history['loss'])}")
-    print(
-        f"test accuracy {results['accuracy']:.4f}, test loss {results['loss']:.4f} "
-        f"({len(test)} samples not trained on), after {seconds:.2f} s of training"
-    )
-    print(
-        f"saved {settings.out} ({os.path.getsize(settings.out):,} bytes); see `bpnet predict {settings.out} --sample 0`"
-    )
+    _save(run, history, str(settings.out))
+    results = run.trainer.evaluate(run.test)
+    _report(run, history, results, seconds)
+    _say_saved(settings, history, replaced)
     if as_json:
-        common.print_json(
-            {
-                "test_accuracy": results["accuracy"],
-                "test_loss": results["loss"],
-                "train_accuracy": history["accuracy"][-1] if len(history) else None,
-                "train_loss": history["loss"][-1] if len(history) else None,
-                "data": recipe.data,
-                "split": test.split,
-                "split_seed": settings.split_seed,
-                "n_train": len(training),
-                "n_test": len(test),
-                "backend": model.backend.name,
-                "device": model.backend.describe()["device"],
-                "seed": settings.seed,
-                "epochs": len(history),
-                "epochs_asked": epochs_asked,
-                "interrupted": history.interrupted,
-                "batch_size": size,
-                "learning_rate": optimizer.learning_rate,
-                "seconds": seconds,
-                "n_parameters": model.n_parameters,
-                "model": settings.out,
-                "versions": common.versions(model.backend),
-            }
-        )
+        common.print_json(_summary(run, history, results, seconds, settings))
     if history.interrupted:
         sys.stdout.flush()
         print(
-            f"bpnet: interrupted after {len(history)} of {epochs_asked} epochs; "
+            f"bpnet: interrupted after {len(history)} of {run.recipe['training.epochs']} epochs; "
             f"the model as it was then is whole, in {settings.out}",
             file=sys.stderr,
         )
         raise typer.Exit(1)
+
+
+def _prepared(recipe: str, **given: Any) -> tuple[Run, TrainSettings]:
+    """What is to be trained, and the options; ConfigError with every mistake in options, recipe and data."""
+    labels = {key: f"--{option.replace('_', '-')}" for option, key in KEYS.items() if given[option] is not None}
+    backend = given.pop("backend")
+    try:
+        name, tables, folder, file = recipes.open_recipe(recipe)
+    except ConfigError as error:
+        _, lines = collected(TrainSettings, recipe=recipe, **given)
+        raise_all([*backend_mistake(backend), *lines])
+        raise error
+    given["out"] = given["out"] or f"{name}.safetensors"
+    settings, lines = collected(TrainSettings, recipe=recipe, **given)
+    lines += _same_files(settings)
+    overrides = {key: value for option, key in KEYS.items() if (value := getattr(settings, option, None)) is not None}
+    if backend is not None:
+        overrides[KEYS["backend"]] = backend
+    draft = recipes.make_draft(recipes.with_overrides(tables, overrides), name=name, folder=folder, labels=labels)
+    parts = examine(draft)
+    raise_all([*lines, *draft.mistakes.lines], where=file if draft.mistakes.lines else "")
+    return Run(draft, parts), settings
+
+
+def _same_files(settings: TrainSettings) -> list[str]:
+    """A line for every two options that name one file."""
+    named = [(option, getattr(settings, option, None)) for option in ("out", "plot", "log", "tensorboard")]
+    places = [(option, os.path.realpath(path)) for option, path in named if path is not None]
+    return [
+        f"--{first} and --{second} name the same file, {path!r}"
+        for index, (second, path) in enumerate(places)
+        for first, other in places[:index]
+        if path == other
+    ]
+
+
+def _announce(run: Run) -> None:
+    """Say what will be done, with what, where."""
+    settings = run.recipe.settings
+    shape = tuple(run.training.x.shape[1:])
+    validation = "" if run.validation is None else f", {len(run.validation)} to validate with"
+    optimizer = run.trainer.optimizer
+    schedule = f", schedule {settings['schedule']['name']}" if "schedule" in settings else ""
+    print(
+        f"data      {run.training.name}: {len(run.training)} samples to train on{validation}, {len(run.test)} to test "
+        f"on, shape {shape}"
+    )
+    print(f"backend   {common.where(run.model.backend)}")
+    print(
+        f"training  {settings['training']['epochs']} epochs of {run.steps_per_epoch} steps, batch size "
+        f"{settings['training']['batch_size']}, {type(optimizer).__name__}, learning rate "
+        f"{settings['optimizer']['learning_rate']:g}{schedule}, seed {settings['training']['seed']}"
+    )
+    print(f"\n{run.model.summary(shape)}\n", flush=True)
+
+
+def _loggers(settings: TrainSettings) -> list[Callback]:
+    """The callbacks that options ask for."""
+    found: list[Callback] = []
+    if settings.log is not None:
+        found.append((JSONLogger if settings.log.lower().endswith(".jsonl") else CSVLogger)(settings.log))
+    if settings.tensorboard is not None:
+        found.append(TensorBoard(settings.tensorboard))
+    return found
+
+
+def _save(run: Run, history: History, path: str) -> None:
+    """Write the model, with averaged parameters where the optimizer keeps such: they are what is evaluated."""
+    settings = run.recipe.settings
+    averages = run.trainer.optimizer.average is not None and "average" in run.model.store.slots
+    with run.model.averaged() if averages else contextlib.nullcontext():
+        run.model.save(
+            path,
+            data=run.training.name,
+            split_seed=settings["data"]["split_seed"],
+            classes=list(run.training.classes),
+            loss=type(run.trainer.loss).__name__,
+            epochs=len(history),
+            batch_size=settings["training"]["batch_size"],
+            learning_rate=settings["optimizer"]["learning_rate"],
+            complete=not history.interrupted,
+            recipe_name=run.recipe.name,
+            recipe=settings,
+        )
+
+
+def _report(run: Run, history: History, results: dict[str, Any], seconds: float) -> None:
+    """Print how the training went and what the test part says."""
+    if sys.stdout.isatty() and len(history) > 1 and min(history["loss"]) >= 0:
+        print(f"loss          {curve(history['loss'])}")
+    if history.stopped:
+        print(f"stopped after {len(history)} epochs: {history.stopped}")
+    each = f" ({mean_seconds(history):.3g} s an epoch)" if len(history) else ""
+    print(
+        f"{common.as_results(results, 'test ')} ({len(run.test)} samples not trained on), after {seconds:.2f} s of "
+        f"training{each}"
+    )
+
+
+def _say_saved(settings: TrainSettings, history: History, replaced: bool) -> None:
+    """Name the files that were written; draw the picture."""
+    out = settings.out or ""
+    hint = f"see `bpnet predict {out} --sample 0`"
+    print(f"{'replaced' if replaced else 'saved'} {out} ({os.path.getsize(out):,} bytes); {hint}")
+    if settings.plot is not None and len(history):
+        history.plot(settings.plot)
+        print(f"drew {settings.plot}")
+    elif settings.plot is not None:
+        common.note(f"no epoch is complete, so there is nothing to draw into {settings.plot}")
+    for path in (settings.log, settings.tensorboard):
+        if path is not None and len(history):
+            print(f"logged to {path}")
+
+
+def mean_seconds(history: History) -> float:
+    """The mean duration of an epoch."""
+    return float(sum(history["seconds"]) / len(history))
+
+
+def _summary(
+    run: Run, history: History, results: dict[str, Any], seconds: float, settings: TrainSettings
+) -> dict[str, Any]:
+    """The line of JSON."""
+    tables = run.recipe.settings
+    last = history.rows[-1] if len(history) else {}
+    names = list(results)
+    return {
+        **{f"test_{name}": results[name] for name in names},
+        **{f"train_{name}": last.get(name) for name in names},
+        **{f"val_{name}": last.get(f"val_{name}") for name in names if run.validation is not None},
+        "recipe": run.recipe.name,
+        "data": run.training.name,
+        "split": run.test.split,
+        "split_seed": tables["data"]["split_seed"],
+        "n_train": len(run.training),
+        "n_validation": 0 if run.validation is None else len(run.validation),
+        "n_test": len(run.test),
+        "backend": run.model.backend.name,
+        "device": run.model.backend.describe()["device"],
+        "seed": tables["training"]["seed"],
+        "epochs": len(history),
+        "epochs_asked": tables["training"]["epochs"],
+        "interrupted": history.interrupted,
+        "stopped": history.stopped,
+        "batch_size": tables["training"]["batch_size"],
+        "learning_rate": tables["optimizer"]["learning_rate"],
+        "seconds": seconds,
+        "seconds_per_epoch": mean_seconds(history) if len(history) else None,
+        "n_parameters": run.model.n_parameters,
+        "model": settings.out,
+        "plot": settings.plot,
+        "log": settings.log,
+        "tensorboard": settings.tensorboard,
+        "versions": common.versions(run.model.backend),
+    }
 
 
 def curve(values: list[float], width: int = 60) -> str:

@@ -1,0 +1,161 @@
+"""A recipe with its data: the settings held to them, and the training itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bpnet.backend import Backend, get_backend
+from bpnet.callbacks import Callback, EarlyStopping
+from bpnet.data import Dataset
+from bpnet.errors import BackendError, BpnetError, ConfigError, StateError
+from bpnet.history import History
+from bpnet.layers import Layer, Normalize, Sequential
+from bpnet.losses import Loss
+from bpnet.optimizers import Optimizer
+from bpnet.recipes.recipe import VALIDATION_LOSS, Draft, Recipe
+from bpnet.recipes.sources import Parts, is_label, load_parts
+from bpnet.trainer import Trainer
+
+if TYPE_CHECKING:
+    pass
+
+
+class Run:
+    """A recipe that is ready to be trained: data, model and Trainer, made anew for every Run.
+
+    recipe                     : complete
+    training, validation, test : Datasets; validation is None where no part is held out for it
+    trainer                    : of a fresh model
+    `Recipe.prepare` makes one; draft and parts are what was read, and what `examine` returned for it.
+    Raises ConfigError that names every mistake of the settings, alone and with the data; BackendError.
+    """
+
+    def __init__(self, draft: Draft, parts: Parts | None, backend: str | Backend | None = None) -> None:
+        self.recipe: Recipe = draft.recipe()
+        assert parts is not None
+        self.training, self.validation, self.test = parts
+        settings = draft.training
+        model = make_model(draft, self.training)
+        for layer in model.layers:
+            if isinstance(layer, Normalize):
+                layer.fit(self.training.x)
+        model.initialize(settings.seed, settings.backend if backend is None else backend, settings.dtype)
+        loss, optimizer, plan = draft.loss, draft.optimizer, draft.schedule
+        assert isinstance(loss, Loss)
+        assert isinstance(optimizer, Optimizer)
+        self.callbacks: list[Callback] = []
+        if plan is not None and plan.is_callback:
+            self.callbacks.append(plan.make(optimizer.learning_rate, 1))
+        elif plan is not None:
+            optimizer.learning_rate = plan.make(optimizer.learning_rate, self.steps_per_epoch)
+        if settings.patience is not None:
+            monitor = settings.monitor or VALIDATION_LOSS
+            self.callbacks.append(EarlyStopping(monitor, patience=settings.patience))
+        self.trainer = Trainer(model, loss, optimizer, metrics=draft.metrics or (), seed=settings.seed)
+
+    @property
+    def model(self) -> Layer:
+        """The Trainer's model."""
+        return self.trainer.model
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of batches of the training part."""
+        return -(-len(self.training) // int(self.recipe["training.batch_size"]))
+
+    def fit(self, *, progress: bool = True, callbacks: Sequence[Callback] = ()) -> History:
+        """Train as the recipe says, with `callbacks` beside its own, and return the History."""
+        settings = self.recipe.settings["training"]
+        return self.trainer.fit(
+            self.training,
+            validation_data=self.validation,
+            epochs=settings["epochs"],
+            batch_size=settings["batch_size"],
+            micro_batch_size=settings.get("micro_batch_size"),
+            progress=progress,
+            callbacks=[*self.callbacks, *callbacks],
+        )
+
+
+def make_model(draft: Draft, training: Dataset) -> Sequential:
+    """The recipe's layers, a Normalize of every feature before them where that is asked; it is not fitted yet."""
+    before = [Normalize(tuple(training.x.shape[1:]))] if draft.data.normalize else []
+    return Sequential(*before, *draft.make_layers())
+
+
+def examine(draft: Draft, backend: str | Backend | None = None) -> Parts | None:
+    """Load a draft's data and hold its settings to them and to the backend; what is wrong is added to its mistakes.
+
+    Returns the three parts, or None where they could not be loaded.
+    """
+    if backend is None and draft.training is not None:
+        backend = draft.training.backend
+    try:
+        get_backend(backend)
+    except BackendError as error:
+        draft.mistakes.add(("training", "backend") if backend is not None else (), str(error))
+    if draft.data is None or (draft.loss is None and draft.data.name is None):  # it says how to read a file's targets
+        return None
+    parts = load_parts(draft.data, draft.loss, draft.mistakes)
+    if parts is None:
+        return None
+    training = parts[0]
+    n_classes = len(training.classes) if is_label(training.y) else 0
+    fits = draft.loss is not None and _check_loss(draft, draft.loss, training, n_classes)
+    if draft.schedule is not None and draft.optimizer is not None and draft.training is not None:
+        try:
+            draft.schedule.make(draft.optimizer.learning_rate, -(-len(training) // draft.training.batch_size))
+        except ConfigError as error:
+            draft.mistakes.add(("schedule",), str(error))
+    if draft.layers is not None:
+        _check_model(draft, training, n_classes, fits)
+    return parts
+
+
+def _check_loss(draft: Draft, loss: Loss, training: Dataset, n_classes: int) -> bool:
+    """Note weights for another number of classes, and a loss for values on labels or the reverse; then False."""
+    name, data, place = type(loss).__name__, training.name, ("loss", "name")
+    weights = getattr(loss, "class_weight", None)
+    if n_classes and weights is not None:
+        found = 1 + max(weights, default=-1) if isinstance(weights, dict) else len(weights)
+        if found > n_classes or (found < n_classes and not isinstance(weights, dict)):
+            what = f"names class {found - 1}" if isinstance(weights, dict) else f"has {found} weights"
+            draft.mistakes.add(("loss", "class_weight"), f"{what}, and {data} has {n_classes} classes")
+    rows = training.y.ndim > 1 and training.y.shape[-1] > 1  # one-hot or soft labels may stand in such
+    if n_classes and loss.targets != "labels":
+        classes = f"labels of {n_classes} classes"
+        draft.mistakes.add(place, f"{name} takes values, and {data} has {classes}; take SoftmaxCrossEntropy")
+    elif not n_classes and loss.targets == "labels" and not rows:
+        draft.mistakes.add(place, f"{name} takes labels, and {data} has values; take MeanSquaredError")
+    else:
+        return True
+    return False
+
+
+def _check_model(draft: Draft, training: Dataset, n_classes: int, whole: bool) -> None:
+    """Note the first layer that cannot take its input or, where `whole`, outputs that do not fit the targets."""
+    model = make_model(draft, training).initialize(0, "numpy")
+    first = int(draft.data.normalize)
+    shape = tuple(training.x.shape[1:])
+    for index, layer in enumerate(model.layers[first:]):
+        before = shape
+        try:
+            shape = tuple(layer.output_shape(shape))
+        except (BpnetError, TypeError, ValueError, IndexError) as error:
+            whose = f"a sample of {training.name}" if not index else "the layer before"
+            draft.mistakes.add(("model", "layers", index), f"{error} ({whose} gives {before})")
+            return
+    if draft.optimizer is not None:
+        try:
+            draft.optimizer.check(model)
+        except ConfigError as error:
+            draft.mistakes.add(("optimizer", "groups"), str(error))
+        except StateError as error:
+            draft.mistakes.add(("model", "layers"), str(error))
+    last = ("model", "layers", len(model) - first - 1)
+    wanted = tuple(training.y.shape[1:]) if not n_classes else (n_classes,)
+    if not whole or shape == wanted:
+        return
+    needs = f"{training.name} has {n_classes} classes" if n_classes else f"the targets of {training.name} have {wanted}"
+    draft.mistakes.add(last, f"the model's outputs must have shape {wanted}, since {needs}; they have {shape}")
