@@ -250,6 +250,14 @@ def test_an_unknown_recipe_or_file_is_named_with_what_there_is(tmp_path: Path) -
         recipes.load_toml("a = " + "[" * 100_000, "deep")
 
 
+def test_the_classes_are_public_and_imported_when_asked_for() -> None:
+    recipe = recipes.find("spiral")
+    assert isinstance(recipe, recipes.Recipe)
+    assert isinstance(recipe.prepare(), recipes.Run)
+    with pytest.raises(AttributeError, match="has no attribute 'Reciep'"):
+        recipes.Reciep  # noqa: B018
+
+
 def test_without_pydantic_the_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['pydantic'] = None\n"

@@ -10,18 +10,21 @@ Reading one needs pydantic, which the extra `cli` brings. docs/recipes.md has ev
 
 from __future__ import annotations
 
+import importlib
 import os
 import tomllib
 from collections.abc import Mapping
 from importlib.resources import files
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bpnet.errors import ConfigError, MissingExtraError, did_you_mean
 
 if TYPE_CHECKING:
     from bpnet.recipes.recipe import Draft, Recipe
+    from bpnet.recipes.run import Run
 
-__all__ = ["available", "check", "describe", "find", "parse", "read", "source"]
+__all__ = ["Recipe", "Run", "available", "check", "describe", "find", "parse", "read", "source"]
 
 ENDING = ".toml"
 
@@ -71,9 +74,7 @@ def check(name: str) -> list[str]:
     """
     title, tables, folder, _ = open_recipe(name)
     draft = make_draft(tables, name=title, folder=folder)
-    from bpnet.recipes.run import examine
-
-    examine(draft)
+    _needing_pydantic("run").examine(draft)
     return draft.mistakes.lines
 
 
@@ -92,13 +93,23 @@ def _draft(
 
 def make_draft(settings: Mapping[str, Any], **more: Any) -> Draft:
     """Check settings; MissingExtraError where pydantic is not installed."""
+    return _needing_pydantic("recipe").Draft(settings, **more)  # type: ignore[no-any-return]
+
+
+def _needing_pydantic(module: str) -> ModuleType:
     try:
-        from bpnet.recipes.recipe import Draft
+        return importlib.import_module(f"bpnet.recipes.{module}")
     except ModuleNotFoundError as error:
         if error.name != "pydantic":
             raise
         raise MissingExtraError('recipes need pydantic, which is missing: pip install "bpnet-xp[cli]"') from error
-    return Draft(settings, **more)
+
+
+def __getattr__(name: str) -> Any:
+    """Recipe and Run, imported when they are asked for."""
+    if name not in ("Recipe", "Run"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_needing_pydantic(name.lower()), name)
 
 
 def open_recipe(name: str) -> tuple[str, dict[str, Any], str | None, str]:
