@@ -320,8 +320,9 @@ class Trainer(Tracked):
             return
         store.ok[...] = True
         steps = int(to_numpy(store.counters)[0])
+        what = "the loss" if self.optimizer.clip_norm is None else "the loss or the norm of the gradients"
         raise NonFiniteError(
-            f"the loss was NaN or infinite in step {steps + 1} (epoch {self._epoch + 1}); the parameters are "
+            f"{what} was NaN or infinite in step {steps + 1} (epoch {self._epoch + 1}); the parameters are "
             f"as they were before it, after step {steps}. Lower the learning rate ({self.optimizer.learning_rate:g}), "
             "or look at the data of that step"
         )
