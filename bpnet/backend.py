@@ -245,8 +245,11 @@ def to_numpy(x: Any) -> Any:
     backend = backend_of(x)
     if backend is not None:
         return backend.to_numpy(x)
-    if type(x).__module__.split(".")[0] == "cupy":
+    library = type(x).__module__.split(".")[0]
+    if library == "cupy":
         return x.get()
+    if library == "torch":  # DLPack would refuse what autograd follows
+        return x.numpy(force=True)
     try:
         return np.from_dlpack(x, device="cpu", copy=None) if hasattr(x, "__dlpack__") else np.asarray(x)
     except Exception as error:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from bpnet.backend import to_numpy
 from bpnet.data.checks import check_finite, check_label_form, check_range, check_weights
-from bpnet.data.dataset import Dataset, as_array
+from bpnet.data.dataset import Dataset, as_array, batches
+from bpnet.data.lazy import LazyRows
+from bpnet.data.prefetch import prefetch
 from bpnet.dispatch import Array, namespace
 from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from bpnet.inference import host_if_foreign
@@ -19,9 +21,15 @@ from bpnet.metrics import Metric
 from bpnet.pairing import check_pairing, check_probabilities
 
 
-def is_memmap(x: Any) -> bool:
+def may_exceed_memory(x: Any) -> bool:
     """Whether `x` may be beyond memory, so that its values are looked at a batch at a time."""
-    return isinstance(x, np.memmap)
+    return isinstance(x, (np.memmap, LazyRows))
+
+
+def _looked_at(found: Iterable[tuple[Any, ...]]) -> Generator[tuple[Any, ...], None, None]:
+    for batch in found:
+        check_finite(batch[0], "x")
+        yield batch
 
 
 class Door:
@@ -55,14 +63,17 @@ class Door:
         """The inputs of a step: (x, y), or (x, y, weight) where there are weights."""
         return (self.x(x), self.y(y)) if weight is None else (self.x(x), self.y(y), self.x(weight))
 
-    def check_batch(self, data: Dataset, x: Any) -> None:
-        """Look at the values of a batch of data that were not looked at as a whole."""
-        if is_memmap(data.x):
-            check_finite(x, "x")
+    def batches(self, data: Dataset, batch_size: int, **order: Any) -> Generator[tuple[Any, ...], None, None]:
+        """The batches of `data` in the `order` of `bpnet.data.batches`.
+
+        Where data may exceed memory, a thread makes the next batches meanwhile, and looks at their values.
+        """
+        found = batches(data, batch_size, **order)
+        return prefetch(_looked_at(found)) if may_exceed_memory(data.x) else found
 
     def moved(self, data: Dataset) -> Dataset:
         """The data on the model's device where that is not the host, so that batches are taken there."""
-        if self.model.backend.array_type is np.ndarray or is_memmap(data.x):
+        if self.model.backend.array_type is np.ndarray or may_exceed_memory(data.x):
             return data
         weight = None if data.weight is None else self.x(data.weight)
         return Dataset(self.x(data.x), self.y(data.y), weight=weight, name=data.name, split=data.split)
@@ -79,7 +90,7 @@ class Door:
                 f'{self.loss!r} gives no one number to train on; leave reduction="none" to the explicit loop'
             )
         dtype = self.model.store.dtype
-        if not is_memmap(data.x):
+        if not may_exceed_memory(data.x):
             check_finite(data.x, name_x)
             check_range(data.x, name_x, dtype)
         if data.weight is not None:

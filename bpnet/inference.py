@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from array_api_compat import to_device
 
 from bpnet.backend import Backend, to_numpy
 from bpnet.data.dataset import Dataset, as_array, check_batch_size
+from bpnet.data.lazy import LazyRows
 from bpnet.dispatch import namespace
 from bpnet.errors import DataError, ShapeError
 from bpnet.layers.base import Layer
@@ -37,9 +39,9 @@ def predict(model: Layer, x: Any, *, batch_size: int = 256) -> Any:
         parts.append(model(store.backend.asarray(part, dtype=store.dtype)))
     result = store.backend.xp.concat(parts, axis=0) if len(parts) > 1 else store.backend.xp.asarray(parts[0], copy=True)
     if isinstance(given, store.backend.array_type):
-        return result
+        return result if result.device == given.device else to_device(result, given.device)
     host = to_numpy(result)
-    return host if isinstance(given, np.ndarray) else namespace(given).asarray(host, device=given.device)
+    return host if isinstance(given, (np.ndarray, LazyRows)) else namespace(given).asarray(host, device=given.device)
 
 
 def host_if_foreign(x: Any, backend: Backend) -> Any:

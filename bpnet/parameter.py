@@ -32,9 +32,10 @@ class Parameter:
     shape       : every axis at least 1
     initializer : `f(stream, shape)`, or the name of one in `bpnet.initializers.INITIALIZERS`
     decay       : whether weight decay applies to it; by default to arrays of two or more axes, so not to biases
-    trainable   : whether training changes it; where not, it has no gradient, decay or penalty. May be set at any time.
-                  What is made with False is no weight, such as a mean of the data: `unfreeze` leaves it alone.
-    l1, l2      : penalties: l1 sum |w| + l2 sum w^2 is added to what is minimized. May be set at any time.
+    trainable   : whether training changes it; where not, it has no gradient, decay or penalty. What is made with False
+                  is no weight, such as a mean of the data: `unfreeze` leaves it alone.
+    l1, l2      : penalties: l1 sum |w| + l2 sum w^2 is added to what is minimized
+    The last four may be set at any time.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Parameter:
             raise ConfigError(f"an initializer must be a function of (stream, shape) or a name, got {initializer!r}")
         self.shape = shape
         self.initializer = initializer
-        self.decay = len(shape) > 1 if decay is None else decay
+        self._decay = len(shape) > 1 if decay is None else bool(decay)
         self._trainable = self.learned = bool(trainable)
         self._l1, self._l2 = at_least_0("l1", l1), at_least_0("l2", l2)
         self.path = ""
@@ -118,6 +119,16 @@ class Parameter:
         if not value and self._grad is not None:
             self._grad[...] = 0
             self._filled = False
+        note_change()
+
+    @property
+    def decay(self) -> bool:
+        """Whether weight decay applies to it."""
+        return self._decay
+
+    @decay.setter
+    def decay(self, value: bool) -> None:
+        self._decay = bool(value)
         note_change()
 
     @property

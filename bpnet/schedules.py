@@ -231,7 +231,7 @@ class WarmUp(Schedule):
     Raises ConfigError when the warm-up is as long as the schedule itself.
     """
 
-    schedule: Schedule
+    schedule: Schedule | float
     warmup: int
 
     def __post_init__(self) -> None:
@@ -243,14 +243,19 @@ class WarmUp(Schedule):
         self._set(steps=None if inner.steps is None else self.warmup + inner.steps)
 
     @property
+    def _after(self) -> Schedule:
+        assert isinstance(self.schedule, Schedule)
+        return self.schedule
+
+    @property
     def warmup_steps(self) -> int:
         """The number of steps of the warm-up, the schedule's own included."""
-        return self.warmup + self.schedule.warmup_steps
+        return self.warmup + self._after.warmup_steps
 
     def rate(self, step: Any, m: Any) -> Any:
         """The warm-up's line, then the schedule."""
         after = m.where(step < self.warmup, 0.0, step - self.warmup)
-        course = self.schedule.rate(after, m)
+        course = self._after.rate(after, m)
         return m.where(step < self.warmup, course * (step + 1) / (self.warmup + 1), course)
 
 

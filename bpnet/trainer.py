@@ -12,7 +12,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.backend import Backend, get_backend, to_numpy
 from bpnet.callbacks.base import Callback, running
-from bpnet.data.dataset import Dataset, as_dataset, as_validation, batches, check_batch_size
+from bpnet.data.dataset import Dataset, as_dataset, as_validation, check_batch_size
 from bpnet.dispatch import Array, Tracked
 from bpnet.door import Door
 from bpnet.errors import ConfigError, NonFiniteError
@@ -233,8 +233,9 @@ class Trainer(Tracked):
             step = Step(self, micro_batch_size, counted=True)
             for epoch in range(1, epochs + 1):
                 start = time.perf_counter()
-                order = batches(data, batch_size, seed=self.seed, epoch=self._epoch, shuffle=shuffle)
-                complete = self._train_epoch(step, data, order, n_steps, shown, interrupt, callbacks)
+                order = door.batches(data, batch_size, seed=self.seed, epoch=self._epoch, shuffle=shuffle)
+                with contextlib.closing(order):
+                    complete = self._train_epoch(step, order, n_steps, shown, interrupt, callbacks)
                 if not complete:
                     history.interrupted = interrupt.asked
                     break
@@ -271,7 +272,6 @@ class Trainer(Tracked):
     def _train_epoch(
         self,
         step: Step,
-        data: Dataset,
         order: Iterator[tuple[Any, ...]],
         n_steps: int,
         shown: Any,
@@ -281,11 +281,9 @@ class Trainer(Tracked):
         """One pass over the data; False when something ended it early."""
         assert self._totals is not None
         self._totals.reset()
-        door = self._door
         seen = time.perf_counter()
         listening = [callback for callback in callbacks if type(callback).on_step_end is not Callback.on_step_end]
         for done, batch in enumerate(order, start=1):
-            door.check_batch(data, batch[0])
             self._run(step, batch)
             for callback in listening:
                 callback.on_step_end(self)
@@ -322,8 +320,9 @@ class Trainer(Tracked):
             return
         store.ok[...] = True
         steps = int(to_numpy(store.counters)[0])
+        what = "the loss" if self.optimizer.clip_norm is None else "the loss or the norm of the gradients"
         raise NonFiniteError(
-            f"the loss was NaN or infinite in step {steps + 1} (epoch {self._epoch + 1}); the parameters are "
+            f"{what} was NaN or infinite in step {steps + 1} (epoch {self._epoch + 1}); the parameters are "
             f"as they were before it, after step {steps}. Lower the learning rate ({self.optimizer.learning_rate:g}), "
             "or look at the data of that step"
         )
@@ -340,10 +339,9 @@ class Trainer(Tracked):
     def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, Any]:
         door = self._door
         totals = Totals(self.model.backend, self._metrics)
-        with self._averaged():
+        with self._averaged(), contextlib.closing(door.batches(data, batch_size, shuffle=False)) as found:
             penalty = self.model.penalty()
-            for number, batch in enumerate(batches(data, batch_size, shuffle=False)):
-                door.check_batch(data, batch[0])
+            for number, batch in enumerate(found):
                 x, y, *weight = door.batch(*batch)
                 prediction = self.model(x)
                 if not number:
@@ -362,7 +360,8 @@ class Trainer(Tracked):
 
     def _averaged(self) -> contextlib.AbstractContextManager[Any]:
         """Within it the model has its averaged parameters, where the optimizer has begun to keep an average."""
-        keeps = self.optimizer.average is not None and AVERAGE in self.model.store.slots
+        store = self.model.store
+        keeps = self.optimizer.average is not None and AVERAGE in store.slots and not store.holds_average
         return self.model.averaged() if keeps else contextlib.nullcontext()
 
     def plan_report(self) -> str:

@@ -41,6 +41,7 @@ LEVELS = {
     "progress": 5,
     "trainer": 5,
     "testing": 5,
+    "sklearn": 5,
     "nnfs": 5,
     "recipes": 5,
     "doctor": 5,

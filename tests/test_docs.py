@@ -18,8 +18,9 @@ import bpnet as bp
 
 DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.glob("*.md") if page.stem not in mirrored_pages.MIRRORED)
-IN_COLUMNS = DOCS / "from-nnfs.md"  # two programs side by side: test_nnfs.py runs them
-RUN = [page for page in PAGES if blocks_of(page) and page != IN_COLUMNS]
+# Two programs side by side, and a package with its test: tests/test_nnfs.py and tests/test_readme.py run them.
+RUN_ELSEWHERE = ("from-nnfs", "write-a-backend")
+RUN = [page for page in PAGES if blocks_of(page) and page.stem not in RUN_ELSEWHERE]
 # Importing some modules needs what an extra brings; their examples are tested where it is there.
 MODULES = sorted(
     each.name for each in pkgutil.walk_packages(bp.__path__, "bpnet.") if not each.name.startswith("bpnet.commands")
@@ -70,7 +71,8 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
         assert path.exists(), f"{page.name}: {target}"
         if anchor:
             headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), flags=re.MULTILINE)
-            assert anchor in [heading.lower().replace(" ", "-") for heading in headings], f"{page.name}: {target}"
+            slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in slugs, f"{page.name}: {target}"
 
 
 def test_every_public_name_stands_in_the_reference_once() -> None:
@@ -113,6 +115,11 @@ def test_a_definition_goes_on_over_several_lines() -> None:
         *("``loss``", "    what is made small", "``x``", "    (N, C)", ""),
         *("Raises nothing.", ""),
     ]
+
+
+def test_a_definition_goes_on_in_small_letters() -> None:
+    made = plain_docstrings.as_rst(["x : (N, C), one for each", "of the rows", "The rest."])
+    assert made == ["``x``", "    (N, C), one for each of the rows", "", "The rest.", ""]
 
 
 def test_lines_that_were_meant_as_lines_stay_lines() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -138,3 +140,27 @@ def test_a_callback_that_refuses_keeps_the_fit_from_starting() -> None:
 def test_callbacks_must_be_a_list_of_callbacks(callbacks: Any) -> None:
     with pytest.raises(bp.ConfigError, match="callbacks must be a list of Callbacks"):
         trainer().fit(X, Y, callbacks=callbacks, progress=False)
+
+
+def test_a_memory_map_is_read_ahead_by_a_thread_and_trains_as_an_array_does(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    mapped, names = bp.data.memmap(tmp_path / "x.npy"), set()
+    spy = bp.callbacks.EveryStep(lambda trainer: names.update(thread.name for thread in threading.enumerate()))
+    one, other = trainer(), trainer()
+    a = one.fit(X, Y, epochs=3, batch_size=4, progress=False)
+    b = other.fit(mapped, Y, epochs=3, batch_size=4, progress=False, callbacks=[spy])
+    assert a["loss"] == b["loss"]
+    assert one.model.store.values.tobytes() == other.model.store.values.tobytes()
+    assert one.evaluate(X, Y) == other.evaluate(mapped, Y)
+    assert "bpnet prefetch" in names
+    assert not any(thread.name == "bpnet prefetch" for thread in threading.enumerate())
+
+
+def test_the_thread_of_a_memory_map_ends_with_a_fit_that_fails(tmp_path: Path) -> None:
+    broken = X.copy()
+    broken[20] = np.nan
+    np.save(tmp_path / "x.npy", broken)
+    each = trainer()
+    with pytest.raises(bp.DataError, match="x holds 5 NaN"):
+        each.fit(bp.data.memmap(tmp_path / "x.npy"), Y, epochs=3, batch_size=4, progress=False)
+    assert not any(thread.name == "bpnet prefetch" for thread in threading.enumerate())

@@ -72,6 +72,18 @@ def test_a_gpu_beyond_the_last_is_refused_by_its_number(torch: Any, monkeypatch:
     assert TorchBackend("cuda").device == torch.device("cuda", 1)  # the current one, by its number
 
 
+def test_an_array_api_compat_that_is_too_old_is_named(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import array_api_compat.torch as xp
+
+    from bpnet_torch import TorchBackend
+
+    monkeypatch.setattr(xp, "maximum", torch.maximum)  # as it was before 1.16
+    with pytest.raises(
+        bp.BackendError, match=r"array-api-compat is older than 1.16, .*pip install \"bpnet-xp\[torch\]"
+    ):
+        TorchBackend()
+
+
 def test_the_cpu_may_be_named() -> None:
     backend = bp.get_backend("torch:cpu")
     assert (backend.name, repr(backend)) == ("torch:cpu", "<backend torch:cpu>")
@@ -101,6 +113,7 @@ def test_arrays_of_every_kind_come_over(torch: Any) -> None:
         found = backend.asarray(given)
         assert found.is_contiguous()
         assert not found.requires_grad
+        assert type(found) is torch.Tensor
         expected = given if isinstance(given, list) else given.tolist()
         assert found.tolist() == expected
         assert bp.to_numpy(found).tolist() == expected
@@ -223,6 +236,28 @@ def test_foreign_tensors_come_over_by_the_models_asarray(torch: Any) -> None:
         assert found.dtype is torch.float32
         assert torch.equal(found, tensor)
     assert type(bp.Dense(3, 2).initialize(backend="strict").asarray(tensor)) is type(strict)
+
+
+def test_numpy_models_take_tensors_that_require_gradients(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bpnet import backend as registry
+
+    monkeypatch.setattr(registry, "_READY", {"numpy": bp.get_backend("numpy")})  # as where nobody asked for PyTorch
+    each = bp.Trainer(model(), bp.SoftmaxCrossEntropy(), bp.Adam(0.01), backend="numpy", seed=3)
+    plain = copy.deepcopy(each)
+    x = torch.from_numpy(X).requires_grad_()
+    for _ in range(2):
+        assert float(each.step(x, torch.from_numpy(Y))) == float(plain.step(X, Y))
+    assert isinstance(each.model.asarray(x), np.ndarray)
+
+
+def test_doctor_reports_it() -> None:
+    from bpnet.doctor import diagnose
+
+    facts = diagnose("torch:cpu")
+    assert facts["ok"]
+    (about,) = [each for each in facts["backends"] if each["name"] == "torch"]
+    assert about["usable"]
+    assert about["device"] == "cpu"
 
 
 def test_a_model_made_in_inference_mode_can_be_trained_outside(torch: Any) -> None:

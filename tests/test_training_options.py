@@ -123,9 +123,10 @@ def test_with_no_options_a_step_makes_the_calls_it_always_made() -> None:
         trainer.step(X, Y)
     (plan,) = trainer._planner.plans().values()  # type: ignore[union-attr]
     names = [step.kernel.name for step in plan.steps]
-    assert names[-2:] == ["adam_", "advance_"]
+    assert names[-4:] == ["linear_backward", "check_finite_", "adam_", "advance_"]
     assert names.count("adam_") == 1
-    assert names[-3] == "linear_backward"
+    options = {"set_rate_", "scale_rate_", "penalty_gradient_", "clip_value_", "clip_norm_", "average_", "fill_"}
+    assert not options & set(names[names.index("linear_backward") :])
 
 
 # --- penalties ---
@@ -468,6 +469,32 @@ def test_groups_may_be_changed_while_a_trainer_trains() -> None:
             for _ in range(5):
                 trainer.step(X, Y)
         assert models[0].store.values.tobytes() == models[1].store.values.tobytes()
+
+
+def test_decay_may_be_set_on_a_bias_while_a_model_is_trained() -> None:
+    model, optimizer = mlp(), bp.SGD(0.1, weight_decay=0.5)
+    zero = {path: 0 * g for path, g in random_gradients(model).items()}
+    bias = model.parameters()["0.bias"]
+    bias.value = np.ones(8)
+    for decay, expected in ((False, 1.0), (True, 0.95), (True, 0.9025), (False, 0.9025)):
+        bias.decay = decay
+        give(model, zero)
+        optimizer.step(model)
+        np.testing.assert_allclose(bias.value, expected, rtol=1e-13)
+
+
+def test_groups_and_schedules_go_on_when_the_model_moves() -> None:
+    options: dict[str, Any] = {"groups": [bp.Group("0.*", learning_rate_scale=0.5)], "average": 0.9, "clip_norm": 1.0}
+    stays, moves = mlp(), mlp()
+    for model in (stays, moves):
+        trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(bp.InverseTime(0.1, decay=1.0), **options))
+        for step in range(8):
+            if model is moves and step == 4:
+                model.to("strict")
+            trainer.step(X, Y)
+        assert "planned" in trainer.plan_report()
+    for name, array in stays.store.arrays().items():
+        np.testing.assert_allclose(bp.to_numpy(moves.store.arrays()[name]), array, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 # --- freezing ---

@@ -25,6 +25,13 @@ class TorchBackend:
             raise BackendError(
                 f'PyTorch cannot be imported ({error}); install it with pip install "bpnet-xp[torch]"'
             ) from error
+        try:
+            xp.maximum(torch.zeros(1), 0)
+        except TypeError as error:
+            raise BackendError(
+                "array-api-compat is older than 1.16, and its functions for PyTorch lack what the standard has since "
+                'added; pip install "bpnet-xp[torch]"'
+            ) from error
         self.name = "torch" if device is None else f"torch:{device}"
         self.xp: Any = xp
         self.array_type: Any = torch.Tensor
@@ -43,8 +50,8 @@ class TorchBackend:
             host = np.asarray(x, dtype=dtype, order="C")
             native = host.dtype.newbyteorder("=")
             x = self._torch.from_numpy(host.astype(native, copy=not host.flags.writeable))
-        if x.requires_grad:
-            x = x.detach()
+        if x.requires_grad or type(x) is not self.array_type:
+            x = x.detach()  # a plain tensor, also of a torch.nn.Parameter
         return x.to(self.device, kind).contiguous()
 
     def to_numpy(self, x: Any) -> Any:

@@ -16,7 +16,8 @@ from bpnet.history import as_text
 
 # Numbers arrive as text: `bpnet.commands.settings` reads them, so that all mistakes are reported together.
 BackendOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Where to compute: numpy, cupy, cupy:1, ... Default: BPNET_BACKEND.")
+    str | None,
+    typer.Option(metavar="NAME", help="Where to compute: numpy, cupy, cupy:1, torch, ... Default: BPNET_BACKEND."),
 ]
 BatchSizeOption = Annotated[str | None, typer.Option(metavar="N", help="Samples a step.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON in the last line.")]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
 
 from bpnet.backend import to_numpy
 from bpnet.data.checks import check_lengths
+from bpnet.data.lazy import LazyRows
 from bpnet.dispatch import namespace
 from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from bpnet.random import HostStream
@@ -18,6 +19,8 @@ def as_array(x: Any, name: str) -> Any:
     """Return `x` as it is when it is an array of some library, else as a NumPy array of numbers; DTypeError else."""
     if isinstance(x, np.ma.MaskedArray):
         raise DTypeError(f"{name} is a masked array; fill its gaps first, as with {name}.filled(...)")
+    if isinstance(x, LazyRows):
+        return x
     if not isinstance(x, np.ndarray):
         from array_api_compat import is_array_api_obj
 
@@ -41,6 +44,13 @@ class Dataset:
     name, split : what it is, for messages and results; classes : names of the classes, if any
     x and y may be memory maps (`bpnet.data.memmap`): only the batches are then read, sorted by their place in the file.
     Raises ShapeError when the lengths differ, DataError when there are no samples.
+
+    >>> import bpnet as bp
+    >>> data = bp.Dataset([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], [0, 1, 0], name="small", classes=("a", "b"))
+    >>> data, len(data[:2])
+    (<Dataset small: 3 samples of shape (2,)>, 2)
+    >>> [x.shape for x, y in data.batches(2, seed=0)]
+    [(2, 2), (1, 2)]
     """
 
     def __init__(
@@ -129,7 +139,7 @@ def _rows(indices: Any, n: int) -> Any:
 
 def batches(
     data: Dataset, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
-) -> Iterator[tuple[Any, ...]]:
+) -> Generator[tuple[Any, ...], None, None]:
     """Give (x, y) batches, or (x, y, weight) where the data have weights; the last batch may be smaller.
 
     The order is a function of (seed, epoch) alone, and every sample comes once. Batches are of the data's library and
@@ -158,6 +168,8 @@ class _Taker:
         return self.array[start:stop, ...]
 
     def take(self, rows: Any) -> Any:
+        if isinstance(self.array, LazyRows):
+            return self.array.take(rows)
         if self.on_disk:  # in the order of the file, so that the disk is read forwards
             forwards = np.argsort(rows, kind="stable")
             taken = np.empty((len(rows), *self.array.shape[1:]), self.array.dtype)

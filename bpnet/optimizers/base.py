@@ -145,6 +145,8 @@ class Optimizer(Tracked):
         """Claim the store, and write the learning rate where it has changed: all that a planned step does by hand."""
         rate = self._learning_rate
         if self._written_to is not store.learning_rate or not store.serves(self):
+            if not isinstance(rate, (float, Schedule)):
+                _evaluate(rate, 0)  # so that a function of no use is refused before another optimizer's state is lost
             store.claim(self)
             self._served = weakref.ref(store)
             if isinstance(rate, float):

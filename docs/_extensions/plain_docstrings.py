@@ -136,6 +136,9 @@ def as_rst(lines: list[str]) -> list[str]:
             term, definition = pairs[-1]
             further = items(text) if NEXT_ITEM.search(f"; {text}") and ITEM.match(text) else []
             pairs[-1:] = [(term, definition), *further] if further else items(f"{term} : {definition} {text}")
+        elif pairs and text[:1].islower() and not ITEM.match(text):
+            term, definition = pairs[-1]
+            pairs[-1] = (term, f"{definition} {text}")
         elif ITEM.match(text) and not text.startswith(("-", "*")):
             if paragraph:
                 flush()
@@ -155,8 +158,12 @@ def as_rst(lines: list[str]) -> list[str]:
 
 
 def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Rewrite one docstring in place."""
-    lines[:] = as_rst(lines)
+    """Rewrite one docstring in place; a constant has that of its type, which says nothing, so its items stand there."""
+    if what == "data" and isinstance(obj, (tuple, list, dict)):
+        names = ", ".join(f"``{getattr(item, '__name__', item)}``" for item in obj)
+        lines[:] = [f"{len(obj)} items: {names}."]
+    else:
+        lines[:] = as_rst(lines)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -44,6 +44,9 @@ HIDDEN_MEMBERS = {
     "op",
     "op_backward",
     "prepare",
+    "set_fit_request",  # scikit-learn's, for the routing of metadata
+    "set_partial_fit_request",
+    "set_score_request",
 }
 
 
@@ -146,7 +149,7 @@ def members(group: str) -> list[str]:
     def key(full: str) -> tuple[int, bool, bool, str]:
         part, name, value = entries()[full]
         is_class = inspect.isclass(value)
-        is_base = is_class and any(value in each.__bases__ for each in classes)
+        is_base = is_class and any(value in each.__bases__ for each in classes) and not public_bases(value)
         return order[part], not is_class, not is_base, name.lower()
 
     return sorted(found, key=key)

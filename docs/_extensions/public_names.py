@@ -7,6 +7,7 @@ annotations are resolved here too: a public class links to its entry, whatever i
 from __future__ import annotations
 
 import builtins
+import contextlib
 import inspect
 import re
 from typing import Any
@@ -24,6 +25,8 @@ from sphinx.util.nodes import make_refnode
 def directive_for(full: str) -> list[str]:
     """The lines of reStructuredText that document one public object."""
     value = entries()[full][2]
+    if not callable(value):
+        return [f".. autodata:: {full}", "   :no-value:", ""]
     if not inspect.isclass(value):
         return [f".. autofunction:: {full}", ""]
     kind = "autoexception" if issubclass(value, BaseException) else "autoclass"
@@ -97,6 +100,19 @@ def show_bases(app: Sphinx, name: str, cls: Any, options: Any, bases: list[Any])
     bases[:] = public_bases(cls)
 
 
+def show_aliases_by_name() -> None:
+    """Write `Array | None`, where Sphinx would write TypeAliasForwardRef('Array') | None; only looks depend on it."""
+    with contextlib.suppress(ImportError):
+        from sphinx.util.inspect import TypeAliasForwardRef
+
+        TypeAliasForwardRef.__repr__ = lambda self: str(self.name)  # type: ignore[method-assign]
+
+
+def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
+    """Leave out the methods that scikit-learn gives its estimators for routing metadata."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
 def link_literals(app: Sphinx, doctree: nodes.document) -> None:
     """Make literals such as `Dense(64, 128)` and `bp.ops.relu` on any page links to the reference."""
     for node in list(doctree.findall(nodes.literal)):
@@ -113,9 +129,11 @@ def link_literals(app: Sphinx, doctree: nodes.document) -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Add the directive and the links."""
+    show_aliases_by_name()
     app.add_directive("public", Public)
     app.connect("builder-inited", check_groups)
     app.connect("env-check-consistency", check_shown)
+    app.connect("autodoc-skip-member", skip)
     app.connect("doctree-read", link_literals)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-bases", show_bases)
