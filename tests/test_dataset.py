@@ -123,3 +123,53 @@ def test_a_part_without_samples_is_refused() -> None:
     assert len(split(numbered(), 0.1, stratify=False)[1]) == 1
     with pytest.raises(bp.ConfigError, match="split needs a Dataset, got tuple"):
         split((np.ones(3), np.ones(3)), 0.5)  # type: ignore[arg-type]
+
+
+class Squares(bp.data.LazyRows):
+    """Row i is (i, i^2) / 100, made when it is asked for."""
+
+    def __init__(self, n: int, bad: int | None = None) -> None:
+        super().__init__((n, 2), np.dtype("float64"))
+        self.bad = bad
+        self.most = 0
+
+    def take(self, rows: Any) -> Any:
+        i = np.arange(self.shape[0])[rows].astype("float64")
+        self.most = max(self.most, len(i))
+        i[i == (-1 if self.bad is None else self.bad)] = np.nan
+        return np.stack([i, i * i], axis=1) / 100
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_rows_made_in_batches_train_and_predict_as_the_whole_array_does(shuffle: bool) -> None:
+    lazy, y = Squares(100), np.arange(100) % 2
+    whole = lazy.take(np.arange(100))
+    lazy.most = 0
+    models = [bp.Sequential(bp.Dense(2, 3), bp.ReLU(), bp.Dense(3, 2)) for _ in range(2)]
+    histories = [
+        bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(0.1)).fit(
+            x, y, validation_data=(whole, y), epochs=3, batch_size=16, shuffle=shuffle, progress=False
+        )
+        for model, x in zip(models, (lazy, whole), strict=True)
+    ]
+    assert lazy.most == 16
+    assert histories[0]["loss"] == histories[1]["loss"]
+    assert histories[0]["val_loss"] == histories[1]["val_loss"]
+    lazily = bp.predict(models[0], lazy, batch_size=30)
+    assert isinstance(lazily, np.ndarray)
+    np.testing.assert_array_equal(lazily, bp.predict(models[1], whole, batch_size=30))
+    assert lazy.most == 30
+    assert repr(bp.Dataset(lazy, y)) == repr(bp.Dataset(whole, y))
+
+
+def test_nan_in_a_row_that_is_made_late_is_found_in_its_batch() -> None:
+    model = bp.Sequential(bp.Dense(2, 2))
+    with pytest.raises(bp.DataError, match="x holds 2 NaN"):
+        bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam()).fit(
+            Squares(50, bad=40), np.zeros(50, int), progress=False
+        )
+
+
+def test_a_source_of_rows_must_say_how_they_are_taken() -> None:
+    with pytest.raises(NotImplementedError, match="LazyRows must define take"):
+        bp.data.LazyRows((3, 2), np.dtype("float32"))[0:1]

@@ -869,6 +869,15 @@ def test_without_scikit_learn_the_extra_is_named() -> None:
     assert done.stderr.rstrip().endswith('; install it with pip install "bpnet-xp[sklearn]"')
 
 
+def test_a_scikit_learn_that_is_too_old_is_named() -> None:
+    code = "import sklearn; sklearn.__version__ = '1.6.1'; import bpnet.sklearn"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        "bpnet.errors.MissingExtraError: bpnet.sklearn needs scikit-learn 1.7 or newer, and this is 1.6.1; install it "
+        'with pip install "bpnet-xp[sklearn]"'
+    )
+
+
 def test_importing_bpnet_does_not_import_scikit_learn() -> None:
     code = "import sys, bpnet; print([name for name in ('sklearn', 'scipy') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

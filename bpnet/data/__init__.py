@@ -3,6 +3,7 @@
 from bpnet.data.checks import check_finite, check_labels
 from bpnet.data.dataset import Dataset, batches
 from bpnet.data.idx import read_idx
+from bpnet.data.lazy import LazyRows
 from bpnet.data.named import available, load
 from bpnet.data.prefetch import prefetch
 from bpnet.data.readers import memmap, read_csv, read_npz
@@ -11,6 +12,7 @@ from bpnet.data.statistics import mean_and_std
 
 __all__ = [
     "Dataset",
+    "LazyRows",
     "available",
     "batches",
     "check_finite",

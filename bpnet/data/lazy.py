@@ -9,7 +9,8 @@ class LazyRows:
     """Stands for an array whose rows are made batch by batch, so that the whole need not fit into memory.
 
     shape : (N, ...); dtype : of NumPy
-    A subclass defines `take`. A Dataset takes it as x, and the Trainer looks at the values of each batch.
+    A subclass defines `take`. A Dataset takes it as x, `Trainer.fit` and `predict` too; the values of each batch are
+    looked at when it is made.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:

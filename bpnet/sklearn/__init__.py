@@ -6,14 +6,14 @@ Needs the extra `sklearn`; `import bpnet` alone does not import scikit-learn.
 from bpnet.errors import MissingExtraError
 
 try:
-    import sklearn.utils.validation
+    import sklearn
 except ImportError as error:
     raise MissingExtraError(
         f'bpnet.sklearn needs scikit-learn ({error}); install it with pip install "bpnet-xp[sklearn]"'
     ) from error
-if not hasattr(sklearn.utils.validation, "validate_data"):
+if tuple(int(part) for part in sklearn.__version__.split(".")[:2]) < (1, 7):
     raise MissingExtraError(
-        f"bpnet.sklearn needs scikit-learn 1.6 or newer, and this is {sklearn.__version__}; "
+        f"bpnet.sklearn needs scikit-learn 1.7 or newer, and this is {sklearn.__version__}; "
         'install it with pip install "bpnet-xp[sklearn]"'
     )
 
