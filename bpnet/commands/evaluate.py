@@ -72,7 +72,7 @@ def evaluate(
 
 
 def _what_to_measure(saved: Saved, settings: EvaluateSettings) -> tuple[str, Dataset, Loss, list[Metric]]:
-    """The data's name, the samples, the loss, the metrics: those of the recipe, or what an older file and --data say."""
+    """The data's name, the samples, the loss, the metrics: of the recipe, or what an older file and --data say."""
     recipe = saved.recipe
     if recipe is not None and settings.data in (None, recipe.data.name):
         training, validation, test = saved.parts(settings.split_seed)
