@@ -11,7 +11,7 @@ import pytest
 
 import bpnet as bp
 from bpnet.dispatch import Kernel, Variant, kernel, kernels, load_variants, recording
-from bpnet.testing.kernel_cases import CASES
+from bpnet.testing.cases import CASES
 from bpnet.testing.kernels import assert_close, call, check_kernel
 
 load_variants(np.ndarray)

@@ -1,4 +1,4 @@
-"""A kernel on a backend against its reference on NumPy, over the sample arguments of `kernel_cases`."""
+"""A kernel on a backend against its reference on NumPy, over the sample arguments of `bpnet.testing.cases`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from bpnet.backend import Backend, to_numpy
 from bpnet.dispatch import Kernel, kernels
-from bpnet.testing.kernel_cases import CASES
+from bpnet.testing.cases import CASES
 
 # Sums may be taken in another order and constants folded: a few units in the last place of the largest term.
 TOLERANCE = {"float32": 3e-5, "float64": 1e-12}
