@@ -43,8 +43,10 @@ class Trainer(Tracked):
     backend   : where to train; None leaves an initialized model where it is, and selects as `get_backend` does else
     plan      : whether steps that repeat are replayed from a recorded plan (the same bits, faster)
 
-    The loss that is reported is what is minimized: the mean over the samples' weights, and the model's penalties.
+    The loss that is reported is what is minimized: the mean over the samples' weights, and the model's penalties. With
+    reduction="sum" it is the mean over batches of their sums, so it grows with the batch size, in evaluation too.
     Where the optimizer keeps an average of the parameters, evaluation uses it.
+    A copy, or what a pickle brings back, has the parameters and the number of epochs; the optimizer begins anew there.
 
     >>> import bpnet as bp
     >>> train, test = bp.data.load("digits")
