@@ -280,7 +280,7 @@ def test_values_with_a_meaning_pass() -> None:
         (np.array([True, False]), bp.DTypeError, "w must hold numbers, got bool"),
         (np.array([1.0, np.nan, np.inf]), bp.DataError,
          "w holds 1 NaN and 1 infinite values among 3; the first is nan at index (11,); remove or impute them"),
-        (np.array([1.0, -0.5]), bp.DataError, "w must not be negative; 1 of 2 are not, the first is -0.5 at index 11"),
+        (np.array([1.0, -0.5]), bp.DataError, "w must be at least 0; 1 of 2 are not, the first is -0.5 at index 11"),
         (np.zeros(3), bp.DataError, "w is 0 for all 3 samples; there is nothing to learn from"),
     ],
 )  # fmt: skip

@@ -808,7 +808,7 @@ def test_mistakes_in_the_data_are_named() -> None:
         estimator.fit(x, y + 0.5)
     with pytest.raises(bp.DataError, match="holds several classes a sample.*MultiOutputClassifier"):
         estimator.fit(x, np.stack([y, y], axis=1))
-    with pytest.raises(bp.DataError, match="sample_weight must not be negative"):
+    with pytest.raises(bp.DataError, match="sample_weight must be at least 0"):
         estimator.fit(x, y, np.full(120, -1.0))
     with pytest.raises(bp.ShapeError, match="one weight for each of the 120 samples, got 3"):
         estimator.fit(x, y, [1.0, 2.0, 3.0])
