@@ -223,12 +223,12 @@ class Trainer(Tracked):
         names = ("loss", *(metric.name for metric in self._metrics))
         columns = ("epoch", *names, *(f"val_{n}" for n in names if validation is not None), "learning_rate", "seconds")
         data = door.moved(data)
-        self.model.store.ok[...] = True
         self._stop = ""
         history = History()
         quiet = np.errstate(all="ignore")  # NonFiniteError says it better
         with (
             running(callbacks, self, columns, history),
+            self._flag(),
             make_progress(progress, epochs, n_steps) as shown,
             Interrupt() as interrupt,
             quiet,
@@ -324,11 +324,19 @@ class Trainer(Tracked):
                 "for longer"
             )
 
+    @contextlib.contextmanager
+    def _flag(self) -> Iterator[None]:
+        """Raise the store's flag `ok`, and in any case again at the end: where it is down no loop can train."""
+        self.model.store.ok[...] = True
+        try:
+            yield
+        finally:
+            self.model.store.ok[...] = True
+
     def _stop_if_not_finite(self) -> None:
         store = self.model.store
         if bool(store.ok):
             return
-        store.ok[...] = True
         steps = int(to_numpy(store.counters)[0])
         what = "the loss" if self.optimizer.clip_norm is None else "the loss or the norm of the gradients"
         raise NonFiniteError(

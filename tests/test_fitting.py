@@ -196,3 +196,15 @@ def test_a_copy_goes_on_with_the_parameters_and_a_new_optimizer() -> None:
     for other in (copy.deepcopy(each), pickle.loads(pickle.dumps(each))):
         np.testing.assert_array_equal(other.model.store.values, each.model.store.values)
         assert (other.epoch, other.model.store.steps_taken, each.model.store.steps_taken) == (2, 0, 2)
+
+
+def test_a_fit_that_an_exception_ends_leaves_a_model_that_other_loops_can_train() -> None:
+    each = trainer()
+
+    def spoil(told: bp.Trainer) -> None:
+        assert told.model.store.ok, "the step before was skipped"
+        told.model.store.values[...] = np.nan
+
+    with pytest.raises(AssertionError, match="the step before was skipped"):
+        each.fit(X, Y, epochs=2, batch_size=5, progress=False, callbacks=[bp.callbacks.EveryStep(spoil)])
+    assert each.model.store.ok
