@@ -12,6 +12,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.backend import Backend, get_backend, to_numpy
 from bpnet.callbacks.base import Callback, running
+from bpnet.checks import flag
 from bpnet.contracts import looks_at_values
 from bpnet.data.dataset import Dataset, as_dataset, as_validation, check_batch_size
 from bpnet.dispatch import Array, Tracked
@@ -208,6 +209,7 @@ class Trainer(Tracked):
         """
         data = as_dataset(x, y, sample_weight)
         check_batch_size(batch_size)
+        shuffle, progress = flag("shuffle", shuffle), flag("progress", progress)
         if micro_batch_size is not None:
             check_batch_size(micro_batch_size, "micro_batch_size")
         if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 0:

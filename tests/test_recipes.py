@@ -738,6 +738,17 @@ def test_a_split_that_leaves_nothing_names_no_argument_that_a_recipe_lacks(tmp_p
     ]
 
 
+def test_a_key_of_the_optimizer_is_sent_there() -> None:
+    (line,) = mistakes(changed(SMALL, training={"learning_rate": 0.1}))
+    assert line.startswith("training.learning_rate: unknown key; ")
+    assert line.endswith("; it belongs into [optimizer]")
+
+
+def test_a_truth_value_in_quotes_is_no_option_of_the_data() -> None:
+    settings = changed(SMALL, data={"name": "digits", "samples": None, "classes": None, "flat": "no"})
+    assert "data.name: digits: flat must be True or False, got 'no'" in mistakes(settings)
+
+
 def test_a_loss_of_labels_does_not_take_values(tmp_path: Path) -> None:
     lines = mistakes(changed(REGRESSION, loss={"name": "SoftmaxCrossEntropy"}))
     assert lines == ["loss.name: SoftmaxCrossEntropy takes labels, and diabetes has values; take MeanSquaredError"]

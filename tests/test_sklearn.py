@@ -883,3 +883,25 @@ def test_a_scikit_learn_that_is_too_old_is_named() -> None:
 def test_importing_bpnet_does_not_import_scikit_learn() -> None:
     code = "import sys, bpnet; print([name for name in ('sklearn', 'scipy') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["early_stopping", "shuffle", "warm_start", "nesterovs_momentum", "verbose"])
+def test_a_text_is_no_truth_value(name: str) -> None:
+    x, y = make_classification(40, random_state=0)
+    with pytest.raises(bp.ConfigError, match=f"^{name} must be True or False, got 'no'$"):
+        BPClassifier(**{name: "no"}).fit(x, y)
+
+
+def test_callbacks_that_are_none_are_named_without_the_estimators_own() -> None:
+    x, y = make_classification(40, random_state=0)
+    with pytest.raises(bp.ConfigError, match=r"^callbacks must be a list of Callbacks or None, got \[3\]$"):
+        BPClassifier(callbacks=[3]).fit(x, y)
+
+
+def test_a_masked_array_is_refused_since_its_mask_would_be_dropped() -> None:
+    x, y = make_classification(40, random_state=0)
+    with pytest.raises(bp.DTypeError, match=r"X is a masked array; fill its gaps first, as with X.filled\(...\)"):
+        BPClassifier().fit(np.ma.masked_greater(x, 1.0), y)
+    fitted = BPClassifier(max_iter=1, tol=0).fit
+    with pytest.raises(bp.DTypeError, match="y is a masked array"):
+        fitted(x, np.ma.masked_greater(y, 0))
