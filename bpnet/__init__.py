@@ -17,6 +17,7 @@ from bpnet.errors import (
     ShapeError,
     StateError,
 )
+from bpnet.explain import explain
 from bpnet.history import History
 from bpnet.inference import predict
 from bpnet.layers import (
@@ -173,6 +174,7 @@ __all__ = [
     "callbacks",
     "data",
     "errors",
+    "explain",
     "get_backend",
     "initializers",
     "kernel",
