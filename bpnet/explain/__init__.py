@@ -40,7 +40,7 @@ def explain(
               neither is given, which is the derivative of the sum of the outputs
     samples : the rows to show, by default the first 3; neurons : those of every layer, or a dict from a layer's path to
               its own, counted over a sample's output; by default up to 4 that matter most to these samples
-    weights : which inputs of a neuron to show, likewise; by default all of up to 6, else the largest products
+    weights : which inputs of a neuron to show, likewise; by default all of up to 6, else the 4 largest products
     The model keeps its values, gradients, counters and what its layers have kept. Dropout is as in the next step.
     Raises ConfigError, ShapeError, DTypeError, DataError.
 

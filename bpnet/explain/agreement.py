@@ -74,11 +74,14 @@ def _of_scene(record: Record, scene: Scene) -> list[str]:
             many = len(scene.terms) + (scene.rest.count if scene.rest else 0)
             scale = sum(map(abs, values)) * (1 if scene.rest is None else many)
             if _differs(scene.value, sum(values), _slack(record, scale, many)):
-                found.append(f"{where}: the terms add up to {plain(sum(values))}, the layer computed {plain(scene.value)}")
+                found.append(
+                    f"{where}: the terms add up to {plain(sum(values))}, the layer computed {plain(scene.value)}"
+                )
         for node in scene.nodes:
             total, scale = sum(row.product for row in node.rows), sum(abs(row.product) for row in node.rows)
             if _differs(node.inner, total, _slack(record, scale, 16 + len(node.rows))):
                 found.append(
-                    f"{where}: local times upstream of {node.op} is {plain(total)}, its backward gave {plain(node.inner)}"
+                    f"{where}: local times upstream of {node.op} is {plain(total)}, but its backward gave "
+                    f"{plain(node.inner)}"
                 )
     return found

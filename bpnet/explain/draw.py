@@ -29,14 +29,24 @@ class Layout:
     radius: float
     upright: bool  # whether the chain runs down instead of to the right
 
+    @property
+    def digits(self) -> int:
+        """How many a label has room for."""
+        return 3 if self.upright else 4
 
-WIDE = Layout(60, 58, 150, 262, 334, 444, 146, 58, 25, False)
-TALL = Layout(27, 44, 82, 140, 196, 276, 104, 52, 20, True)
+    def half(self, op: str) -> float:
+        """Half the width of a function's node."""
+        letter = 3.7 if self.upright else 4.3
+        return self.radius if len(op) <= 4 else max(self.radius, letter * len(op) + 8)
 
 
-def number(value: float) -> str:
-    """A number for a label: four digits, and a real minus sign."""
-    return plain(value, 4).replace("-", MINUS).replace("e+0", "e").replace(f"e{MINUS}0", f"e{MINUS}")
+WIDE = Layout(60, 58, 150, 262, 334, 444, 146, 53, 25, False)
+TALL = Layout(25, 40, 83, 142, 195, 283, 104, 52, 20, True)
+
+
+def number(value: float, digits: int) -> str:
+    """A number for a label, with a real minus sign."""
+    return plain(value, digits).replace("-", MINUS).replace("e+0", "e").replace(f"e{MINUS}0", f"e{MINUS}")
 
 
 class Drawing:
@@ -62,34 +72,48 @@ class Drawing:
     # --- elements ---
 
     def text(self, x: float, y: float, kind: str, content: str, more: str = "") -> None:
+        """A text; more : further attributes."""
         self.parts.append(f'<text x="{x:g}" y="{y:g}" class="{kind}"{more}>{content}</text>')
 
     def edge(self, path: str, *steps: str) -> None:
+        """An edge that these steps light."""
         self.edges.append(f'<path class="edge" d="{path}"{self.lit(*steps)} marker-end="url(#tip)"/>')
 
-    def labels(self, x: float, y: float, value: float, gradient: float, value_from: int, gradient_from: int,
-               lit_value: str, lit_gradient: str, factor: Factor | None = None, beside: bool = False) -> None:  # fmt: skip
+    def labels(
+        self,
+        x: float,
+        y: float,
+        value: float,
+        gradient: float,
+        value_from: int,
+        gradient_from: int,
+        lit_value: str,
+        lit_gradient: str,
+        factor: Factor | None = None,
+        beside: bool = False,
+    ) -> None:
         """The value above the edge at (x, y), the gradient below it; beside an upright edge, one over the other."""
         up, down, side = (-2, 17, " start") if beside else (-7, 19, "")
-        self.text(x, y + up, f"value{side}", number(value), f' data-from="{value_from}"{lit_value}')
+        self.text(x, y + up, f"value{side}", number(value, self.at.digits), f' data-from="{value_from}"{lit_value}')
         more = f' data-from="{gradient_from}"{lit_gradient}'
         kind = f"gradient{side}"
         if factor is not None and factor.why:
             name = escape(factor.label)
             more += f' data-why="{escape(factor.why)}" role="button" tabindex="0" aria-label="Why is d{name} zero?"'
             kind += " why"
-        self.text(x, y + down, kind, number(gradient), more)
+        self.text(x, y + down, kind, number(gradient, self.at.digits), more)
 
     def node(self, x: float, y: float, op: str, *steps: str) -> float:
         """A function; returns half its width."""
         r = self.at.radius
-        half = r if len(op) <= 4 else max(r, 4.3 * len(op) + 9)
+        half = self.at.half(op)
         jump = f' data-node="{escape(op)}"{self.lit(*steps)}'
         box = f'<rect x="{x - half:g}" y="{y - r:g}" width="{2 * half:g}" height="{2 * r:g}" rx="{r:g}"/>'
         self.parts.append(f'<g class="node"{jump}>{box}<text x="{x:g}" y="{y + 5:g}">{escape(op)}</text></g>')
         return half
 
     def leaf(self, y: float, factor: Factor, steps: tuple[str, ...]) -> None:
+        """The box of an input or a parameter."""
         at = self.at
         name, known = SHORT.get(factor.name, factor.name), factor.name in ("x", "weight", "bias", "slope")
         sub = "" if factor.name == "bias" or not factor.index else ",".join(
@@ -101,11 +125,13 @@ class Drawing:
             label = escape(name if len(name) < 9 else "y before")
         kind = "name" if known or len(name) < 5 else "name small"
         box = f'<rect x="{at.leaf - half:g}" y="{y - h / 2:g}" width="{2 * half:g}" height="{h}" rx="8"/>'
-        self.parts.append(f'<g class="leaf"{self.lit(*steps)}>{box}<text x="{at.leaf:g}" y="{y + 5:g}" class="{kind}">{label}</text></g>')
+        words = f'<text x="{at.leaf:g}" y="{y + 5:g}" class="{kind}">{label}</text>'
+        self.parts.append(f'<g class="leaf"{self.lit(*steps)}>{box}{words}</g>')
 
     # --- the whole ---
 
     def make(self) -> str:
+        """The scene as SVG."""
         scene, at = self.scene, self.at
         has_head = scene.head != ""
         head_from, back = self.ordinal("h"), self.ordinal("b")
@@ -141,7 +167,9 @@ class Drawing:
         if scene.rest is not None:
             self.text(at.leaf - at.leaf_width / 2, y, "more", f"and {scene.rest.count} more terms:")
             feet.append((at.label + 44 if at.upright else at.label + 34, y + 18, ("h", "bh")))
-            self.text(at.leaf - at.leaf_width / 2, y + 22, "more", f"their sum is {number(scene.rest.value)}")
+            self.text(
+                at.leaf - at.leaf_width / 2, y + 22, "more", f"their sum is {number(scene.rest.value, at.digits)}"
+            )
             y += at.row + 10
         rows_end = y - at.row / 2 + 8
         middle = rows_end / 2
@@ -151,10 +179,14 @@ class Drawing:
             middle, head_x, half = 34.0, at.leaf, at.leaf_width / 2
         else:
             half = self.node(head_x, middle, scene.head, "h", "bh")
-            for k, (x, row, steps) in enumerate(feet):
+            for k, (x, row, lit_by) in enumerate(feet):
                 spread = 0.0 if len(feet) == 1 else (k / (len(feet) - 1) - 0.5) * at.radius * 1.1
-                flat = (at.product if x > at.mul else at.label) + (26 if at.upright else 36)
-                self.edge(bent(x, row, max(flat, x), head_x - half + abs(spread) * 0.25, middle + spread), *steps)
+                flat = (at.label if single else at.product) + (26 if at.upright else 36)
+                if not at.upright and not single and x < at.mul and row > middle + 60:  # from below, under the products
+                    self.edge(f"M{x:g} {row:g} H{flat:g} C{head_x - 16:g} {row:g} {head_x:g} {row - 30:g} {head_x:g} "
+                              f"{middle + at.radius:g}", *lit_by)  # fmt: skip
+                    continue
+                self.edge(bent(x, row, max(flat, x), head_x - half + abs(spread) * 0.25, middle + spread), *lit_by)
         return self.chain(head_x, middle, half, rows_end, head_from if has_head else 0, back)
 
     def chain(self, x: float, y: float, half: float, rows_end: float, made: int, back: int) -> str:
@@ -179,7 +211,7 @@ class Drawing:
                     self.labels(x + 9, (y + turn + target) / 2, value, gradient, made, known, *lit, beside=True)
                 y += length
             else:
-                op_half = 0.0 if last else max(at.radius, 4.3 * len(scene.nodes[k].op) + 9 if len(scene.nodes[k].op) > 4 else 0)
+                op_half = 0.0 if last else at.half(scene.nodes[k].op)
                 start, target = x + half, x + half + (at.pitch - 50 if shows else at.label + 40 - x)
                 self.edge(f"M{start:g} {y:g} H{target:g}", *edge_steps)
                 if shows:

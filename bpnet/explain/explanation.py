@@ -91,7 +91,7 @@ class Explanation:
                 "x_shape": list(call.x.shape), "y_shape": list(call.y.shape),
                 "y_norm": _norm(call.y), "dy_norm": _norm(call.dy), "dx_norm": _norm(call.dx),
                 "y_zeros": _zeros(call.y), "dy_zeros": _zeros(call.dy), "dx_zeros": _zeros(call.dx),
-                "gradients": {path: {"norm": _norm(each), "zeros": _zeros(each)} for path, each in call.gradients.items()},
+                "gradients": {p: {"norm": _norm(g), "zeros": _zeros(g)} for p, g in call.gradients.items()},
             }
             for call in self._record.calls
         ]  # fmt: skip
@@ -99,7 +99,7 @@ class Explanation:
     def json(self) -> dict[str, Any]:
         """Everything that is shown, as JSON values; a number that is not finite is its name as text."""
         record = self._record
-        return finite(
+        found: dict[str, Any] = finite(
             {
                 "model": record.name, "backend": record.backend.name, "dtype": record.dtype,
                 "n_samples": int(record.x.shape[0]), "samples": self._choice.samples,
@@ -112,6 +112,7 @@ class Explanation:
                 "disagreements": self.disagreements,
             }
         )  # fmt: skip
+        return found
 
     def __str__(self) -> str:
         lines = list(self._lines())
@@ -199,5 +200,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(each) for each in value]
     return value
-
-

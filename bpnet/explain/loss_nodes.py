@@ -65,15 +65,17 @@ def _softmax_and_log(record: Record, sample: int, index: tuple[int, ...], gradie
     onehot = np.zeros_like(p)
     onehot[at] = 1
     local = p * (onehot - p[at])
-    rows = tuple(Row(f"p[{k}]", float(local[k]), float(upstream[k]), float(local[k] * upstream[k])) for k in range(len(p)))
+    rows = tuple(
+        Row(f"p[{k}]", float(local[k]), float(upstream[k]), float(local[k] * upstream[k])) for k in range(len(p))
+    )
     short = f"({plain(float(p[at]))} - {int(at == label)}) / {plain(count)} = {plain(gradient)}"
     mean = f" The loss is the mean over {plain(count)}: {plain(total)}." if count > 1 else ""
     softmax = Node(
         "softmax", "loss", float(p[at]), float(upstream[at]), rows, gradient,
         f"Softmax makes probabilities of the logits: p[{at}] = {plain(float(p[at]))}. The label is {label}, with "
         f"p[{label}] = {plain(float(p[label]))}.",
-        "Every probability depends on every logit: the products of all rows are added. Together with the logarithm that "
-        f"simplifies to (p - onehot) / N = {short}, which is how bpnet computes it.",
+        "Every probability depends on every logit: the products of all rows are added. Together with the logarithm "
+        f"that simplifies to (p - onehot) / N = {short}, which is how bpnet computes it.",
     )  # fmt: skip
     by_p = Row("", float(upstream[at]), 1.0, float(upstream[at]))
     is_label = at == label
@@ -100,7 +102,10 @@ def _words(record: Record, loss: Loss, sample: int, index: tuple[int, ...], grad
         mean = f" The loss is the mean over {plain(count)}: {total}." if count > 1 else ""
         forward = f"The loss of this sample is -{text} = {plain(own)}.{mean}"
         if index[-1] != label:
-            return forward, f"{index[-1]} is not the label {label}: the loss does not depend on it, its derivative is 0."
+            return (
+                forward,
+                f"{index[-1]} is not the label {label}: the loss does not depend on it, its derivative is 0.",
+            )
         rule = "-1" if logarithm else f"-1 / {plain(p)}"
         return forward, f"The derivative by the label's output is {rule}, over {plain(count)}: {slope}."
     if labels:
@@ -109,11 +114,16 @@ def _words(record: Record, loss: Loss, sample: int, index: tuple[int, ...], grad
             return f"{name}: the label {label} is ignored; the loss of the batch is {total}.", (
                 f"The label {label} is ignored, so the loss does not depend on this output."
             )
-        forward = f"{name} of this output, {plain(out)}, and of the others, with the label {label}: {total} for the batch."
+        forward = (
+            f"{name} of this output, {plain(out)}, and of the others, with the label {label}: {total} for the batch."
+        )
         return forward, f"The derivative of {name} by this output is {slope}."
     target = float(record.target[sample][index])
     forward = f"{name} of {plain(out)} against {plain(target)}: the loss of the batch is {total}."
     if type(loss) is MeanSquaredError and is_plain(record):
-        count = plain(total_weight(record))
-        return forward, f"The derivative of (y - t)^2 / {count} is 2 ({plain(out)} - {plain(target)}) / {count} = {slope}."
+        number = plain(total_weight(record))
+        return (
+            forward,
+            f"The derivative of (y - t)^2 / {number} is 2 ({plain(out)} - {plain(target)}) / {number} = {slope}.",
+        )
     return forward, f"The derivative of {name} by this output is {slope}."

@@ -6,7 +6,7 @@
   const groups = data.layers.map((_, g) => g);
   let sample = data.samples[0];
   const chosen = groups.map((g) => data.scenes.find((s) => s.group === g).neuron);
-  let tour = [], at = 0, drawn = null;
+  let tour = [], at = 0, drawn = null, started = false;
 
   const sceneOf = (g) => data.scenes.find((s) => s.group === g && s.sample === sample && s.neuron === chosen[g]);
 
@@ -163,10 +163,17 @@
     $("back").disabled = at === 0;
     $("next").disabled = at === tour.length - 1;
     document.body.dataset.step = at;
-    if (shown) {
-      const box = shown.getBoundingClientRect(), low = $("controls").getBoundingClientRect().top;
-      if (box.top < 0 || box.bottom > low) shown.scrollIntoView({ block: "center", behavior: reduced.matches ? "auto" : "smooth" });
-    }
+    if (shown && started) reveal(shown);
+  }
+
+  /* Scroll so that the words can be read and, before them, the node can be seen. */
+  function reveal(node) {
+    const low = $("controls").getBoundingClientRect().top - 8, box = node.getBoundingClientRect();
+    const behavior = reduced.matches ? "auto" : "smooth";
+    let by = Math.max(0, $("words").getBoundingClientRect().bottom - low);
+    by = Math.min(by, box.top - 24);
+    if (box.bottom - by > low) by = box.bottom - low;
+    if (Math.abs(by) > 1) scrollBy({ top: by, behavior });
   }
 
   $("back").addEventListener("click", () => go(at - 1));
@@ -182,4 +189,5 @@
   $("controls").hidden = false;
   plan();
   go(0);
+  started = true;
 })();

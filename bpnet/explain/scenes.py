@@ -26,7 +26,7 @@ from bpnet.explain.terms import (
 from bpnet.explain.why import Why
 from bpnet.layers import Concatenate, Dense, Residual
 
-SAMPLES, NEURONS, TERMS = 3, 4, 6  # how many are shown where nothing is said
+SAMPLES, NEURONS, TERMS, FEW = 3, 4, 6, 4  # how many are shown where nothing is said; FEW of more than TERMS
 
 
 class Group:
@@ -226,7 +226,7 @@ class Scenes:
             others = [others[i] for i in wanted if i < len(others)]
         elif len(others) > TERMS:
             size = [abs(terms[i].value) if terms[i].op else abs(terms[i].factors[0].local) for i in others]
-            order = np.argsort(-np.nan_to_num(np.array(size), posinf=np.inf), kind="stable")[: TERMS - 1]
+            order = np.argsort(-np.nan_to_num(np.array(size), posinf=np.inf), kind="stable")[:FEW]
             others = sorted(others[int(i)] for i in order)
         return others + bias
 
@@ -253,12 +253,14 @@ class Scenes:
                 shown = "a probability" if kind_of(call) == "Softmax" else "the logarithm of a probability"
                 forward = f"{kind_of(call)} makes {shown} of {plain(value)} and the other outputs: {plain(y)}."
                 backward = "Every output depends on every input: the products of all rows are added."
-            nodes.append(Node(kind_of(call), call.path, y, float(call.dy[sample][index]), rows, inner, forward, backward))
+            nodes.append(
+                Node(kind_of(call), call.path, y, float(call.dy[sample][index]), rows, inner, forward, backward)
+            )
             value = y
         return nodes
 
     def _gathered(self, head: Call | None, sample: int, terms: list[Term]) -> list[tuple[str, float]]:
-        """The whole gradients, as the model computed them: of inputs over all neurons, of parameters over all samples."""
+        """The whole gradients as the model computed them: of inputs over all neurons, of parameters over samples."""
         if head is None:
             return []
         found: list[tuple[str, float]] = []

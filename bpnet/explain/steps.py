@@ -49,7 +49,7 @@ def _forward(scene: Scene, head: Call | None) -> list[Step]:
             zeros = f", {scene.rest.zeros:.0%} of their inputs are 0" if scene.rest.zeros else ""
             more = f" The last number is the sum of the {scene.rest.count} terms that are not shown{zeros}."
         what = "x and f(x) are added" if head is not None and isinstance(head.layer, Residual) else (
-            "The products and the bias are added" if scene.terms[-1].factors[0].name == "bias" else "The terms are added"
+            "The products and the bias are added" if scene.terms[-1].factors[0].name == "bias" else "They are added"
         )  # fmt: skip
         found.append(Step("forward", "sum", "h", f"{what}: {' + '.join(parts)} = {value}.{more}"))
     elif scene.head == "join":
@@ -61,8 +61,8 @@ def _forward(scene: Scene, head: Call | None) -> list[Step]:
         name = head.name if head is not None else scene.head
         many = len(scene.terms) + (scene.rest.count if scene.rest else 0)
         found.append(
-            Step("forward", scene.head, "h", f"{name} makes {value} of its {many} inputs. What is in it is not known here; "
-                 "its own forward computed this.")
+            Step("forward", scene.head, "h", f"{name} makes {value} of its {many} inputs. What is in it is not known "
+                 "here; its own forward computed this.")
         )  # fmt: skip
     elif not scene.nodes:
         found.append(Step("forward", "input", "h", f"The input is {value}."))
@@ -79,10 +79,12 @@ def _backward(scene: Scene, record: Record, is_last: bool, head: Call | None) ->
         words = f"Backward. {plain(end)} arrives at this output: it was given as dvalues, or is 1."
     else:
         words = f"Backward. {plain(end)} arrives from the layers behind: the derivative by this output."
-    found = [Step("backward", "start", "b", words)]
+    found = [Step("backward", "upstream", "b", words)]
     for place in reversed(range(len(scene.nodes))):
         node = scene.nodes[place]
-        found.append(Step("backward", node.op, f"bn{place}", _shortened(node.backward, node.rows, node.inner), node.rows))
+        found.append(
+            Step("backward", node.op, f"bn{place}", _shortened(node.backward, node.rows, node.inner), node.rows)
+        )
     up = scene.gradient
     if scene.head == "sum":
         rows = tuple(Row(_name(term), 1.0, up, up) for term in scene.terms)
@@ -111,7 +113,7 @@ def _backward(scene: Scene, record: Record, is_last: bool, head: Call | None) ->
         rows = tuple(Row(f.label, f.local, up, f.gradient) for p in products for f in scene.terms[p].factors)
         words = "The derivative of a product by one factor is the other factor, times what arrives."
         found.append(Step("backward", scene.terms[products[0]].op, "bm", words, rows))
-    found += _gather(scene, record)
+    found += _gather(scene, record, head)
     return found
 
 
@@ -123,23 +125,25 @@ def _name(term: Term) -> str:
     return _times(term)
 
 
-def _gather(scene: Scene, record: Record) -> list[Step]:
+def _gather(scene: Scene, record: Record, head: Call | None) -> list[Step]:
     """What the model has in the end: gradients of inputs over all neurons, of parameters over all samples."""
     if not scene.gathered:
         return []
-    by_name: dict[str, list[float]] = {}
+    by_name: dict[str, list[tuple[str, float]]] = {}
     for label, value in scene.gathered:
-        by_name.setdefault(label.partition("[")[0], []).append(value)
-    single = record.x.shape[0] == 1
-    over = "" if single else f" Parameters get the sum over all {record.x.shape[0]} samples;"
-    over += "" if single else " an input gets the sum over the neurons it feeds."
-    parts = [
-        f"{name} = {plain(values[0]) if len(values) == 1 and name == 'dbias' else _list(values)}"
-        for name, values in by_name.items()
-    ]
-    words = f"What the layer's backward returned and accumulated: {', '.join(parts)}.{over}"
+        by_name.setdefault(label.partition("[")[0], []).append((label, value))
+    parts = []
+    for name, pairs in by_name.items():
+        values = [value for _, value in pairs]
+        if name == "dbias" and len(pairs) == 1:
+            parts.append(f"{name} = {plain(values[0])}")
+        elif scene.rest is None and len(pairs) == sum(bool(term.op) for term in scene.terms):
+            parts.append(f"{name} = [{', '.join(map(plain, values))}]")
+        else:
+            parts.append(", ".join(f"{label} = {plain(value)}" for label, value in pairs))
+    words = f"What the layer's backward returned and accumulated: {', '.join(parts)}."
+    if "dx" in by_name and head is not None and head.y.shape[-1] > 1 and len(by_name) > 1:
+        words += " An input gets the sum over the neurons it feeds."
+    if record.x.shape[0] > 1 and set(by_name) - {"dx"}:
+        words += f" Parameters get the sum over all {record.x.shape[0]} samples."
     return [Step("backward", "result", "g", words)]
-
-
-def _list(values: list[float]) -> str:
-    return f"[{', '.join(map(plain, values))}]"

@@ -78,9 +78,7 @@ def chain_rows(record: Record, call: Call, sample: int, index: Index) -> tuple[R
     local = onehot - p[at] if isinstance(call.layer, LogSoftmax) else p * (onehot - p[at])
     up = upstream[index[:-1]]
     letter = "log p" if isinstance(call.layer, LogSoftmax) else "p"
-    return tuple(
-        Row(f"{letter}[{k}]", float(local[k]), float(up[k]), float(local[k] * up[k])) for k in range(len(p))
-    )
+    return tuple(Row(f"{letter}[{k}]", float(local[k]), float(up[k]), float(local[k] * up[k])) for k in range(len(p)))
 
 
 def words_of(call: Call, z: float, y: float, local: float) -> tuple[str, str]:
@@ -109,7 +107,9 @@ def words_of(call: Call, z: float, y: float, local: float) -> tuple[str, str]:
         )
     if name in ("Sigmoid", "Tanh"):
         rule = "y (1 - y)" if name == "Sigmoid" else "1 - y^2"
-        full = f" It is saturated: its greatest slope is {0.25 if name == 'Sigmoid' else 1}." if abs(local) < 1e-3 else ""
+        full = (
+            f" It is saturated: its greatest slope is {0.25 if name == 'Sigmoid' else 1}." if abs(local) < 1e-3 else ""
+        )
         return f"{name}({into}) = {out}.", f"The local derivative of {name} is {rule} = {slope}.{full}"
     return f"{name}({into}) = {out}.", pass_on
 
@@ -170,7 +170,4 @@ def _box(record: Record, call: Call, sample: int, index: Index) -> list[Term]:
     jacobian = record.probe(call, one)[sample]
     x = call.x[sample]
     places = [index_of(call.x, i) for i in range(x.size)]
-    return [
-        Term("", float(x[at]), (Factor("x", at, float(x[at]), float(jacobian[at])),)) for at in places
-    ]
-
+    return [Term("", float(x[at]), (Factor("x", at, float(x[at]), float(jacobian[at])),)) for at in places]

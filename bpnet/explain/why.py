@@ -37,7 +37,7 @@ class Why:
         if not readers:
             return "unused", "no layer that was seen reads it"
         causes = [self._through(record.calls[reader], sample, flat) for reader in readers]
-        if len({cause for cause in causes}) == 1:
+        if len(set(causes)) == 1:
             return causes[0]
         kinds = {kind for kind, _ in causes}
         return causes[0][0] if len(kinds) == 1 else "upstream", "; and ".join(dict.fromkeys(text for _, text in causes))
@@ -60,8 +60,14 @@ class Why:
             if found == 0:
                 return "ignored", f"the label of sample {sample} is {label}, which has the class weight 0"
             if index[-1] != label and record.loss.wants != "logits":
-                return "loss", f"{index[-1]} is not the label {label} of sample {sample}, so {name} does not depend on it"
-        return "loss", f"the derivative of {name} by output {flat} of sample {sample} is 0 at {plain(self._y(sample, flat))}"
+                return (
+                    "loss",
+                    f"{index[-1]} is not the label {label} of sample {sample}, so {name} does not depend on it",
+                )
+        return (
+            "loss",
+            f"the derivative of {name} by output {flat} of sample {sample} is 0 at {plain(self._y(sample, flat))}",
+        )
 
     def _y(self, sample: int, flat: int) -> float:
         return float(self.record.y[sample].reshape(-1)[flat])
@@ -105,7 +111,10 @@ class Why:
     def _flat_here(self, call: Call, z: float, sample: int, flat: int, where: str) -> Cause:
         layer = call.layer
         if isinstance(layer, ReLU):
-            return "dead", f"the ReLU {call.path!r} is off at neuron {flat} for sample {sample}: z = {plain(z)} is not above 0"
+            return (
+                "dead",
+                f"the ReLU {call.path!r} is off at neuron {flat} for sample {sample}: z = {plain(z)} is not above 0",
+            )
         if isinstance(layer, Dropout):
             return "masked", f"the Dropout {call.path!r} has set neuron {flat} of sample {sample} to 0 in this step"
         if isinstance(layer, (Sigmoid, Tanh)):
@@ -140,7 +149,8 @@ class Why:
         known = {**record.gradients, "x": record.dx}
         if name not in known:
             raise ConfigError(
-                f"why: there is no gradient {name!r}; there are {', '.join(map(repr, known))}{did_you_mean(name, known)}"
+                f"why: there is no gradient {name!r}; there are {', '.join(map(repr, known))}"
+                f"{did_you_mean(name, known)}"
             )
         at = tuple(index) if isinstance(index, (tuple, list)) else (index,)
         shape = known[name].shape
@@ -155,12 +165,12 @@ class Why:
         if name == "x":
             return self._of_input(label, gradient, at)
         if name in record.frozen:
-            return Reason(label, gradient, {"frozen": ()}, f"The gradient of {label} is 0: it is frozen, no gradient is "
-                          "computed for it.")  # fmt: skip
+            text = f"The gradient of {label} is 0: it is frozen, no gradient is computed for it."
+            return Reason(label, gradient, {"frozen": ()}, text)
         calls = [call for call in record.calls if name in call.gradients]
         if not calls:
-            return Reason(label, gradient, {"unused": ()}, f"The gradient of {label} is 0: no layer that was seen added to "
-                          "it in this backward.")  # fmt: skip
+            text = f"The gradient of {label} is 0: no layer that was seen added to it in this backward."
+            return Reason(label, gradient, {"unused": ()}, text)
         if gradient != 0:
             return self._made_of(label, gradient, name, at, calls)
         found: dict[str, list[int]] = {}
@@ -193,7 +203,10 @@ class Why:
         layer = call.layer
         if not isinstance(layer, Dense):
             if np.any(call.dy[sample]):
-                return "layer", f"{call.path!r} ({call.name}) adds nothing for sample {sample}, though a gradient arrives"
+                return (
+                    "layer",
+                    f"{call.path!r} ({call.name}) adds nothing for sample {sample}, though a gradient arrives",
+                )
             return self._all_of(number, sample, range(int(call.dy[sample].size)))
         j = at[-1]
         dy, x = call.dy[sample][..., j].reshape(-1), call.x[sample].reshape(-1, layer.n_in)
@@ -205,7 +218,9 @@ class Why:
             return "cancel", f"sample {sample} contributes {plain(float((inputs * dy).sum()))}"
         if np.any(dy) and np.any(inputs):
             return "input", f"the input {at[0]} of sample {sample} is 0 wherever a gradient arrives"
-        return self.of_output(number, sample, int(np.ravel_multi_index((*(0,) * (call.dy.ndim - 2), j), call.dy.shape[1:])))
+        return self.of_output(
+            number, sample, int(np.ravel_multi_index((*(0,) * (call.dy.ndim - 2), j), call.dy.shape[1:]))
+        )
 
     def _made_of(self, label: str, gradient: float, name: str, at: tuple[int, ...], calls: list[Call]) -> Reason:
         """A gradient that is not zero: the contribution of every sample, and which samples do not contribute."""
@@ -240,4 +255,3 @@ def _several(samples: list[int]) -> str:
         return f"sample {samples[0]}"
     more = f" and {len(samples) - 6} more" if len(samples) > 6 else ""
     return f"samples {', '.join(map(str, samples[:6]))}{more}"
-
