@@ -169,7 +169,7 @@ class Scenes:
         start, gradients = self._start(head, calls)
         index = index_of(start, neuron)
         value, gradient = float(start[sample][index]), float(gradients[sample][index])
-        terms, rest = self._terms(g, head, calls, sample, index, gradient)
+        terms, rest = self._terms(g, head, calls, sample, neuron, gradient)
         nodes = self._chain(calls if head is None else calls[1:], sample, neuron, value)
         is_last = not each.calls or each.calls[-1] == record.last
         if is_last:
@@ -199,23 +199,24 @@ class Scenes:
         )  # fmt: skip
 
     def _terms(
-        self, g: int, head: Call | None, calls: list[Call], sample: int, index: tuple[int, ...], gradient: float
+        self, g: int, head: Call | None, calls: list[Call], sample: int, neuron: int, gradient: float
     ) -> tuple[list[Term], Rest | None]:
         if head is None:
             source = calls[0].source if calls else INPUT
             name = "x" if source == INPUT else "y of the layer before"
             x = calls[0].x if calls else self.record.y
+            index = index_of(x, neuron)
             value = float(x[sample][index])
             terms = [Term("", value, (Factor(name, index, value, 1.0),))]
-            return [self._with_reasons(term.fed(gradient), None, sample) for term in terms], None
-        terms = terms_of(self.record, head, sample, index)
+            return [self._with_reasons(term.fed(gradient), None, calls, sample, neuron) for term in terms], None
+        terms = terms_of(self.record, head, sample, index_of(head.y, neuron))
         shown = self._shown(terms, self.choice.weights[g])
         hidden = [term for place, term in enumerate(terms) if place not in shown]
         rest = None
         if hidden:
             zeros = sum(term.factors[0].value == 0 for term in hidden) / len(hidden)
             rest = Rest(len(hidden), float(sum(term.value for term in hidden)), zeros)
-        return [self._with_reasons(terms[place].fed(gradient), head, sample) for place in shown], rest
+        return [self._with_reasons(terms[place].fed(gradient), head, calls, sample, neuron) for place in shown], rest
 
     @staticmethod
     def _shown(terms: list[Term], wanted: list[int] | None) -> list[int]:
@@ -230,13 +231,13 @@ class Scenes:
             others = sorted(others[int(i)] for i in order)
         return others + bias
 
-    def _with_reasons(self, term: Term, head: Call | None, sample: int) -> Term:
+    def _with_reasons(self, term: Term, head: Call | None, calls: list[Call], sample: int, neuron: int) -> Term:
         """Say of every factor whose gradient is zero why it is."""
         factors = []
         for factor in term.factors:
             why = ""
             if factor.gradient == 0:
-                why = self.why.of_factor(head, factor, sample)
+                why = self.why.of_factor(head, calls[0] if calls else None, factor, sample, neuron)
             factors.append(Factor(factor.name, factor.index, factor.value, factor.local, factor.gradient, why))
         return Term(term.op, term.value, tuple(factors))
 

@@ -123,23 +123,20 @@ class Why:
 
     # --- a factor in a drawing ---
 
-    def of_factor(self, head: Call | None, factor: Factor, sample: int) -> str:
-        """Why this one product is zero, in words."""
-        if head is None:
-            return ""
-        layer = head.layer
-        if isinstance(layer, Dense) and factor.name != "bias" and factor.local == 0:
-            what = "its weight" if factor.name == "x" else "its input"
-            return f"The gradient of {factor.label} is 0 here because {what} is 0."
-        if isinstance(layer, Dense):
-            name = factor.index[-1] if factor.name != "x" else None
-            places = [name] if name is not None else list(range(layer.n_out))
-            if head.y.ndim == 2 and name is not None:
-                _, text = self.of_output(self.record.calls.index(head), sample, places[0])
-                return f"The gradient of {factor.label} is 0 here because nothing arrives: {text}."
-        if factor.local == 0:
-            return f"The gradient of {factor.label} is 0 here because its local derivative is 0."
-        return f"The gradient of {factor.label} is 0 here because what arrives is 0."
+    def of_factor(self, head: Call | None, first: Call | None, factor: Factor, sample: int, neuron: int) -> str:
+        """Why this one product is zero, in words. head : the scene's; first : of its calls, where it has no head."""
+        start = f"The gradient of {factor.label} is 0 here because"
+        if head is not None and factor.local == 0:
+            if isinstance(head.layer, Dense) and factor.name != "bias":
+                return f"{start} {'its weight' if factor.name == 'x' else 'its input'} is 0."
+            return f"{start} its local derivative is 0."
+        if head is not None:
+            _, text = self.of_output(self.record.calls.index(head), sample, neuron)
+        elif first is not None:
+            _, text = self._through(first, sample, neuron)
+        else:
+            _, text = self._at_the_end(sample, neuron)
+        return f"{start} nothing arrives: {text}."
 
     # --- a whole gradient ---
 
