@@ -212,7 +212,7 @@ def test_samples_and_neurons_are_chosen_and_a_zero_says_why(visit: Callable[...,
     zero = page.locator("#figure svg.wide [data-why]").first
     zero.focus()
     page.keyboard.press("Enter")
-    assert "the ReLU '1' is off at neuron 1 for sample 1: z = -1.81 is not above 0" in page.text_content(
+    assert "the ReLU '1' is off at neuron 1 for sample 1: z = −1.81 is not above 0" in page.text_content(
         "#zeros .answer"
     )
     page.click("#zeros button >> nth=1")
@@ -241,7 +241,7 @@ CONTRAST = """() => {
   };
   const low = [];
   for (const e of document.querySelectorAll("h1, h2, p, button, small, span, th, td, caption, summary, svg text")) {
-    if (!e.textContent.trim() || !e.getBoundingClientRect().width || e.disabled || e.closest("button:disabled")) continue;
+    if (!e.textContent.trim() || !e.getBoundingClientRect().width || e.closest("button:disabled")) continue;
     if (e.closest(".later")) continue;
     const style = getComputedStyle(e), own = rgb(e.namespaceURI.endsWith("svg") ? style.fill : style.color);
     const [a, b] = [light(own), light(behind(e))].sort((x, y) => y - x);

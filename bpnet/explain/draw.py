@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-from bpnet.explain.parts import MINUS, Factor, Scene, plain
+from bpnet.explain.parts import MINUS, Factor, Scene, plain, prose
 
 SHORT = {"weight": "w", "bias": "b", "slope": "a"}
 
@@ -99,7 +99,9 @@ class Drawing:
         kind = f"gradient{side}"
         if factor is not None and factor.why:
             name = escape(factor.label)
-            more += f' data-why="{escape(factor.why)}" role="button" tabindex="0" aria-label="Why is d{name} zero?"'
+            more += (
+                f' data-why="{escape(prose(factor.why))}" role="button" tabindex="0" aria-label="Why is d{name} zero?"'
+            )
             kind += " why"
         self.text(x, y + down, kind, number(gradient, self.at.digits), more)
 
@@ -166,7 +168,7 @@ class Drawing:
                     y += at.row + 6
         if scene.rest is not None:
             self.text(at.leaf - at.leaf_width / 2, y, "more", f"and {scene.rest.count} more terms:")
-            feet.append((at.label + 44 if at.upright else at.label + 34, y + 18, ("h", "bh")))
+            feet.append((at.label + 62 if at.upright else at.label + 34, y + 18, ("h", "bh")))
             self.text(
                 at.leaf - at.leaf_width / 2, y + 22, "more", f"their sum is {number(scene.rest.value, at.digits)}"
             )

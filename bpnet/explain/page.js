@@ -5,7 +5,7 @@
   const reduced = matchMedia("(prefers-reduced-motion: reduce)");
   const groups = data.layers.map((_, g) => g);
   let sample = data.samples[0];
-  const chosen = groups.map((g) => data.scenes.find((s) => s.group === g).neuron);
+  const chosen = data.layers.map((layer) => layer.start);
   let tour = [], at = 0, drawn = null, started = false;
 
   const sceneOf = (g) => data.scenes.find((s) => s.group === g && s.sample === sample && s.neuron === chosen[g]);

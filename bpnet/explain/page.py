@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from bpnet.explain.draw import draw
-from bpnet.explain.parts import MINUS, Row, Scene, plain
+from bpnet.explain.parts import MINUS, Row, Scene, plain, prose
 
 if TYPE_CHECKING:
     from bpnet.explain.explanation import Explanation
@@ -30,9 +30,9 @@ def _scene(scene: Scene) -> dict[str, Any]:
     return {
         "group": scene.group, "sample": scene.sample, "neuron": scene.neuron, "title": scene.title,
         "wide": wide, "tall": tall,
-        "zero": [[f.label, f.why] for term in scene.terms for f in term.factors if f.why],
+        "zero": [[f.label, prose(f.why)] for term in scene.terms for f in term.factors if f.why],
         "steps": [
-            {"phase": s.phase, "op": s.op, "words": s.words.replace("-", MINUS) if s.op == "result" else s.words,
+            {"phase": s.phase, "op": s.op, "words": prose(s.words),
              "rows": [_row(row) for row in s.rows]}
             for s in scene.steps
         ],
@@ -44,7 +44,7 @@ def _share(value: float | None) -> str:
 
 
 def _layers(explanation: Explanation) -> list[dict[str, Any]]:
-    """For every group: what its button says."""
+    """For every group: what its button says, and the neuron to start with: the one with the largest gradient."""
     known = explanation.layers()
     found = []
     for number, group in enumerate(explanation._choice.groups):
@@ -53,7 +53,9 @@ def _layers(explanation: Explanation) -> list[dict[str, Any]]:
         facts = "" if last is None else "; ".join(
             f"|{name}| {plain(last[f'{name}_norm'], 3)}{_share(last[f'{name}_zeros'])}" for name in ("y", "dy")
         )  # fmt: skip
-        found.append({"title": scene.title, "facts": facts})
+        first = [s for s in explanation.scenes if s.group == number and s.sample == scene.sample]
+        start = max(first, key=lambda each: abs(each.gradient) if each.gradient == each.gradient else 0.0)
+        found.append({"title": scene.title, "facts": facts, "start": start.neuron})
     return found
 
 

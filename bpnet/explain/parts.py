@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 
 MINUS = "\N{MINUS SIGN}"
@@ -16,6 +17,11 @@ def plain(number: float, digits: int = 6) -> str:
 def listed(numbers: list[float], digits: int = 6) -> str:
     """Numbers as a list: "[-3, -1, 2]"."""
     return f"[{', '.join(plain(each, digits) for each in numbers)}]"
+
+
+def prose(text: str) -> str:
+    """Words with real minus signs; those in exponents and names stay."""
+    return re.sub(r"(?<!\w)-(?=\d|log|inf)", MINUS, text)
 
 
 def indexed(name: str, index: tuple[int, ...]) -> str:

@@ -69,6 +69,7 @@ class Record:
         self.target: Any = None
         self.sample_weight: Any = None
         self.value: Any = None
+        self.is_given = False  # whether dvalues were
         self._produced: list[tuple[Array, int]] = []  # the arrays themselves, so that `is` finds them
         self._open: list[list[int]] = []
         self._by_layer: dict[int, Call] = {}
@@ -179,6 +180,7 @@ class Record:
         self._produced.clear()
 
     def _given(self, dvalues: Any, y: Array) -> Array:
+        self.is_given = dvalues is not None
         if dvalues is None:
             dvalues = np.ones(tuple(y.shape))
         dvalues = to_numpy(as_array(dvalues, "dvalues"))

@@ -76,7 +76,8 @@ def _backward(scene: Scene, record: Record, is_last: bool, head: Call | None) ->
     if is_last and record.loss is not None:
         words = "Backward. The derivative of the loss by itself is 1: that is where the chain begins."
     elif is_last:
-        words = f"Backward. {plain(end)} arrives at this output: it was given as dvalues, or is 1."
+        source = "it was given as dvalues" if record.is_given else "without a loss or dvalues that is 1"
+        words = f"Backward. {plain(end)} arrives at this output: {source}."
     else:
         words = f"Backward. {plain(end)} arrives from the layers behind: the derivative by this output."
     found = [Step("backward", "upstream", "b", words)]
