@@ -170,7 +170,7 @@
   function reveal(node) {
     const low = $("controls").getBoundingClientRect().top - 8, box = node.getBoundingClientRect();
     const behavior = reduced.matches ? "auto" : "smooth";
-    let by = Math.max(0, $("words").getBoundingClientRect().bottom - low);
+    let by = Math.max(0, $("said").getBoundingClientRect().bottom - low);
     by = Math.min(by, box.top - 24);
     if (box.bottom - by > low) by = box.bottom - low;
     if (Math.abs(by) > 1) scrollBy({ top: by, behavior });

@@ -21,7 +21,7 @@ def listed(numbers: list[float], digits: int = 6) -> str:
 
 def prose(text: str) -> str:
     """Words with real minus signs; those in exponents and names stay."""
-    return re.sub(r"(?<!\w)-(?=\d|log|inf)", MINUS, text)
+    return re.sub(r"(?<!\w)-(?=\d|log|inf)|(?<= )-(?= )", MINUS, text)
 
 
 def indexed(name: str, index: tuple[int, ...]) -> str:

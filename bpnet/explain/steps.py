@@ -106,9 +106,14 @@ def _backward(scene: Scene, record: Record, is_last: bool, head: Call | None) ->
         for place in products:
             term = scene.terms[place]
             rows = tuple(Row(f.label, f.local, up, f.gradient) for f in term.factors)
-            words = "The derivative of a product by one factor is the other factor." if term.op == "mul" else (
-                f"The derivatives of {term.op} by its factors."
-            )  # fmt: skip
+            rule = "The derivative of a product by one factor is the other factor"
+            if term.op != "mul":
+                rule = f"The local derivatives of {term.op}, times what arrives"
+            made = "; ".join(
+                f"d{f.label} = {_bracketed(f.local)} \N{MULTIPLICATION SIGN} {_bracketed(up)} = {plain(f.gradient)}"
+                for f in term.factors
+            )
+            words = f"{rule}: {made}."
             found.append(Step("backward", term.op, f"bm{place}", words, rows))
     elif products:
         rows = tuple(Row(f.label, f.local, up, f.gradient) for p in products for f in scene.terms[p].factors)
