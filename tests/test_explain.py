@@ -190,6 +190,13 @@ class TellingSquare(Square):
         return [Term("square", float(y[index]), (Factor("x", index, float(x[index]), 2 * float(x[index])),))]
 
 
+class MistakenSquare(Square):
+    """What it says of its derivative is not what its backward does."""
+
+    def explain_terms(self, x: Any, y: Any, index: tuple[int, ...]) -> list[Term]:
+        return [Term("square", float(y[index]), (Factor("x", index, float(x[index]), float(x[index])),))]
+
+
 class WrongDense(bp.Dense):
     """Its dx is half of what it must be."""
 
@@ -211,6 +218,11 @@ def test_a_layer_may_offer_its_terms() -> None:
     explanation = bp.explain(bp.Sequential(TellingSquare()).initialize(dtype="float64"), [[3.0, -1.0]])
     assert [step.op for step in explanation.scenes[0].steps] == ["square", "sum", "upstream", "sum", "square", "result"]
     assert factors(explanation.scenes[0], "x")[0].gradient == 6.0
+    assert explanation.disagreements == []
+    mistaken = bp.explain(bp.Sequential(MistakenSquare()).initialize(dtype="float64"), [[3.0]])
+    assert mistaken.disagreements == [
+        "'0', neuron 0, sample 0: explain_terms says 3 of the derivative by x[0], its backward 6"
+    ]
 
 
 def test_a_backward_that_is_not_the_chain_rule_is_said_to_disagree() -> None:
@@ -371,6 +383,9 @@ def test_saturation_is_named(layer: Any) -> None:
     reason = bp.explain(model, [[800.0]]).why("0.weight", (0, 0))
     assert reason.causes == {"saturated": (0,)}
     assert "is saturated for sample 0: its slope at 800 rounds to 0" in reason.text
+    nearly = bp.explain(model, [[0.5], [12.0]]).why("0.weight", (0, 0))
+    assert nearly.causes == {"saturated": (1,)}
+    assert "nearly nothing from sample 1, where the activation behind is saturated." in nearly.text
 
 
 def test_dropout_frozen_input_and_upstream_are_named() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bpnet.explain.parts import Scene, plain
 from bpnet.explain.record import Call, Record
-from bpnet.explain.terms import has_terms, is_elementwise, local_of
+from bpnet.explain.terms import has_terms, index_of, is_elementwise, local_of
 from bpnet.layers import Dense, Residual
 
 
@@ -77,6 +77,7 @@ def _of_scene(record: Record, scene: Scene) -> list[str]:
                 found.append(
                     f"{where}: the terms add up to {plain(sum(values))}, the layer computed {plain(scene.value)}"
                 )
+        found += _of_own_terms(record, scene, where)
         for node in scene.nodes:
             total, scale = sum(row.product for row in node.rows), sum(abs(row.product) for row in node.rows)
             if _differs(node.inner, total, _slack(record, scale, 16 + len(node.rows))):
@@ -85,3 +86,21 @@ def _of_scene(record: Record, scene: Scene) -> list[str]:
                     f"{plain(node.inner)}"
                 )
     return found
+
+
+def _of_own_terms(record: Record, scene: Scene, where: str) -> list[str]:
+    """Whether the derivatives that a layer says of its terms are those that its backward has."""
+    call = next((call for call in record.calls if call.path == scene.path), None)
+    if call is None or not has_terms(call) or not scene.head or scene.rest is not None:
+        return []
+    said: dict[tuple[int, ...], float] = {}
+    for factor in (f for term in scene.terms for f in term.factors if f.name == "x"):
+        said[factor.index] = said.get(factor.index, 0.0) + factor.local
+    one = np.zeros_like(call.y)
+    one[(scene.sample, *index_of(call.y, scene.neuron))] = 1
+    jacobian = record.probe(call, one)[scene.sample]
+    return [
+        f"{where}: explain_terms says {plain(local)} of the derivative by x{list(at)}, its backward {plain(found)}"
+        for at, local in said.items()
+        if _differs(found := float(jacobian[at]), local, _slack(record, 16 * (abs(found) + abs(local)), 16))
+    ]

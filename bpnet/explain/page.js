@@ -171,7 +171,7 @@
     const low = $("controls").getBoundingClientRect().top - 8, box = node.getBoundingClientRect();
     const behavior = reduced.matches ? "auto" : "smooth";
     let by = Math.max(0, $("said").getBoundingClientRect().bottom - low);
-    by = Math.min(by, box.top - 24);
+    by = Math.min(by, box.top - 44);
     if (box.bottom - by > low) by = box.bottom - low;
     if (Math.abs(by) > 1) scrollBy({ top: by, behavior });
   }

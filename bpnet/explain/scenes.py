@@ -80,16 +80,15 @@ class Choice:
         chosen, inputs = _by_path("neurons", neurons, self.paths), _by_path("weights", weights, self.paths)
         self.neurons: list[list[int]] = []
         self.weights: list[list[int] | None] = []
-        asked = isinstance(neurons, Mapping)
+        for_all = len(self.groups) > 1 and not isinstance(neurons, Mapping)  # then some layers may be too small
         for g, each in enumerate(self.groups):
             out = record.calls[each.calls[-1]].y if each.calls else record.y
             size = int(np.prod(out.shape[1:]))
             own = chosen.get(g, chosen.get(None))
-            limit = None if asked else size
             if own is None:
                 self.neurons.append(_telling(record, each, self.samples, size))
             else:
-                few = _numbers("neurons", own, size, skip=limit is not None and len(self.groups) > 1)
+                few = _numbers("neurons", own, size, skip=for_all)
                 self.neurons.append(few or _telling(record, each, self.samples, size))
             some = inputs.get(g, inputs.get(None))
             call = None if each.head is None else record.calls[each.head]

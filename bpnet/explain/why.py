@@ -222,10 +222,12 @@ class Why:
     def _made_of(self, label: str, gradient: float, name: str, at: tuple[int, ...], calls: list[Call]) -> Reason:
         """A gradient that is not zero: the contribution of every sample, and which samples do not contribute."""
         silent: dict[str, list[int]] = {}
+        nearly: list[int] = []
         parts = []
         for call in calls:
             if not isinstance(call.layer, Dense):
                 continue
+            nearly += self._nearly_flat(call, at[-1])
             for sample in range(min(self.record.x.shape[0], 1000)):
                 x, dy = call.x[sample].reshape(-1, call.layer.n_in), call.dy[sample].reshape(-1, call.layer.n_out)
                 own = float((x[:, at[0]] * dy[:, at[-1]]).sum() if len(at) == 2 else dy[:, at[-1]].sum())
@@ -238,7 +240,22 @@ class Why:
         text += f": {', '.join(parts[:6])}{f' and {len(parts) - 6} more' if len(parts) > 6 else ''}" if parts else ""
         for kind, samples in silent.items():
             text += f"; nothing from {_several(samples)} ({NAMES.get(kind, kind)})"
+        if nearly:
+            text += f"; nearly nothing from {_several(nearly)}, where the activation behind is saturated"
+            silent.setdefault("saturated", []).extend(nearly)
         return Reason(label, gradient, {kind: tuple(each) for kind, each in silent.items()}, text + ".")
+
+    def _nearly_flat(self, call: Call, j: int) -> list[int]:
+        """The samples for which a sigmoid or tanh right behind neuron j has next to no slope, but some."""
+        found: list[int] = []
+        for reader in self.readers.get(self.record.calls.index(call), []):
+            behind = self.record.calls[reader]
+            if isinstance(behind.layer, (Sigmoid, Tanh)):
+                slope = np.abs(local_of(self.record, behind)[..., j]).reshape(behind.y.shape[0], -1)
+                greatest = 0.25 if isinstance(behind.layer, Sigmoid) else 1.0
+                flat = np.all(slope < SATURATED * greatest, axis=1) & np.any(slope > 0, axis=1)
+                found += [int(sample) for sample in np.nonzero(flat)[0]]
+        return found
 
 
 NAMES = {
