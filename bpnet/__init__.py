@@ -19,6 +19,7 @@ from bpnet.errors import (
     ShapeError,
     StateError,
 )
+from bpnet.explain import explain
 from bpnet.history import History
 from bpnet.inference import predict
 from bpnet.layers import (
@@ -176,6 +177,7 @@ __all__ = [
     "callbacks",
     "data",
     "errors",
+    "explain",
     "get_backend",
     "initializers",
     "kernel",

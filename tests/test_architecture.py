@@ -44,6 +44,7 @@ LEVELS = {
     "testing": 5,
     "sklearn": 5,
     "nnfs": 5,
+    "explain": 5,
     "recipes": 5,
     "doctor": 5,
     "__init__": 5,

@@ -18,6 +18,7 @@ import bpnet
 from bpnet.commands.data import app as data_app
 from bpnet.commands.doctor import doctor
 from bpnet.commands.evaluate import evaluate
+from bpnet.commands.explain import explain
 from bpnet.commands.predict import predict
 from bpnet.commands.recipes import recipes
 from bpnet.commands.train import train
@@ -86,6 +87,7 @@ def _options(
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(explain)
 app.command()(doctor)
 app.command()(recipes)
 app.add_typer(data_app, name="data")

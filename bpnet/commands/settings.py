@@ -132,6 +132,15 @@ class PredictSettings(_OnBackend):
     sample: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
 
 
+class ExplainSettings(_OnBackend):
+    """Of `bpnet explain`."""
+
+    model: str = Field(title="RECIPE|MODEL")
+    sample: list[Annotated[int, Field(ge=0)]] = Field([0], description="an integer of at least 0")
+    neuron: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
+    html: Annotated[str, AfterValidator(_writable)] | None = None
+
+
 Known = TypeVar("Known", bound=_Settings)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import bpnet
 
 # Public modules that `import bpnet` leaves alone, so that they are not in its __all__.
-FURTHER = ("callbacks", "nnfs", "recipes", "schedules", "sklearn", "testing")
+FURTHER = ("callbacks", "explain", "nnfs", "recipes", "schedules", "sklearn", "testing")
 # group: the modules of bpnet (their first part) whose names it has, in the order in which it shows them.
 GROUPS: dict[str, tuple[str, ...]] = {
     "layers": ("layers", "parameter"),
@@ -24,6 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "metrics": ("metrics",),
     "trainer": ("trainer", "history", "inference", "contracts"),
     "callbacks": ("callbacks",),
+    "explain": ("explain",),
     "data": ("data",),
     "backends": ("backend", "dispatch"),
     "ops": ("ops",),
