@@ -44,6 +44,7 @@ LEVELS = {
     "sklearn": 5,
     "nnfs": 5,
     "recipes": 5,
+    "auditing": 5,
     "doctor": 5,
     "__init__": 5,
     "command_line": 6,

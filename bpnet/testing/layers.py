@@ -54,8 +54,8 @@ def check_layer(
         chosen += [each for each in map(get_backend, _strict_backends()) if each.name not in {b.name for b in chosen}]
     for backend in chosen:
         for n_samples in (SAMPLES, 1):
-            _Check(make, (n_samples, *shape), backend, dtype, seed).run()
-    first = _Check(make, (SAMPLES, *shape), chosen[0], dtype, seed)
+            LayerCheck(make, (n_samples, *shape), backend, dtype, seed).run()
+    first = LayerCheck(make, (SAMPLES, *shape), chosen[0], dtype, seed)
     first.it_can_be_saved_and_made_again()
 
 
@@ -129,7 +129,7 @@ def same_bits(a: Array, b: Array) -> bool:
     return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
 
 
-class _Check:
+class LayerCheck:
     """The checks of one layer on one backend with one shape of x."""
 
     def __init__(
