@@ -1,4 +1,4 @@
-"""One gradient held to difference quotients: the whole Jacobian where it is small, random directions where it is not."""
+"""One gradient held to difference quotients: all of the Jacobian where it is small, else random directions."""
 
 from __future__ import annotations
 

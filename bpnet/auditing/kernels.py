@@ -70,7 +70,7 @@ class KernelAudit:
         same = np.where(finite, np.isfinite(found), (found == rounded) | (np.isnan(found) & np.isnan(rounded)))
         if not np.all(same):
             seen.diagnosis = (
-                seen.diagnosis or f"gave {int(np.sum(~same))} values that are not finite, or are by mistake"
+                seen.diagnosis or f"gave {int(np.sum(~same))} values that are NaN or infinite, or should be"
             )
             return
         largest = float(np.max(np.abs(expected[finite]), initial=0.0))

@@ -60,7 +60,7 @@ class Alone:
 
     def factors(self) -> dict[str, float]:
         """Numbers that a gradient may be off by, by name."""
-        shape = next((each.shape for each in self.args if isinstance(each, np.ndarray)), ())
+        shape: tuple[int, ...] = next((each.shape for each in self.args if isinstance(each, np.ndarray)), ())
         found = {"the number of samples": float(shape[0])} if shape else {}
         if len(shape) > 1:
             found["the length of the last axis"] = float(shape[-1])

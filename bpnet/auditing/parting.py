@@ -113,10 +113,13 @@ def one_step(model: Layer, loss: Loss, optimizer: Optimizer, x: Any, y: Any, sid
     recorder = _Recorder()
     twin, loss, optimizer = copied(model, side.backend, side.dtype, seed), copy.deepcopy(loss), copy.deepcopy(optimizer)
     trainer = Trainer(twin, loss, optimizer, plan=False)
-    methods = [(layer, direction, named(path, layer)) for path, layer in twin.walk() for direction in
-               ("forward", "backward")]  # fmt: skip
-    methods += [(loss, direction, type(loss).__name__) for direction in ("forward", "backward")]
-    patches = [(each, name, recorder.labelled(name, where, getattr(each, name))) for each, name, where in methods]
+    places: list[tuple[Layer | Loss, str]] = [(layer, named(path, layer)) for path, layer in twin.walk()]
+    places.append((loss, type(loss).__name__))
+    patches: list[tuple[Any, str, Any]] = [
+        (each, name, recorder.labelled(name, where, getattr(each, name)))
+        for each, where in places
+        for name in ("forward", "backward")
+    ]
     patches.append((optimizer, "step", recorder.labelled("update", "", optimizer.step)))
     with patched(patches), recording(recorder), np.errstate(all="ignore"):
         trainer.step(x, y)

@@ -98,9 +98,7 @@ class AuditReport:
     def __str__(self) -> str:
         table = [HEADINGS, *(row.cells() for row in self.rows)]
         widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
-        ]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
         text = [self.subject, "", *lines, ""]
         if self.parting is not None:
             text.append(str(self.parting))
@@ -113,11 +111,9 @@ class AuditReport:
         around = f", {self.kinks} {'kink' if self.kinks == 1 else 'kinks'} stepped around" if self.kinks else ""
         if self.passed:
             return f"passed: {len(self.rows)} rows{around}"
-        first = self.failures[0]
-        return (
-            f"FAILED: {len(self.failures)} of {len(self.rows)} rows{around}; look first at {first.where}, {first.what}: "
-            f"{first.diagnosis}"
-        )
+        first, n = self.failures[0], len(self.failures)
+        look = f"look first at {first.where}, {first.what}: {first.diagnosis}"
+        return f"FAILED: {n} of {len(self.rows)} rows{around}; {look}"
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in HEADINGS)

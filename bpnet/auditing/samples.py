@@ -60,9 +60,7 @@ def random_x(model: Layer, n: int, seed: int) -> Any:
         except (BpnetError, ValueError, TypeError, IndexError):
             continue
         return x
-    raise ConfigError(
-        f"audit: the model takes samples of none of the shapes {', '.join(map(str, tried[:8]))}; give it x, some samples"
-    )
+    raise ConfigError(f"audit: the model takes samples of none of the shapes {', '.join(map(str, tried[:8]))}; give x")
 
 
 def _shapes(model: Layer) -> Iterator[tuple[int, ...]]:

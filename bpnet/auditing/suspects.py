@@ -71,7 +71,7 @@ def of_prediction(case: Case, target: Any) -> dict[str, Any]:
 
 
 def wrong_branch(found: Any, expected: Any, at: Any, name: str) -> str:
-    """What is wrong where slopes are right on one side of a threshold of `at`, or of its size, and wrong on the other."""
+    """What is wrong where slopes are right on one side of a threshold of `at`, or of its size, and wrong beyond."""
     wrong = np.abs(found - expected) > APART * np.max(np.abs(expected), initial=0.0)
     if wrong.size < 4 or np.all(wrong) or not np.any(wrong):
         return ""
