@@ -64,6 +64,21 @@ def audit(
     """
     _check_kinds(model, loss, optimizer, samples)
     check_seed(seed)
+    with np.errstate(all="ignore"):
+        return _audited(model, loss, x, y, backend, against, optimizer, samples, seed)
+
+
+def _audited(
+    model: Layer,
+    loss: Loss | None,
+    x: Any,
+    y: Any,
+    backend: str | Backend | None,
+    against: str | Backend | None,
+    optimizer: Optimizer | None,
+    samples: int | None,
+    seed: int,
+) -> AuditReport:
     place = _backend_of(model) if backend is None else get_backend(backend)
     wide = copied(model, place, "float64", seed)
     loss, x, y, origin = _samples(wide, copy.deepcopy(loss), x, y, samples, seed)
@@ -88,7 +103,7 @@ def audit(
         if loss.reduction == "none":
             notes.append(f"{loss!r} gives no one number, so the model and it are not audited together")
         else:
-            rows += Whole(wide, loss, np.asarray(to_numpy(wide.asarray(x))), target, seed).rows()
+            rows += Whole(wide, loss, np.asarray(to_numpy(wide.asarray(x))), target, prediction.shape, seed).rows()
     for dtype in FLOATING_DTYPES:
         rows += kernel_rows(lambda dtype=dtype: _step(model, loss, x, y, place, dtype, seed), place.name, dtype)
     return AuditReport(subject, tuple(rows), tuple(notes))

@@ -119,9 +119,9 @@ class LossAlone:
 class Whole:
     """A float64 model with its loss and penalties: what training makes smaller."""
 
-    def __init__(self, model: Layer, loss: Loss, x: Any, y: Any, seed: int) -> None:
+    def __init__(self, model: Layer, loss: Loss, x: Any, y: Any, outputs: tuple[int, ...], seed: int) -> None:
         self.model, self.loss, self.x, self.y, self.seed = model, loss, x, y, seed
-        self.n_outputs = 1.0
+        self.factors = _factors(outputs)
 
     def value(self, x: Any) -> Any:
         """What is minimized, a host array of shape ()."""
@@ -166,14 +166,13 @@ class Whole:
             parameter.value = start
 
     def _hold(self, start: Any, function: Any, backward: Any) -> Comparison:
-        factors = _factors(tuple(self.y.shape)) if self.y.ndim else {}
         return hold(
             np.asarray(start, dtype=np.float64),
             function,
             backward,
             lambda value: [np.ones(())],
             seed=self.seed,
-            factors=factors,
+            factors=self.factors,
             suspects=_none,
         )
 

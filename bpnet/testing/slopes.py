@@ -93,7 +93,12 @@ def _quotients(f: Callable[[Any], Any], x: Any, at: Any, change: Any, step: floa
 
 
 def moved_off_kinks(x: Any, blocked: Any, seed: int) -> Any:
-    """`x` with its blocked elements moved by about a thousandth, far more than a step and far less than a scale."""
+    """`x` with its blocked elements moved by about a thousandth, far more than a step and far less than a scale.
+
+    Where no element is below 0, as of probabilities, none gets there.
+    """
     rng = np.random.default_rng([seed, 7])
-    shift = rng.uniform(0.5e-3, 1.5e-3, size=x.shape) * rng.choice([-1.0, 1.0], size=x.shape)
+    shift = rng.uniform(0.5e-3, 1.5e-3, size=x.shape)
+    if np.any(x < 0):
+        shift = shift * rng.choice([-1.0, 1.0], size=x.shape)
     return np.where(blocked, x + shift * np.maximum(1.0, np.abs(x)), x)
