@@ -63,7 +63,7 @@ class KernelAudit:
         if not isinstance(wide, np.ndarray) or wide.dtype.kind != "f":
             return wide
         signs = np.random.default_rng(0).choice([-1.0, 1.0], size=wide.shape)
-        return wide * (1 + float(np.finfo(self.dtype).eps) * signs)
+        return np.asarray(wide * (1 + float(np.finfo(self.dtype).eps) * signs))
 
     def _compare(self, seen: _Seen, found: Any, rounded: Any, expected: Any, shaken: Any) -> None:
         """Allow what sums in another order give, and what rounding of the arguments makes of the result."""
