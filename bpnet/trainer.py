@@ -12,6 +12,8 @@ import numpy as np
 from bpnet import ops
 from bpnet.backend import Backend, get_backend, to_numpy
 from bpnet.callbacks.base import Callback, running
+from bpnet.checks import flag
+from bpnet.contracts import looks_at_values
 from bpnet.data.dataset import Dataset, as_dataset, as_validation, check_batch_size
 from bpnet.dispatch import Array, Tracked
 from bpnet.door import Door
@@ -43,8 +45,10 @@ class Trainer(Tracked):
     backend   : where to train; None leaves an initialized model where it is, and selects as `get_backend` does else
     plan      : whether steps that repeat are replayed from a recorded plan (the same bits, faster)
 
-    The loss that is reported is what is minimized: the mean over the samples' weights, and the model's penalties.
+    The loss that is reported is what is minimized: the mean over the samples' weights, and the model's penalties. With
+    reduction="sum" it is the mean over batches of their sums, so it grows with the batch size, in evaluation too.
     Where the optimizer keeps an average of the parameters, evaluation uses it.
+    A copy, or what a pickle brings back, has the parameters and the number of epochs; the optimizer begins anew there.
 
     >>> import bpnet as bp
     >>> train, test = bp.data.load("digits")
@@ -165,11 +169,12 @@ class Trainer(Tracked):
                 self.optimizer.prepare(store)
                 return plan.replay(*given)
         inputs = self._door.batch(*given)
-        if not (self.plan and plain_weights(self.loss)):
+        self.optimizer.check(self.model)  # before another optimizer's state is lost
+        self.optimizer.prepare(store)
+        if not (self.plan and plain_weights(self.loss)) or looks_at_values():
             return step(*inputs)
         if planner is None:
             planner = self._planner = Planner(store, lambda: self._totals.arrays() if self._totals else {})
-        self.optimizer.prepare(store)
         return planner.run(step.name, step, inputs)
 
     # --- many steps ---
@@ -204,6 +209,7 @@ class Trainer(Tracked):
         """
         data = as_dataset(x, y, sample_weight)
         check_batch_size(batch_size)
+        shuffle, progress = flag("shuffle", shuffle), flag("progress", progress)
         if micro_batch_size is not None:
             check_batch_size(micro_batch_size, "micro_batch_size")
         if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 0:
@@ -219,12 +225,12 @@ class Trainer(Tracked):
         names = ("loss", *(metric.name for metric in self._metrics))
         columns = ("epoch", *names, *(f"val_{n}" for n in names if validation is not None), "learning_rate", "seconds")
         data = door.moved(data)
-        self.model.store.ok[...] = True
         self._stop = ""
         history = History()
         quiet = np.errstate(all="ignore")  # NonFiniteError says it better
         with (
             running(callbacks, self, columns, history),
+            self._flag(),
             make_progress(progress, epochs, n_steps) as shown,
             Interrupt() as interrupt,
             quiet,
@@ -307,18 +313,32 @@ class Trainer(Tracked):
         self._totals.prepare(prediction, self._door.y(data.y[:1, ...]))
 
     def _check_schedule(self, steps: int) -> None:
-        """Raise ConfigError where the optimizer's warm-up would outlast the training."""
+        """Raise ConfigError where the optimizer's warm-up, or what is left of it, would outlast the training."""
         warmup = getattr(self.optimizer.schedule, "warmup_steps", 0)
-        if steps and warmup > steps:
+        if not steps or warmup <= steps:
+            return
+        store = self.model.store
+        taken = store.steps_taken if store.continues(self.optimizer) else 0
+        if warmup > taken + steps:
+            before = f" after {taken} before it" if taken else ""
             raise ConfigError(
-                f"the schedule warms up for {warmup} steps, and this fit has {steps}; take fewer, or train for longer"
+                f"the schedule warms up for {warmup} steps, and this fit has {steps}{before}; take fewer, or train "
+                "for longer"
             )
+
+    @contextlib.contextmanager
+    def _flag(self) -> Iterator[None]:
+        """Raise the store's flag `ok`, and in any case again at the end: where it is down no loop can train."""
+        self.model.store.ok[...] = True
+        try:
+            yield
+        finally:
+            self.model.store.ok[...] = True
 
     def _stop_if_not_finite(self) -> None:
         store = self.model.store
         if bool(store.ok):
             return
-        store.ok[...] = True
         steps = int(to_numpy(store.counters)[0])
         what = "the loss" if self.optimizer.clip_norm is None else "the loss or the norm of the gradients"
         raise NonFiniteError(

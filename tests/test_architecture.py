@@ -27,6 +27,7 @@ LEVELS = {
     "schedules": 4,
     "data": 4,
     "callbacks": 5,
+    "contracts": 5,
     "door": 5,
     "step": 5,
     "totals": 5,

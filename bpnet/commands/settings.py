@@ -53,6 +53,8 @@ def _picture(path: str) -> str:
 
 
 def _folder(path: str) -> str:
+    if not path:
+        raise ValueError("cannot make the folder '': name one")
     above = os.path.abspath(path)
     while not os.path.lexists(above):
         above = os.path.dirname(above)

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -35,7 +36,10 @@ KEYS = {
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help=f"A recipe of bpnet's ({', '.join(recipes.available())}), or a file: mine.toml.")
+        str,
+        typer.Argument(
+            metavar="RECIPE", help=f"A recipe of bpnet's ({', '.join(recipes.available())}), or a file: mine.toml."
+        ),
     ],
     backend: common.BackendOption = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Of weights, dropout and order.")] = None,
@@ -113,27 +117,38 @@ def _prepared(recipe: str, **given: Any) -> tuple[Run, TrainSettings]:
         _, lines = collected(TrainSettings, recipe=recipe, **given)
         raise_all([*backend_mistake(backend), *lines])
         raise error
-    given["out"] = given["out"] or f"{name}.safetensors"
+    if given["out"] is None:
+        given["out"] = f"{name}.safetensors"
     settings, lines = collected(TrainSettings, recipe=recipe, **given)
-    lines += _same_files(settings)
     overrides = {key: value for option, key in KEYS.items() if (value := getattr(settings, option, None)) is not None}
     if backend is not None:
         overrides[KEYS["backend"]] = backend
     draft = recipes.make_draft(recipes.with_overrides(tables, overrides), name=name, folder=folder, labels=labels)
+    read = {"the recipe": file, "its data": "" if draft.data is None else draft.data.csv or draft.data.npz}
+    lines += _same_files(settings, {what: path for what, path in read.items() if path})
     parts = examine(draft)
     raise_all([*lines, *draft.mistakes.lines], where=file if draft.mistakes.lines else "")
     return Run(draft, parts), settings
 
 
-def _same_files(settings: TrainSettings) -> list[str]:
-    """A line for every two options that name one file."""
+def _same_files(settings: TrainSettings, read: Mapping[str, str]) -> list[str]:
+    """A line for every two options that name one file, and for each that names a file which is read.
+
+    read : what is read, for messages, and its path
+    """
     named = [(option, getattr(settings, option, None)) for option in ("out", "plot", "log", "tensorboard")]
-    places = [(option, os.path.realpath(path)) for option, path in named if path is not None]
-    return [
-        f"--{first} and --{second} name the same file, {path!r}"
+    places = [(f"--{option}", os.path.realpath(path)) for option, path in named if path is not None]
+    clashes = [
+        f"{first} and {second} name the same file, {path!r}"
         for index, (second, path) in enumerate(places)
         for first, other in places[:index]
         if path == other
+    ]
+    sources = {os.path.realpath(path): what for what, path in read.items()}
+    return clashes + [
+        f"{option} names the file of {sources[path]}, {path!r}, which it would replace; name another one"
+        for option, path in places
+        if path in sources
     ]
 
 
