@@ -1,6 +1,7 @@
 """bpnet: neural networks trained by explicit backpropagation, on any array backend."""
 
 from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
+from bpnet.auditing import AuditReport, audit
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
 from bpnet.callbacks import Callback
 from bpnet.contracts import strict
@@ -101,6 +102,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "AuditReport",
     "Backend",
     "BackendError",
     "BinaryAccuracy",
@@ -173,6 +175,7 @@ __all__ = [
     "TopKAccuracy",
     "Trainer",
     "WarmUp",
+    "audit",
     "backend_names",
     "callbacks",
     "data",

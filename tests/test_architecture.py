@@ -46,6 +46,7 @@ LEVELS = {
     "nnfs": 5,
     "explain": 5,
     "recipes": 5,
+    "auditing": 5,
     "doctor": 5,
     "__init__": 5,
     "command_line": 6,

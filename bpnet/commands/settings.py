@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bpnet import recipes
-from bpnet.backend import ENVIRONMENT_VARIABLE, get_backend, selection
+from bpnet.backend import ENVIRONMENT_VARIABLE, FLOATING_DTYPES, get_backend, selection
 from bpnet.data import named
 from bpnet.errors import BackendError
 from bpnet.files import check_writable
@@ -84,6 +84,16 @@ def _usable_backend(choice: str | None) -> Any:
         raise ValueError(str(error)) from error
 
 
+def _other_side(choice: str) -> str:
+    if choice in ("eager", *FLOATING_DTYPES):
+        return choice
+    try:
+        get_backend(choice)
+    except BackendError as error:
+        raise ValueError(f"must be eager, {', '.join(FLOATING_DTYPES)} or a backend: {error}") from error
+    return choice
+
+
 SEED = f"an integer in 0 ... 2^64 - 1 ({MAX_SEED})"
 POSITIVE = "an integer of at least 1"
 Usable = Annotated[Any, BeforeValidator(_usable_backend)]
@@ -139,6 +149,15 @@ class ExplainSettings(_OnBackend):
     sample: list[Annotated[int, Field(ge=0)]] = Field([0], description="an integer of at least 0")
     neuron: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
     html: Annotated[str, AfterValidator(_writable)] | None = None
+
+
+class AuditSettings(_OnBackend):
+    """Of `bpnet audit`."""
+
+    subject: str = Field(title="RECIPE")
+    against: Annotated[str, AfterValidator(_other_side)] | None = None
+    samples: int = Field(8, ge=1, description=POSITIVE)
+    seed: int = Field(0, ge=0, le=MAX_SEED, description=SEED)
 
 
 Known = TypeVar("Known", bound=_Settings)
