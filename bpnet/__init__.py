@@ -3,6 +3,7 @@
 from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
 from bpnet.callbacks import Callback
+from bpnet.checkpoint import Checkpoint
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
 from bpnet.errors import (
@@ -106,6 +107,7 @@ __all__ = [
     "BpnetError",
     "Callback",
     "CategoricalCrossEntropy",
+    "Checkpoint",
     "CheckpointError",
     "ClassLoss",
     "Concatenate",

@@ -228,7 +228,7 @@ def _architecture(change: Any) -> Any:
         (lambda t, m: m.pop("architecture"), "damaged header"),
         (lambda t, m: m.update(architecture="{"), "damaged header"),
         (lambda t, m: m.update(architecture="[" * 100_000), "damaged header"),
-        (lambda t, m: m.update(version="2"), "of format 2; this bpnet reads up to 1: update it"),
+        (lambda t, m: m.update(version="3"), "of format 3; this bpnet reads up to 2: update it"),
         (lambda t, m: m.update(tied='{"0.bias": "nowhere"}'), "which the architecture does not have"),
         (lambda t, m: m.update(dtype="float16"), "must be float16"),
         (lambda t, m: t.pop("0.bias"), r"missing \['0.bias'\]"),

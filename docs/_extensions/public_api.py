@@ -22,7 +22,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "losses": ("losses",),
     "optimizers": ("optimizers", "schedules"),
     "metrics": ("metrics",),
-    "trainer": ("trainer", "history", "inference"),
+    "trainer": ("trainer", "history", "inference", "checkpoint"),
     "callbacks": ("callbacks",),
     "data": ("data",),
     "backends": ("backend", "dispatch"),
