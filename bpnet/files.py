@@ -143,10 +143,11 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
         ImportError,
         RecursionError,
     ) as error:
-        raise CheckpointError(f"{str(path)!r} is no whole safetensors file ({len(content)} bytes): {error}") from error
+        what = f"{error}"[:200]
+        raise CheckpointError(f"{str(path)!r} is no whole safetensors file ({len(content)} bytes): {what}") from error
     if SEAL in metadata:
         _check_seal(path, content, size, metadata[SEAL])
-    return tensors, metadata
+    return dict(sorted(tensors.items())), metadata
 
 
 def _content(path: str | os.PathLike[str]) -> bytes:

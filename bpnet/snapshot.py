@@ -18,6 +18,7 @@ from bpnet.files import SEAL, read, write
 from bpnet.identity import described, differences, environment, listed, plain
 from bpnet.optimizers import Group
 from bpnet.schedules import from_config
+from bpnet.store import SLOT
 
 if TYPE_CHECKING:
     from bpnet.trainer import Trainer
@@ -74,6 +75,7 @@ class Snapshot:
         about: dict[str, Any] = {
             "now": described(trainer),
             "epoch": trainer.epoch,
+            "slots": list(store.slots),
             "filled": [path for path, parameter in store.parameters.items() if parameter._filled],
             "environment": environment(store.backend),
         }
@@ -124,12 +126,12 @@ class Snapshot:
     def _check_form(self) -> None:
         """Raise ValueError, KeyError or TypeError where `about` is not built as `take` builds it."""
         about = self.about
-        _expect(about, {"now": dict, "epoch": int, "filled": list, "environment": dict})
+        _expect(about, {"now": dict, "epoch": int, "slots": list, "filled": list, "environment": dict})
         _expect(about["now"], dict.fromkeys(SETTABLE, dict))
         if _depth(about) > DEEPEST or not 0 <= about["epoch"] < 1 << 53:
             raise ValueError("it is nested too deeply, or 'epoch' is no number of epochs")
-        if not all(isinstance(path, str) for path in about["filled"]):
-            raise ValueError("'filled' is malformed")
+        if not all(isinstance(name, str) for name in [*about["slots"], *about["filled"]]):
+            raise ValueError("'slots' or 'filled' is malformed")
         if "fit" not in about:
             return
         fit = about["fit"]
@@ -197,7 +199,11 @@ class Snapshot:
         except (KeyError, TypeError, AttributeError, BpnetError) as error:
             raise CheckpointError(f"{self.path!r} has settings that cannot be set: {error}") from error
         trainer.optimizer.prepare(store)
-        store.restore(self._of(STORE), self.about["filled"])
+        kept = self._of(STORE)
+        first = {SLOT + name: kept[SLOT + name] for name in self.about["slots"] if SLOT + name in kept}
+        store.restore(first | kept, self.about["filled"])
+        if trainer.optimizer.schedule is None:  # the array has that of the latest step; the next one writes the present
+            trainer.optimizer.learning_rate = trainer.optimizer.learning_rate
         lines = list(differences(self.about["environment"], plain(environment(store.backend))))
         lines = [line for line in lines if not line.startswith("Python:")]
         if lines:
