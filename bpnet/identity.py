@@ -150,4 +150,4 @@ def _short(value: Any) -> str:
 def listed(lines: list[str]) -> str:
     """The lines as one text, at most so many of them."""
     more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-    return "; ".join(lines[:SHOWN]) + more
+    return "; ".join(line if len(line) <= 200 else f"{line[:197]}..." for line in lines[:SHOWN]) + more

@@ -120,7 +120,7 @@ class Snapshot:
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(f"{str(path)!r} has a damaged header: {error!r}") from error
+            raise CheckpointError(f"{str(path)!r} has a damaged header: {repr(error)[:200]}") from error
         return snapshot
 
     def _check_form(self) -> None:
@@ -197,7 +197,7 @@ class Snapshot:
         try:
             _set_changed(trainer, self.about["now"])
         except (KeyError, TypeError, AttributeError, BpnetError) as error:
-            raise CheckpointError(f"{self.path!r} has settings that cannot be set: {error}") from error
+            raise CheckpointError(f"{self.path!r} has settings that cannot be set: {str(error)[:200]}") from error
         trainer.optimizer.prepare(store)
         kept = self._of(STORE)
         first = {SLOT + name: kept[SLOT + name] for name in self.about["slots"] if SLOT + name in kept}
@@ -221,11 +221,12 @@ class Snapshot:
         """
         waiting = list(callbacks)
         for each in self.about["callbacks"]:
+            name = each["name"][:80]
             callback = next((one for one in waiting if type(one).__name__ == each["name"]), None)
             if callback is None:
                 if each["state"]:
                     raise CheckpointError(
-                        f"{self.path!r} was made with a callback {each['name']}, which is not among the callbacks now"
+                        f"{self.path!r} was made with a callback {name}, which is not among the callbacks now"
                     )
                 continue
             waiting = [one for one in waiting if one is not callback]
@@ -236,7 +237,7 @@ class Snapshot:
             except CheckpointError:
                 raise
             except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
-                raise CheckpointError(f"{self.path!r}: {each['name']} cannot go on from it: {error!r}") from error
+                raise CheckpointError(f"{self.path!r}: {name} cannot go on from it: {repr(error)[:200]}") from error
 
     def totals(self, trainer: Trainer) -> dict[str, Any]:
         """The sums of the epoch that was begun; CheckpointError where they do not fit the metrics."""

@@ -40,7 +40,7 @@ def main(kills: int, seed: int) -> int:
                 before = max(steps(folder), default=0)
                 while max(steps(folder), default=0) <= before and process.poll() is None:
                     time.sleep(0.002)  # until it trains: to start takes most of the time
-                time.sleep(rng.uniform(0, 0.35))
+                time.sleep(rng.uniform(0, 1.2))
                 if process.poll() is not None:
                     break
                 process.send_signal(signal.SIGKILL)

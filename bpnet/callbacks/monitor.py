@@ -89,7 +89,7 @@ class Monitor:
         """Go on from a checkpoint; CheckpointError where another name was watched in it."""
         if state["monitor"] != self.name:
             raise CheckpointError(
-                f"{self.owner} watches {self.name!r}, and in the checkpoint it watched {state['monitor']!r}"
+                f"{self.owner} watches {self.name!r}, and in the checkpoint it watched {str(state['monitor'])[:80]!r}"
             )
         self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
 
