@@ -4,6 +4,7 @@ from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
 from bpnet.callbacks import Callback
 from bpnet.checkpoint import Checkpoint
+from bpnet.contracts import strict
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
 from bpnet.errors import (
@@ -11,6 +12,7 @@ from bpnet.errors import (
     BpnetError,
     CheckpointError,
     ConfigError,
+    ContractError,
     DataError,
     DTypeError,
     MissingExtraError,
@@ -114,6 +116,7 @@ __all__ = [
     "ConfigError",
     "ConfusionMatrix",
     "Constant",
+    "ContractError",
     "Cosine",
     "DTypeError",
     "DataError",
@@ -185,6 +188,7 @@ __all__ = [
     "predict",
     "register_backend",
     "schedules",
+    "strict",
     "to_numpy",
     "use_backend",
 ]

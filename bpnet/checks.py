@@ -1,4 +1,4 @@
-"""Checks of the numbers that users hand in as settings. Each returns the number as Python's, or raises ConfigError."""
+"""Checks of what users hand in as settings. Each returns the value as Python's, or raises ConfigError."""
 
 from __future__ import annotations
 
@@ -52,3 +52,10 @@ def whole(name: str, value: Any, low: int) -> int:
     if found is None or found < low:
         raise ConfigError(f"{name} must be a whole number of at least {low}, got {value!r}")
     return found
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False, Python's or NumPy's; a text such as "no" would count as True."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise ConfigError(f"{name} must be True or False, got {value!r}")
+    return bool(value)

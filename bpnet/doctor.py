@@ -234,7 +234,7 @@ def print_report(facts: dict[str, Any]) -> None:
     for text in facts["warnings"]:
         print(f"warning: {text}")
     if not facts["warnings"]:
-        print("nothing is in the way")
+        print("no other package is in the way")
     selected = facts["selected"]
     verdict = "can be used" if facts["ok"] else "CANNOT be used"
     print(f"selected: {selected['backend']}, by {selected['by']}; it {verdict}")

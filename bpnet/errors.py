@@ -37,8 +37,12 @@ class StateError(BpnetError, RuntimeError):
     """A call at the wrong time, such as `backward` without `forward`."""
 
 
+class ContractError(BpnetError, RuntimeError):
+    """In strict mode: a layer or a loss breaks a promise, such as not to write into its arguments."""
+
+
 class NonFiniteError(BpnetError, ArithmeticError):
-    """The loss became NaN or infinite; the parameters are those before that step."""
+    """The loss became NaN or infinite, and the parameters are those before that step; or, in strict mode, an output."""
 
 
 class BackendError(BpnetError, RuntimeError):

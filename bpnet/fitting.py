@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,11 +112,11 @@ class Fit:
         """Train; return the history. prediction : the model's, for the first sample."""
         trainer, history = self.trainer, self.history
         data = trainer._door.moved(self.data)
-        trainer.model.store.ok[...] = True
         trainer._stop = ""
         quiet = np.errstate(all="ignore")  # NonFiniteError says it better
         with (
             running(self.callbacks, trainer, self.columns, history),
+            self._flag(),
             make_progress(progress, self.epochs, self.n_steps) as shown,
             Interrupt() as interrupt,
             quiet,
@@ -144,6 +144,16 @@ class Fit:
                 flush=True,
             )
         return history
+
+    @contextlib.contextmanager
+    def _flag(self) -> Iterator[None]:
+        """Raise the store's flag `ok`, and in any case again at the end: where it is down no loop can train."""
+        store = self.trainer.model.store
+        store.ok[...] = True
+        try:
+            yield
+        finally:
+            store.ok[...] = True
 
     def _restore(self, snapshot: Snapshot) -> None:
         """Bring the Trainer and the callbacks to where the snapshot was taken."""
@@ -220,7 +230,6 @@ class Fit:
         store, optimizer = self.trainer.model.store, self.trainer.optimizer
         if bool(store.ok):
             return
-        store.ok[...] = True
         steps = int(to_numpy(store.counters)[0])
         what = "the loss" if optimizer.clip_norm is None else "the loss or the norm of the gradients"
         raise NonFiniteError(

@@ -81,6 +81,9 @@ class Planner:
         return self._learn(kind, step, inputs)
 
     def _learn(self, kind: _Kind, step: Callable[..., Array], inputs: tuple[Array, ...]) -> Array:
+        changed = kind.version != version()  # an attribute was set, so that other calls are no sign of a hidden state
+        if changed and kind.plan is None:
+            kind.trace = None
         before = None if kind.trace is None or kind.plan is not None else self._snapshot()
         trace = Trace(inputs, self._fixed)
         result = trace.record(lambda: step(*inputs))
@@ -92,7 +95,7 @@ class Planner:
             kind.trace = trace
         elif kind.plan is not None:
             difference = kind.trace.difference(trace)
-            if difference and kind.replays >= self.LOOK_AGAIN:
+            if difference and kind.replays >= self.LOOK_AGAIN and not changed:
                 kind.plan, kind.refusal = None, difference
                 warnings.warn(
                     f"up to {self.LOOK_AGAIN} steps were replayed from a plan that no longer holds: {difference}. "
@@ -100,7 +103,7 @@ class Planner:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            elif difference:  # an attribute was changed: learn anew
+            elif difference:  # learn anew
                 kind.trace, kind.plan = trace, None
             kind.replays = 0
         elif difference := kind.trace.difference(trace):

@@ -29,7 +29,11 @@ def plot(history: History, path: str | os.PathLike[str] | None, ax: Any) -> Any:
     if not history.rows:
         raise ConfigError("History.plot: no epoch is complete, so there is nothing to draw")
     if path is not None:
+        if not os.path.splitext(os.fspath(path))[1]:
+            raise ConfigError(f"History.plot: a file's ending, as .png, says how to draw; got {os.fspath(path)!r}")
         check_writable(path)
+    if ax is not None and not hasattr(ax, "figure"):
+        raise ConfigError(f"History.plot: ax must be a matplotlib Axes, got {ax!r}; a path is the first argument")
     panels = [["loss"]] if ax is not None else _panels(history)
     if ax is not None:
         figure, axes = ax.figure, [ax]

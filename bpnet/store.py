@@ -190,15 +190,17 @@ class Store:
         """Whether `optimizer` was the latest to claim the store, which is in use."""
         return self._optimizer is optimizer and not self.retired and not self.holds_average
 
+    def continues(self, optimizer: object) -> bool:
+        """Whether `optimizer` would go on from the steps that the counter says, and not begin anew."""
+        return self._optimizer is optimizer or self._optimizer is None
+
     def claim(self, optimizer: object) -> None:
         """Serve `optimizer` from now on. Another one than before starts at step 0 with empty slots.
 
         Raises StateError when the store has been retired, or holds averages.
         """
         self.check()
-        if self._optimizer is optimizer:
-            return
-        if self._optimizer is not None:
+        if not self.continues(optimizer):
             for name, slot in self.slots.items():
                 slot[...] = self.values if name == AVERAGE else 0
             self.counters[...] = 0

@@ -7,15 +7,15 @@ from typing import Any
 
 from bpnet import ops
 from bpnet.backend import Backend, to_numpy
-from bpnet.dispatch import Array
+from bpnet.dispatch import Array, note_change
 from bpnet.metrics import Metric
 
 
 class Totals:
     """The loss with its weight, and every metric's sums, by name.
 
-    The arrays are made once, when the shape of a metric's sums is known, and set to zero for each epoch: a recorded
-    step names them.
+    The arrays are made when the shape of a metric's sums is known, and set to zero for each epoch: a recorded step
+    names them. They are made anew only where data of another form, such as longer sequences, need others.
     """
 
     def __init__(self, backend: Backend, metrics: Sequence[Metric]) -> None:
@@ -31,6 +31,8 @@ class Totals:
             known = self.sums.get(metric.name)
             if known is None or known.shape != measured.shape or known.device != measured.device:
                 self.sums[metric.name] = self.backend.zeros(tuple(measured.shape), "float64")
+                if known is not None:
+                    note_change()  # recorded steps name the array before
 
     def serves(self, backend: Backend, metrics: Sequence[Metric], device: Any) -> bool:
         """Whether these are the sums for metrics and a model on that backend and device."""

@@ -13,6 +13,8 @@ from bpnet import ops
 from bpnet.backend import Backend, get_backend
 from bpnet.callbacks.base import Callback
 from bpnet.checkpoint import Checkpoint, as_checkpoint, find
+from bpnet.checks import flag
+from bpnet.contracts import looks_at_values
 from bpnet.data.dataset import Dataset, as_dataset, as_validation, check_batch_size
 from bpnet.dispatch import Array, Tracked
 from bpnet.door import Door
@@ -42,8 +44,10 @@ class Trainer(Tracked):
     backend   : where to train; None leaves an initialized model where it is, and selects as `get_backend` does else
     plan      : whether steps that repeat are replayed from a recorded plan (the same bits, faster)
 
-    The loss that is reported is what is minimized: the mean over the samples' weights, and the model's penalties.
+    The loss that is reported is what is minimized: the mean over the samples' weights, and the model's penalties. With
+    reduction="sum" it is the mean over batches of their sums, so it grows with the batch size, in evaluation too.
     Where the optimizer keeps an average of the parameters, evaluation uses it.
+    A copy, or what a pickle brings back, has the parameters and the number of epochs; the optimizer begins anew there.
 
     >>> import bpnet as bp
     >>> train, test = bp.data.load("digits")
@@ -164,11 +168,12 @@ class Trainer(Tracked):
                 self.optimizer.prepare(store)
                 return plan.replay(*given)
         inputs = self._door.batch(*given)
-        if not (self.plan and plain_weights(self.loss)):
+        self.optimizer.check(self.model)  # before another optimizer's state is lost
+        self.optimizer.prepare(store)
+        if not (self.plan and plain_weights(self.loss)) or looks_at_values():
             return step(*inputs)
         if planner is None:
             planner = self._planner = Planner(store, lambda: self._totals.arrays() if self._totals else {})
-        self.optimizer.prepare(store)
         return planner.run(step.name, step, inputs)
 
     # --- many steps ---
@@ -210,6 +215,7 @@ class Trainer(Tracked):
         """
         data = as_dataset(x, y, sample_weight)
         check_batch_size(batch_size)
+        shuffle, progress = flag("shuffle", shuffle), flag("progress", progress)
         if micro_batch_size is not None:
             check_batch_size(micro_batch_size, "micro_batch_size")
         if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 0:
@@ -232,7 +238,8 @@ class Trainer(Tracked):
             shuffle=shuffle,
             callbacks=callbacks,
         )
-        self._check_schedule(fit.epochs * fit.n_steps)
+        if found is None:
+            self._check_schedule(fit.epochs * fit.n_steps)
         fit.go_on(found, checkpoint)
         return fit.run(prediction, progress)
 
@@ -251,11 +258,17 @@ class Trainer(Tracked):
         self._totals.prepare(prediction, self._door.y(data.y[:1, ...]))
 
     def _check_schedule(self, steps: int) -> None:
-        """Raise ConfigError where the optimizer's warm-up would outlast the training."""
+        """Raise ConfigError where the optimizer's warm-up, or what is left of it, would outlast the training."""
         warmup = getattr(self.optimizer.schedule, "warmup_steps", 0)
-        if steps and warmup > steps:
+        if not steps or warmup <= steps:
+            return
+        store = self.model.store
+        taken = store.steps_taken if store.continues(self.optimizer) else 0
+        if warmup > taken + steps:
+            before = f" after {taken} before it" if taken else ""
             raise ConfigError(
-                f"the schedule warms up for {warmup} steps, and this fit has {steps}; take fewer, or train for longer"
+                f"the schedule warms up for {warmup} steps, and this fit has {steps}{before}; take fewer, or train "
+                "for longer"
             )
 
     # --- files ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             short = reason.partition("cannot be used: ")[2].partition("; ")[0] or reason
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=f"{lacking}: {short}"))
+
+
+@pytest.fixture(autouse=True)
+def strict_contracts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Hold every layer and loss of every test to its contract; the marker `lenient` leaves that out."""
+    if request.node.get_closest_marker("lenient"):
+        yield
+        return
+    with bp.strict(values=False):
+        yield
 
 
 @pytest.fixture(params=BACKENDS)

@@ -28,6 +28,7 @@ LEVELS = {
     "data": 4,
     "callbacks": 5,
     "checkpoint": 5,
+    "contracts": 5,
     "door": 5,
     "fitting": 5,
     "identity": 5,

@@ -555,3 +555,28 @@ def test_errors_at_the_door_name_the_users_arrays() -> None:
 def test_labels_in_other_forms_get_the_way_to_ours(y: Any, message: str) -> None:
     with pytest.raises((bp.ShapeError, bp.DTypeError), match=message):
         trainer().fit(X, y, progress=False)
+
+
+FLAGS: dict[str, Any] = {
+    "Dense: bias": lambda value: bp.Dense(2, 3, bias=value),
+    "amsgrad": lambda value: bp.AdamW(amsgrad=value),
+    "centered": lambda value: bp.RMSprop(centered=value),
+    "nesterov": lambda value: bp.SGD(0.1, momentum=0.9, nesterov=value),
+    "digits: flat": lambda value: bp.data.load("digits", flat=value),
+    "mnist: download": lambda value: bp.data.load("mnist", path="nowhere", download=value),
+    "stratify": lambda value: bp.data.split(bp.Dataset(X, LABELS), 0.5, stratify=value),
+    "shuffle": lambda value: trainer().fit(X, LABELS, shuffle=value),
+    "progress": lambda value: trainer().fit(X, LABELS, progress=value),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", ["no", "false", 2, None])
+def test_a_truth_value_in_quotes_is_refused_not_taken_for_true(name: str, value: Any) -> None:
+    with pytest.raises(bp.ConfigError, match=f"^{name} must be True or False, got {value!r}$"):
+        FLAGS[name](value)
+
+
+def test_truth_values_of_numpy_are_taken() -> None:
+    assert bp.Dense(2, 3, bias=np.bool_(False)).bias is None
+    assert bp.AdamW(amsgrad=np.bool_(True)).amsgrad is True

@@ -276,6 +276,7 @@ def test_what_is_no_number_cannot_be_watched() -> None:
         (lambda: ReduceOnPlateau(min_learning_rate=math.inf), "min_learning_rate must be a number at least 0, got inf"),
         (lambda: ReduceOnPlateau(relative=None), "ReduceOnPlateau: relative must be True or False, got None"),
         (lambda: BestCheckpoint("x", info={"a": {1, 2}}), "BestCheckpoint: info must hold JSON values"),
+        (lambda: BestCheckpoint("x", info={1: "a"}), r"BestCheckpoint: info needs names that are text, got \[1\]"),
         (lambda: CSVLogger("x", append="yes"), "CSVLogger: append must be True or False, got 'yes'"),
         (lambda: callbacks.TimeLimit(-1), "TimeLimit: seconds must be a number at least 0, got -1"),
         (lambda: callbacks.EveryEpoch(3), r"EveryEpoch needs a function of \(trainer, row\), got 3"),
@@ -385,6 +386,30 @@ def test_a_checkpoint_starts_afresh_with_every_fit(tmp_path: Path) -> None:
     told(best, [0.1, 0.3, 0.2], "accuracy")
     assert (best.best, best.best_epoch) == (0.3, 2)
     assert bp.load(best.path).info == {"epoch": 2, "accuracy": 0.3}
+
+
+def test_any_text_may_name_a_checkpoints_info(tmp_path: Path) -> None:
+    best = BestCheckpoint(tmp_path / "best.safetensors", monitor="loss", info={"path": "digits.csv", "self": 1})
+    fit(trainer(), best, epochs=1)
+    assert bp.load(best.path).info == {"path": "digits.csv", "self": 1, "epoch": 1, "loss": best.best}
+
+
+class Unsaved(bp.Dense):
+    """A layer made of a function, which no file can hold."""
+
+    def __init__(self, function: Callable[[], int]) -> None:
+        super().__init__(X.shape[1], function())
+
+
+def test_a_model_that_no_file_can_hold_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    model = bp.Sequential(Unsaved(lambda: 3))
+    each = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.SGD(0.1))
+    before = bp.to_numpy(model.store.values).copy()
+    with pytest.raises(bp.ConfigError, match=r"Unsaved\(function=\.\.\.\) is <function .*, which JSON cannot hold"):
+        fit(each, BestCheckpoint(tmp_path / "best.safetensors", monitor="loss"), epochs=1)
+    np.testing.assert_array_equal(bp.to_numpy(model.store.values), before)
+    assert each.epoch == 0
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_value_that_is_never_a_number_leaves_no_file(tmp_path: Path) -> None:

@@ -392,6 +392,38 @@ def test_outputs_that_cannot_be_written_are_refused_before_training(tiny: str) -
     assert sorted(path.name for path in Path().iterdir()) == ["mine.toml"]
 
 
+@pytest.mark.parametrize(
+    ("option", "file", "what"), [("--out", "own.toml", "the recipe"), ("--log", "own.csv", "its data")]
+)
+def test_the_recipe_and_its_data_are_never_written_over(option: str, file: str, what: str) -> None:
+    Path("own.csv").write_text("size,kind\n" + "1,a\n2,b\n" * 10)
+    Path("own.toml").write_text(
+        '[data]\ncsv = "own.csv"\ntarget = "kind"\n[model]\nlayers = ["Dense(1, 2)"]\n'
+        '[loss]\nname = "SoftmaxCrossEntropy"\n[training]\nepochs = 1\n'
+    )
+    before = {path.name: path.read_text() for path in Path().iterdir()}
+    Path("other.csv").symlink_to("own.csv")
+    names = [file] if file == "own.toml" else [file, "other.csv"]
+    for name in names:
+        done = invoke("train", "own.toml", option, name)
+        assert done.exit_code == 2
+        assert (
+            f"{option} names the file of {what}, {str(Path(file).resolve())!r}, which it would replace" in done.output
+        )
+    Path("other.csv").unlink()
+    assert {path.name: path.read_text() for path in Path().iterdir()} == before
+    assert invoke("train", "own.toml").exit_code == 0
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot", "--log", "--tensorboard"])
+def test_an_output_without_a_name_is_refused_before_training(tiny: str, option: str) -> None:
+    done = invoke("train", tiny, option, "")
+    assert done.exit_code == 2
+    assert f"bpnet: {option}: " in done.output
+    assert "epoch" not in done.output
+    assert sorted(path.name for path in Path().iterdir()) == ["mine.toml"]
+
+
 def test_early_stopping_says_why_and_keeps_the_best(tiny: str) -> None:
     done = invoke("train", tiny, "--epochs", "500", "--learning-rate", "1", "--patience", "2", "--json")
     assert done.exit_code == 0, done.output
@@ -634,10 +666,12 @@ def test_objects_labels_out_of_range_and_images_are_refused(trained: tuple[str, 
     np.save("objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.savez("labels.npz", x=x, y=np.array([3, 10]))
     np.savez("lengths.npz", x=x, y=np.array([3]))
+    np.savez("names.npz", x=x, y=np.array(["three", "four"]))
     np.save("images.npy", x.reshape(2, 8, 8))
     for name, reason in (
         ("objects.npy", "cannot read 'objects.npy'"),
         ("labels.npz", "1 labels outside 0 ... 9"),
+        ("names.npz", "got <U5; np.unique(y, return_inverse=True)[1] numbers them"),
         ("lengths.npz", "holds 2 samples and y 1"),
         ("images.npy", "x.reshape(len(x), -1)"),
     ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import bpnet as bp
+from bpnet.trace import Trace
 
 RNG = np.random.default_rng(3)
 X, Y = RNG.normal(size=(23, 5)), RNG.integers(0, 3, 23)
@@ -164,3 +167,44 @@ def test_the_thread_of_a_memory_map_ends_with_a_fit_that_fails(tmp_path: Path) -
     with pytest.raises(bp.DataError, match="x holds 5 NaN"):
         each.fit(bp.data.memmap(tmp_path / "x.npy"), Y, epochs=3, batch_size=4, progress=False)
     assert not any(thread.name == "bpnet prefetch" for thread in threading.enumerate())
+
+
+def test_metrics_are_counted_after_fits_whose_sums_have_other_shapes() -> None:
+    rng = np.random.default_rng(0)
+    made = bp.Sequential(bp.Dense(3, 2)).initialize(seed=1)
+    each = bp.Trainer(made, bp.MeanSquaredError(), bp.SGD(1e-30), metrics=[bp.metrics.R2()])  # an output a place
+    for length in (5, 7, 5, 7):
+        x, y = rng.normal(size=(20, length, 3)), rng.normal(size=(20, length, 2))
+        history = each.fit(x, y, epochs=4, batch_size=20, progress=False)
+        assert history["r2"] == pytest.approx([each.evaluate(x, y)["r2"]] * 4)
+
+
+def test_steps_stay_planned_over_epochs_with_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bpnet import planner
+
+    recorded: list[Any] = []
+    monkeypatch.setattr(planner, "Trace", lambda *given: recorded.append(given) or Trace(*given))
+    each = trainer()
+    for _ in range(2):
+        each.fit(X, Y, validation_data=(X, Y), epochs=5, batch_size=5, progress=False)
+    assert len(recorded) == 4  # the whole batch and the last, twice each
+
+
+def test_a_copy_goes_on_with_the_parameters_and_a_new_optimizer() -> None:
+    each = trainer()
+    each.fit(X, Y, epochs=2, progress=False)
+    for other in (copy.deepcopy(each), pickle.loads(pickle.dumps(each))):
+        np.testing.assert_array_equal(other.model.store.values, each.model.store.values)
+        assert (other.epoch, other.model.store.steps_taken, each.model.store.steps_taken) == (2, 0, 2)
+
+
+def test_a_fit_that_an_exception_ends_leaves_a_model_that_other_loops_can_train() -> None:
+    each = trainer()
+
+    def spoil(told: bp.Trainer) -> None:
+        assert told.model.store.ok, "the step before was skipped"
+        told.model.store.values[...] = np.nan
+
+    with pytest.raises(AssertionError, match="the step before was skipped"):
+        each.fit(X, Y, epochs=2, batch_size=5, progress=False, callbacks=[bp.callbacks.EveryStep(spoil)])
+    assert each.model.store.ok

@@ -193,6 +193,17 @@ def test_the_picture_of_nothing_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_picture_needs_an_ending_and_axes_that_are_some(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    history = bp.History()
+    history.rows = [{"epoch": 1.0, "loss": 1.0}]
+    with pytest.raises(bp.ConfigError, match="a file's ending, as .png, says how to draw; got '.*course'"):
+        history.plot(tmp_path / "course")
+    with pytest.raises(bp.ConfigError, match="History.plot: ax must be a matplotlib Axes, got 3; a path is the first"):
+        history.plot(ax=3)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 

@@ -280,7 +280,7 @@ def test_values_with_a_meaning_pass() -> None:
         (np.array([True, False]), bp.DTypeError, "w must hold numbers, got bool"),
         (np.array([1.0, np.nan, np.inf]), bp.DataError,
          "w holds 1 NaN and 1 infinite values among 3; the first is nan at index (11,); remove or impute them"),
-        (np.array([1.0, -0.5]), bp.DataError, "w must not be negative; 1 of 2 are not, the first is -0.5 at index 11"),
+        (np.array([1.0, -0.5]), bp.DataError, "w must be at least 0; 1 of 2 are not, the first is -0.5 at index 11"),
         (np.zeros(3), bp.DataError, "w is 0 for all 3 samples; there is nothing to learn from"),
     ],
 )  # fmt: skip
@@ -402,3 +402,15 @@ def test_a_loss_of_ones_own_gets_weights_and_reductions_from_the_base() -> None:
 
         dispatch._KERNELS.remove(cubed)
         dispatch._KERNELS.remove(cubed_backward)
+
+
+@pytest.mark.parametrize("loss", [bp.SoftmaxCrossEntropy(), bp.SoftmaxCrossEntropy(class_weight=[1, 2, 3])])
+@pytest.mark.parametrize("scale", [np.float32(2), np.float64(2), np.int64(2)])
+def test_a_number_of_an_array_library_is_a_scale_like_pythons(loss: bp.Loss, scale: Any) -> None:
+    logits, labels = np.arange(6.0).reshape(2, 3), np.array([0, 2])
+    gradients = []
+    for each in (2, scale):
+        loss.forward(logits, labels)
+        gradients.append(loss.backward(each))
+    np.testing.assert_array_equal(*gradients)
+    assert gradients[1].dtype == np.float64

@@ -348,3 +348,27 @@ def test_an_optimizer_of_ones_own_has_all_options() -> None:
     for path, p in model.parameters().items():
         np.testing.assert_allclose(p.value, before[path] + (0.05 if path.startswith("0.") else 0.1), rtol=1e-12)
     assert np.linalg.norm(model.store.grads) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "rate"),
+    [
+        (lambda: bp.Adam(1e-3, epsilon=1e-20), lambda t: 1.0),
+        (lambda: bp.Adam(1e-3, epsilon=1e-20, amsgrad=True), lambda t: 1.0),
+        (lambda: bp.RMSprop(1e-3, epsilon=1e-20), lambda t: (1 - 0.99**t) ** -0.5),
+    ],
+)
+def test_squares_of_gradients_next_to_denormal_are_kept_where_epsilon_lets_them_count(
+    make: Callable[[], bp.Optimizer], rate: Callable[[int], float]
+) -> None:
+    model, optimizer = small_model(dtype="float32"), make()
+    p = model.parameters()["0.weight"]
+    start = p.value.copy()
+    for _ in range(200):
+        for each in model.parameters().values():
+            each.accumulate(
+                np.full(each.shape, 3e-15, np.float32)
+            )  # its square is 9e-30, of normal ones 1e-38 is least
+        optimizer.step(model)
+    moved = 1e-3 * sum(rate(t) for t in range(1, 201))  # m / sqrt(v) is 1 where all gradients are the same
+    np.testing.assert_allclose(start - p.value, moved, rtol=1e-3)

@@ -481,3 +481,53 @@ def test_plans_of_many_shapes_are_forgotten_again() -> None:
     data = [batch for n in range(1, 60) for batch in batches(3, (n,))] + batches(4, (8,))
     assert steps_of(planned, data) == steps_of(eager, data)
     assert len(planned._planner._kinds) <= 16  # type: ignore[union-attr]
+
+
+def test_an_attribute_set_between_the_first_steps_of_a_kind_does_not_rule_a_plan_out() -> None:
+    def freezing(trainer: bp.Trainer) -> list[bytes]:
+        data = batches(7, (8,))
+        losses = steps_of(trainer, data[:1])
+        trainer.model.layers[0].freeze()  # type: ignore[attr-defined]
+        return losses + steps_of(trainer, data[1:])
+
+    planned, eager = pair(MODELS["mlp"], bp.SoftmaxCrossEntropy, lambda: bp.SGD(0.1))
+    assert freezing(planned) == freezing(eager)
+    assert ": planned, " in planned.plan_report()
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_attribute_set_when_a_plan_is_looked_at_again_is_no_hidden_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bpnet.planner import Planner
+
+    monkeypatch.setattr(Planner, "LOOK_AGAIN", 3)
+    planned, eager = pair(MODELS["dropout"], bp.SoftmaxCrossEntropy, lambda: bp.SGD(0.1))
+    data = batches(12, (8,))
+    assert steps_of(planned, data[:5]) == steps_of(eager, data[:5])  # two recorded, three replayed
+    for trainer in (planned, eager):
+        trainer.model.layers[0].freeze()  # type: ignore[attr-defined]
+    assert steps_of(planned, data[5:]) == steps_of(eager, data[5:])
+    assert ": planned, " in planned.plan_report()
+
+
+def test_another_optimizer_begins_alike_in_planned_and_eager_training() -> None:
+    planned, eager = pair(MODELS["dropout"], bp.SoftmaxCrossEntropy, lambda: bp.SGD(0.1))
+    data = batches(9, (8,))
+    assert steps_of(planned, data[:4]) == steps_of(eager, data[:4])
+    for trainer in (planned, eager):
+        trainer.optimizer = bp.Adam(0.01)
+    assert steps_of(planned, data[4:]) == steps_of(eager, data[4:])
+
+
+@pytest.mark.parametrize("plan", [True, False])
+def test_an_optimizer_that_is_refused_leaves_the_state_of_the_one_before(plan: bool) -> None:
+    trainer = bp.Trainer(MODELS["mlp"](), bp.SoftmaxCrossEntropy(), bp.Adam(0.01), plan=plan)
+    data = batches(4, (8,))
+    steps_of(trainer, data[:3])
+    before = {name: array.copy() for name, array in trainer.model.store.arrays().items()}
+    trainer.optimizer = bp.SGD(0.1, groups=[bp.Group("nowhere")])
+    with pytest.raises(bp.ConfigError, match="no parameter matches"):
+        trainer.step(*data[3])
+    for name, array in trainer.model.store.arrays().items():
+        if name != "grads":
+            np.testing.assert_array_equal(array, before[name])
+    assert trainer.model.store.steps_taken == 3

@@ -87,6 +87,30 @@ def test_a_header_is_told_from_a_sample(tmp_path: Path) -> None:
     assert len(read_csv(years, target=1, header=True)) == 2
 
 
+def test_a_first_line_that_counts_is_neither_taken_for_names_nor_for_a_sample(tmp_path: Path) -> None:
+    path = write(tmp_path, "0,1,2\n5,6,1\n7,8,0\n")  # as pandas writes a table without names
+    for read in (lambda: read_csv(path, target=-1), lambda: read_rows(path)):
+        with pytest.raises(bp.DataError, match="begins with the line 0, 1, 2, ..., which may be a sample or names"):
+            read()
+    assert read_csv(path, target=-1, header=True).x.tolist() == [[5.0, 6.0], [7.0, 8.0]]
+    assert read_csv(path, target="2").x.tolist() == [[5.0, 6.0], [7.0, 8.0]]
+    assert read_csv(path, target=-1, header=False).x.tolist() == [[0.0, 1.0], [5.0, 6.0], [7.0, 8.0]]
+    assert read_csv(write(tmp_path, "0,1\n2,0\n"), target=-1).x.tolist() == [[0.0], [2.0]]
+
+
+def test_a_column_without_a_name_is_no_feature_by_accident(tmp_path: Path) -> None:
+    path = write(tmp_path, ",size,kind\n0,5,a\n1,7,b\n")  # as pandas writes a table with its index
+    with pytest.raises(bp.DataError, match=r"column 1 has no name; if it numbers .* leave it out with drop=\[0\]"):
+        read_csv(path, target="kind")
+    assert read_csv(path, target="kind", drop=[0]).x.tolist() == [[5.0], [7.0]]
+
+
+@pytest.mark.parametrize("option", ["header", "values"])
+def test_a_text_is_no_truth_value_of_read_csv(option: str, tmp_path: Path) -> None:
+    with pytest.raises(bp.ConfigError, match=f"^{option} must be True or False, got 'no'$"):
+        read_csv(write(tmp_path, FLOWERS), target=0, **{option: "no"})  # type: ignore[arg-type]
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.lists(

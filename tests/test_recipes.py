@@ -705,6 +705,50 @@ def test_labels_below_zero_are_no_classes(tmp_path: Path) -> None:
     assert mistakes(settings, tmp_path) == ["data.npz: labels must be 0 ... C - 1, found -1 ... 1; number them anew"]
 
 
+def test_labels_far_beyond_the_number_of_samples_are_no_classes(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("size,phone\n" + "".join(f"{i},{i * 10**9}\n" for i in range(20)))
+    settings = changed(SMALL, data={"name": None, "samples": None, "classes": None, "csv": "d.csv", "target": "phone"})
+    assert mistakes(settings, tmp_path) == [
+        "data.csv: labels must be 0 ... C - 1, found 0 ... 19000000000 for 20 samples; number the classes anew"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("y", "what"),
+    [
+        (np.array([True, False] * 10), "truth values; write them as the integers 0 and 1"),
+        (
+            np.array([0.0, 1.0] * 10),
+            "whole numbers that are written with a point; write labels as integers, or take MeanSquaredError",
+        ),
+        (np.array([0.0, 0.5] * 10), "values; take MeanSquaredError"),
+    ],
+)
+def test_targets_that_only_look_like_labels_are_refused_with_what_to_do(tmp_path: Path, y: Any, what: str) -> None:
+    np.savez(tmp_path / "d.npz", x=np.ones((20, 2)), y=y)
+    settings = changed(SMALL, data={"name": None, "samples": None, "classes": None, "npz": "d.npz"})
+    assert mistakes(settings, tmp_path) == [f"loss.name: SoftmaxCrossEntropy takes labels, and d has {what}"]
+
+
+def test_a_split_that_leaves_nothing_names_no_argument_that_a_recipe_lacks(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=np.ones((4, 2)), y=np.arange(4))
+    settings = changed(SMALL, data={"name": None, "samples": None, "classes": None, "npz": "d.npz"})
+    assert mistakes(settings, tmp_path) == [
+        "data.test_fraction: fraction 0.2 of 4 samples leaves a part empty; take another fraction"
+    ]
+
+
+def test_a_key_of_the_optimizer_is_sent_there() -> None:
+    (line,) = mistakes(changed(SMALL, training={"learning_rate": 0.1}))
+    assert line.startswith("training.learning_rate: unknown key; ")
+    assert line.endswith("; it belongs into [optimizer]")
+
+
+def test_a_truth_value_in_quotes_is_no_option_of_the_data() -> None:
+    settings = changed(SMALL, data={"name": "digits", "samples": None, "classes": None, "flat": "no"})
+    assert "data.name: digits: flat must be True or False, got 'no'" in mistakes(settings)
+
+
 def test_a_loss_of_labels_does_not_take_values(tmp_path: Path) -> None:
     lines = mistakes(changed(REGRESSION, loss={"name": "SoftmaxCrossEntropy"}))
     assert lines == ["loss.name: SoftmaxCrossEntropy takes labels, and diabetes has values; take MeanSquaredError"]

@@ -276,3 +276,16 @@ def test_a_schedule_of_ones_own_runs_on_every_backend(backend: bp.Backend) -> No
     np.testing.assert_allclose(bp.to_numpy(layer.weight.value), start - 0.1 * 4, rtol=1e-12)
     with pytest.raises(NotImplementedError, match="Schedule must define rate"):
         bp.Schedule()(1)
+
+
+def test_a_fit_counts_the_steps_before_it_towards_the_warm_up() -> None:
+    x, y = np.zeros((4, 2)), np.zeros(4, int)
+    trainer = bp.Trainer(bp.Dense(2, 2), bp.SoftmaxCrossEntropy(), bp.SGD(bp.Cosine(0.1, 20, warmup=5)))
+    trainer.fit(x, y, epochs=3, batch_size=2, progress=False)  # 6 steps
+    assert len(trainer.fit(x, y, epochs=1, batch_size=2, progress=False)) == 1
+    trainer.optimizer.learning_rate = bp.Cosine(0.1, 20, warmup=11)
+    with pytest.raises(bp.ConfigError, match=r"warms up for 11 steps, and this fit has 2 after 8 before it; take"):
+        trainer.fit(x, y, epochs=1, batch_size=2, progress=False)
+    trainer.optimizer = bp.SGD(bp.Cosine(0.1, 20, warmup=5))  # another optimizer begins at step 0
+    with pytest.raises(bp.ConfigError, match=r"warms up for 5 steps, and this fit has 4; take"):
+        trainer.fit(x, y, epochs=2, batch_size=2, progress=False)

@@ -808,7 +808,7 @@ def test_mistakes_in_the_data_are_named() -> None:
         estimator.fit(x, y + 0.5)
     with pytest.raises(bp.DataError, match="holds several classes a sample.*MultiOutputClassifier"):
         estimator.fit(x, np.stack([y, y], axis=1))
-    with pytest.raises(bp.DataError, match="sample_weight must not be negative"):
+    with pytest.raises(bp.DataError, match="sample_weight must be at least 0"):
         estimator.fit(x, y, np.full(120, -1.0))
     with pytest.raises(bp.ShapeError, match="one weight for each of the 120 samples, got 3"):
         estimator.fit(x, y, [1.0, 2.0, 3.0])
@@ -883,3 +883,25 @@ def test_a_scikit_learn_that_is_too_old_is_named() -> None:
 def test_importing_bpnet_does_not_import_scikit_learn() -> None:
     code = "import sys, bpnet; print([name for name in ('sklearn', 'scipy') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["early_stopping", "shuffle", "warm_start", "nesterovs_momentum", "verbose"])
+def test_a_text_is_no_truth_value(name: str) -> None:
+    x, y = make_classification(40, random_state=0)
+    with pytest.raises(bp.ConfigError, match=f"^{name} must be True or False, got 'no'$"):
+        BPClassifier(**{name: "no"}).fit(x, y)
+
+
+def test_callbacks_that_are_none_are_named_without_the_estimators_own() -> None:
+    x, y = make_classification(40, random_state=0)
+    with pytest.raises(bp.ConfigError, match=r"^callbacks must be a list of Callbacks or None, got \[3\]$"):
+        BPClassifier(callbacks=[3]).fit(x, y)
+
+
+def test_a_masked_array_is_refused_since_its_mask_would_be_dropped() -> None:
+    x, y = make_classification(40, random_state=0)
+    with pytest.raises(bp.DTypeError, match=r"X is a masked array; fill its gaps first, as with X.filled\(...\)"):
+        BPClassifier().fit(np.ma.masked_greater(x, 1.0), y)
+    fitted = BPClassifier(max_iter=1, tol=0).fit
+    with pytest.raises(bp.DTypeError, match="y is a masked array"):
+        fitted(x, np.ma.masked_greater(y, 0))

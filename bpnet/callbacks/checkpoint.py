@@ -11,6 +11,7 @@ from bpnet.callbacks.base import Callback
 from bpnet.callbacks.monitor import Monitor
 from bpnet.errors import ConfigError
 from bpnet.files import check_writable
+from bpnet.layers.serialization import describe, save_model
 from bpnet.store import AVERAGE
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class BestCheckpoint(Callback):
     mode    : "min", "max", or "auto", which reads the name
     info    : JSON values kept in the file beside the epoch and the value; read back as `bp.load(path).info`
     Where the optimizer averages the parameters, the averages are saved, since those were measured. Raises
-    CheckpointError before the first step where the file cannot be written.
+    CheckpointError before the first step where the file cannot be written, ConfigError where the model can be in none.
     `best` and `best_epoch` are of the latest fit; NaN and 0 where nothing was saved.
     """
 
@@ -42,6 +43,8 @@ class BestCheckpoint(Callback):
         self.monitor = monitor
         self.mode = self._monitor.mode
         self.info = dict(info or {})
+        if not all(isinstance(key, str) for key in self.info):
+            raise ConfigError(f"BestCheckpoint: info needs names that are text, got {list(self.info)}")
         try:
             json.dumps(self.info)
         except (TypeError, ValueError) as error:
@@ -60,6 +63,7 @@ class BestCheckpoint(Callback):
     def on_fit_start(self, trainer: Trainer, names: tuple[str, ...]) -> None:
         """Begin afresh."""
         self._monitor.start(names)
+        describe(trainer.model, self.info)
         check_writable(self.path)
 
     def state(self) -> dict[str, Any]:
@@ -77,4 +81,4 @@ class BestCheckpoint(Callback):
         model = trainer.model
         averages = trainer.optimizer.average is not None and AVERAGE in model.store.slots
         with model.averaged() if averages else contextlib.nullcontext():
-            model.save(self.path, **(self.info | {"epoch": self.best_epoch, self.monitor: self.best}))
+            save_model(model, self.path, self.info | {"epoch": self.best_epoch, self.monitor: self.best})

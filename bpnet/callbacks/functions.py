@@ -49,8 +49,8 @@ class EveryStep(Callback):
         self._done = 0
 
     def state(self) -> dict[str, Any]:
-        """The number of steps so far."""
-        return {"done": self._done}
+        """The number of steps so far, where it matters."""
+        return {"done": self._done} if self.n > 1 else {}
 
     def restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
         """Go on."""

@@ -45,7 +45,7 @@ class _Commands(TyperGroup):
         except BpnetError as error:
             message, code = str(error), 2 if isinstance(error, WRONG_USE) else 1
         except MemoryError as error:
-            message, code = f"out of memory ({error}); a smaller --batch-size needs less", 1
+            message, code = f"out of memory ({error}); a smaller --batch-size or model needs less", 1
         except BrokenPipeError:
             raise
         except OSError as error:

@@ -21,7 +21,7 @@ BackendOption = Annotated[
 ]
 BatchSizeOption = Annotated[str | None, typer.Option(metavar="N", help="Samples a step.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON in the last line.")]
-SplitSeedOption = Annotated[str | None, typer.Option(metavar="N", help="Chooses the fifth that is held out.")]
+SplitSeedOption = Annotated[str | None, typer.Option(metavar="N", help="Chooses the part that is held out.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A file that `bpnet train` or model.save wrote.")]
 
 

@@ -70,6 +70,8 @@ def _every(text: str) -> str:
 
 
 def _folder(path: str) -> str:
+    if not path:
+        raise ValueError("cannot make the folder '': name one")
     above = os.path.abspath(path)
     while not os.path.lexists(above):
         above = os.path.dirname(above)

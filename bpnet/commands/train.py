@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -38,7 +39,9 @@ KEYS = {
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(help=f"A recipe of bpnet's ({', '.join(recipes.available())}), or a file: mine.toml."),
+        typer.Argument(
+            metavar="RECIPE", help=f"A recipe of bpnet's ({', '.join(recipes.available())}), or a file: mine.toml."
+        ),
     ] = None,
     backend: common.BackendOption = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Of weights, dropout and order.")] = None,
@@ -144,11 +147,10 @@ def _prepared(recipe: str, **given: Any) -> tuple[Run, TrainSettings]:
         raise error
     out = given["out"]
     if given["checkpoint_every"] is None:
-        given["out"] = out or f"{name}.safetensors"
+        given["out"] = f"{name}.safetensors" if out is None else out
     else:
-        given |= {"out": None, "folder": out or name}
+        given |= {"out": None, "folder": name if out is None else out}
     settings, lines = collected(TrainSettings, recipe=recipe, **given)
-    lines += _same_files(settings)
     target = settings.folder
     if target is not None:
         settings = settings.model_copy(update={"out": os.path.join(target, resuming.MODEL)})
@@ -161,6 +163,8 @@ def _prepared(recipe: str, **given: Any) -> tuple[Run, TrainSettings]:
     if backend is not None:
         overrides[KEYS["backend"]] = backend
     draft = recipes.make_draft(recipes.with_overrides(tables, overrides), name=name, folder=folder, labels=labels)
+    read = {"the recipe": file, "its data": "" if draft.data is None else draft.data.csv or draft.data.npz}
+    lines += _same_files(settings, {what: path for what, path in read.items() if path})
     parts = examine(draft)
     raise_all([*lines, *draft.mistakes.lines], where=file if draft.mistakes.lines else "")
     return Run(draft, parts), settings
@@ -169,15 +173,26 @@ def _prepared(recipe: str, **given: Any) -> tuple[Run, TrainSettings]:
 _OPTION = {"folder": "out"}  # settings that have another name than their option
 
 
-def _same_files(settings: TrainSettings) -> list[str]:
-    """A line for every two options that name one file."""
+def _same_files(settings: TrainSettings, read: Mapping[str, str]) -> list[str]:
+    """A line for every two options that name one file, and for each that names a file which is read.
+
+    read : what is read, for messages, and its path
+    """
     named = [(option, getattr(settings, option, None)) for option in ("out", "folder", "plot", "log", "tensorboard")]
-    places = [(option, os.path.realpath(path)) for option, path in named if path is not None]
-    return [
-        f"--{_OPTION.get(first, first)} and --{second} name the same file, {path!r}"
+    places = [
+        (f"--{_OPTION.get(option, option)}", os.path.realpath(path)) for option, path in named if path is not None
+    ]
+    clashes = [
+        f"{first} and {second} name the same file, {path!r}"
         for index, (second, path) in enumerate(places)
         for first, other in places[:index]
         if path == other
+    ]
+    sources = {os.path.realpath(path): what for what, path in read.items()}
+    return clashes + [
+        f"{option} names the file of {sources[path]}, {path!r}, which it would replace; name another one"
+        for option, path in places
+        if path in sources
     ]
 
 

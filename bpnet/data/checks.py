@@ -102,7 +102,7 @@ def check_weights(weight: Array, name: str = "sample_weight", offset: int = 0) -
         raise DTypeError(f"{name} must hold numbers, got {weight.dtype}")
     if xp.isdtype(weight.dtype, "real floating"):
         check_finite(weight, name, offset)
-    check_each(weight, weight >= 0, name, "not be negative", offset)
+    check_each(weight, weight >= 0, name, "be at least 0", offset)
     if weight.shape[0] and not bool(xp.any(weight > 0)):
         raise DataError(f"{name} is 0 for all {weight.shape[0]} samples; there is nothing to learn from")
 
@@ -126,7 +126,11 @@ def check_label_form(y: Array, n_classes: int, name: str = "y") -> None:
         hint = "; use y[:, 0]" if y.ndim == 2 and y.shape[1] == 1 else hint
         raise ShapeError(f"{name} must have shape (N,), one label a sample, got {tuple(y.shape)}{hint}")
     if not xp.isdtype(y.dtype, "integral"):
-        raise DTypeError(f"{name} must hold integer class labels, got {y.dtype}; use y.astype(int) if they are whole")
+        kind = getattr(y.dtype, "kind", "")  # NumPy's; other libraries hold no text
+        hint = "np.unique(y, return_inverse=True)[1] numbers them" if kind in "OSTU" and kind else ""
+        raise DTypeError(
+            f"{name} must hold integer class labels, got {y.dtype}; {hint or 'use y.astype(int) if they are whole'}"
+        )
 
 
 def check_lengths(x: Any, y: Any, name_x: str = "x", name_y: str = "y") -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpnet.backend import to_numpy
+from bpnet.checks import flag
 from bpnet.data.checks import check_lengths
 from bpnet.data.lazy import LazyRows
 from bpnet.dispatch import namespace
@@ -15,10 +16,15 @@ from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from bpnet.random import HostStream
 
 
-def as_array(x: Any, name: str) -> Any:
-    """Return `x` as it is when it is an array of some library, else as a NumPy array of numbers; DTypeError else."""
+def check_no_mask(x: Any, name: str) -> None:
+    """Raise DTypeError when `x` is a masked array, whose mask would be dropped."""
     if isinstance(x, np.ma.MaskedArray):
         raise DTypeError(f"{name} is a masked array; fill its gaps first, as with {name}.filled(...)")
+
+
+def as_array(x: Any, name: str) -> Any:
+    """Return `x` as it is when it is an array of some library, else as a NumPy array of numbers; DTypeError else."""
+    check_no_mask(x, name)
     if isinstance(x, LazyRows):
         return x
     if not isinstance(x, np.ndarray):
@@ -147,6 +153,7 @@ def batches(
     skip : how many batches of that order to leave out at its start, without making them
     """
     batch_size = check_batch_size(batch_size)
+    shuffle = flag("shuffle", shuffle)
     order = HostStream(seed, f"shuffle/epoch {epoch}").permutation(len(data)) if shuffle else None
     takers = [_Taker(array) for array in (data.x, data.y, data.weight) if array is not None]
     for start in range(skip * batch_size, len(data), batch_size):

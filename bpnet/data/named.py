@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.checks import flag
 from bpnet.data import mnist
 from bpnet.data.dataset import Dataset
 from bpnet.data.sources import FileSet
@@ -80,6 +81,8 @@ def load(name: str, *, split_seed: int = 0, **options: Any) -> tuple[Dataset, Da
         if option not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
             raise ConfigError(f"the data {name!r} have no option {option!r}; {takes}{did_you_mean(option, known)}")
+        if option in ("flat", "download"):
+            flag(f"{name}: {option}", options[option])
     return found.read(seed, **options)
 
 

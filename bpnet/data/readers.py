@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.checks import flag
 from bpnet.data.dataset import Dataset
 from bpnet.data.rows import UNREADABLE, read_rows, reason
 from bpnet.data.table import Table, is_missing, number, numbers, read_table
@@ -37,10 +38,12 @@ def read_csv(
     header  : whether the first line has the columns' names; None: where a name is asked for, or none of its cells holds
               a number
     Raises DataError with line and column where a feature is missing, no number or not finite, where a target is missing
-    or none of the classes, where rows differ in length or two columns share a name, and where there are no samples;
+    or none of the classes, where rows differ in length, two columns share a name or a feature has none, where the first
+    line may be names or numbers, and where there are no samples;
     ConfigError where settings contradict each other or name no column.
     """
-    if classes is not None and values:
+    header = None if header is None else flag("header", header)
+    if flag("values", values) and classes is not None:
         raise ConfigError("read_csv: a target with classes is no quantity; pass classes or values=True, not both")
     if isinstance(drop, (str, int)):
         drop = [drop]
@@ -55,6 +58,12 @@ def read_csv(
     column = _column(table, target, "target")
     dropped = {column, *(_column(table, each, "drop") for each in drop)}
     features = [i for i in range(table.width) if i not in dropped]
+    nameless = [i for i in features if table.names and not table.names[i]]
+    if nameless:
+        raise DataError(
+            f"{table.path!r}: column {nameless[0] + 1} has no name; if it numbers the samples, as pandas' index does, "
+            f"it is no feature: leave it out with drop=[{nameless[0]}], or give it a name"
+        )
     if not features:
         raise DataError(f"{table.path!r} has no column of features; {_columns(table)}")
     hint = "; numbers alone can be features: drop the column, or encode it"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpnet.backend import to_numpy
+from bpnet.checks import flag
 from bpnet.data.dataset import Dataset
 from bpnet.errors import ConfigError
 from bpnet.random import HostStream, check_seed
@@ -28,7 +29,7 @@ def split(dataset: Dataset, fraction: float = 0.2, *, seed: int = 0, stratify: b
     number = isinstance(fraction, (int, float, np.floating)) and not isinstance(fraction, bool)
     if not (number and 0 < fraction < 1):
         raise ConfigError(f"fraction must be a number between 0 and 1, got {fraction!r}")
-    labels = to_numpy(dataset.y) if stratify else np.zeros((len(dataset), 1))
+    labels = to_numpy(dataset.y) if flag("stratify", stratify) else np.zeros((len(dataset), 1))
     mask = held_out(labels, float(fraction), check_seed(seed), f"{dataset.name}/{dataset.split}")
     if mask.all() or not mask.any():
         raise ConfigError(

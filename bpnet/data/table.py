@@ -37,7 +37,8 @@ def read_table(path: str | os.PathLike[str], *, delimiter: str = ",", header: bo
     """Read a text file in UTF-8, cells between delimiters and in double quotes where they hold some.
 
     header : whether the first line names the columns; None: it does where none of its cells holds a number
-    Empty lines are skipped. Raises DataError when the file cannot be read as such or its rows differ in length,
+    Empty lines are skipped. A first line that counts 0, 1, 2 may be either, and is refused where header is None.
+    Raises DataError when the file cannot be read as such or its rows differ in length,
     ConfigError for a delimiter that is not one character.
     """
     if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
@@ -59,6 +60,11 @@ def read_table(path: str | os.PathLike[str], *, delimiter: str = ",", header: bo
     except UnicodeDecodeError as error:
         raise DataError(f"cannot read {name} as csv: it is no text in UTF-8 ({error.reason})") from error
     names: tuple[str, ...] = ()
+    if header is None and rows and len(rows[0][1]) > 2 and rows[0][1] == [str(i) for i in range(len(rows[0][1]))]:
+        raise DataError(
+            f"{name} begins with the line {', '.join(rows[0][1][:3])}, ..., which may be a sample or names as pandas "
+            "makes them: give the columns names that are no numbers, or say header=True or header=False"
+        )
     if rows and (header or (header is None and not any(_has_number(cell) for cell in rows[0][1]))):
         names = tuple(rows.pop(0)[1])
         twice = sorted({each for each in names if names.count(each) > 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bpnet import ops
+from bpnet.checks import flag
 from bpnet.dispatch import Array
 from bpnet.errors import ConfigError
 from bpnet.initializers import Initializer, zeros
@@ -50,7 +51,7 @@ class Dense(Layer):
                 f"Dense needs at least 1 input and 1 neuron, whole numbers: got Dense({n_in!r}, {n_out!r})"
             )
         self.weight = Parameter((self.n_in, self.n_out), weight_initializer)
-        self.bias = Parameter((self.n_out,), zeros, decay=False) if bias else None
+        self.bias = Parameter((self.n_out,), zeros, decay=False) if flag("Dense: bias", bias) else None
         self.weight_l1, self.weight_l2 = weight_l1, weight_l2
         self.bias_l1, self.bias_l2 = bias_l1, bias_l2
 

@@ -111,10 +111,16 @@ def _decode(value: Any, custom: dict[str, type[Layer]]) -> Any:
 
 def save_model(model: Layer, path: str | os.PathLike[str], info: dict[str, Any]) -> None:
     """See `Layer.save`."""
+    metadata = describe(model, info)
+    write(path, {name: to_numpy(p.value) for name, p in model.parameters().items()}, metadata)
+
+
+def describe(model: Layer, info: dict[str, Any]) -> dict[str, str]:
+    """What the model's file says beside its values; ConfigError where the model, or `info`, cannot be in one."""
     described = architecture(model)
     _check_rebuilt(model, described)
     try:
-        metadata = {
+        return {
             "format": FORMAT,
             "version": str(VERSION),
             "architecture": json.dumps(described),
@@ -126,7 +132,6 @@ def save_model(model: Layer, path: str | os.PathLike[str], info: dict[str, Any])
         }
     except TypeError as error:
         raise ConfigError(f"the info given to save must be JSON values: {error}") from error
-    write(path, {name: to_numpy(p.value) for name, p in model.parameters().items()}, metadata)
 
 
 def _training(model: Layer) -> dict[str, Any]:

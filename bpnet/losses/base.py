@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from numbers import Real
 from typing import Any, ClassVar
 
 from bpnet import ops
@@ -86,7 +87,7 @@ class Loss(Tracked):
             raise StateError(f"{type(self).__name__}.backward: nothing saved; call forward first, once per backward")
         fused, arguments, shape = self._kept
         if fused is not None:
-            self._check_scale(scale, None, shape)
+            scale = self._check_scale(scale, None, shape)
             gradient = fused(*arguments, scale)
         else:
             prediction, target, weights, values, normalizer = arguments
@@ -240,8 +241,8 @@ class Loss(Tracked):
 
     def _check_scale(self, scale: Any, values: Array | None, shape: tuple[int, ...]) -> Any:
         """The scale as it stands beside `values`; raises where it is an array of a shape that the losses have not."""
-        if isinstance(scale, (int, float)):
-            return scale
+        if isinstance(scale, Real):  # such as numpy.float32(2), which kernels would take for an array
+            return scale if isinstance(scale, (int, float)) else float(scale)
         name = type(self).__name__
         if self.reduction != "none":
             raise DTypeError(f"{name}.backward: scale must be a number; an array is for reduction='none'")

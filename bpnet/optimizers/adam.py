@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from bpnet import ops
-from bpnet.checks import fraction, positive
+from bpnet.checks import flag, fraction, positive
 from bpnet.dispatch import Array
 from bpnet.optimizers.base import Check, Optimizer, Rate
 from bpnet.optimizers.groups import Group
@@ -51,7 +51,7 @@ class Adam(Optimizer):
         self.beta1 = beta1
         self.beta2 = beta2
         self.epsilon = epsilon
-        self.amsgrad = bool(amsgrad)
+        self.amsgrad = flag("amsgrad", amsgrad)
 
     def _update(self, store: Store, run: Run, rate: Array) -> None:
         slots = [store.part(name, run) for name in (("m", "v", "v_max") if self.amsgrad else ("m", "v"))]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from bpnet import ops
-from bpnet.checks import at_least_0, fraction, positive
+from bpnet.checks import at_least_0, flag, fraction, positive
 from bpnet.dispatch import Array
 from bpnet.optimizers.base import Check, Optimizer, Rate
 from bpnet.optimizers.groups import Group
@@ -85,7 +85,7 @@ class RMSprop(Optimizer):
         )
         self.rho = rho
         self.momentum = momentum
-        self.centered = bool(centered)
+        self.centered = flag("centered", centered)
         self.epsilon = epsilon
 
     def _update(self, store: Store, run: Run, rate: Array) -> None:

@@ -68,7 +68,8 @@ class Optimizer(Tracked):
     weight_decay  : at least 0; applied to parameters with `decay`, so not to biases
     clip_norm     : the largest norm of all gradients together, which above it are scaled down; None: no limit
     clip_value    : the largest absolute value of a gradient's element; None: no limit
-    average       : decay of the parameters' moving averages, in [0, 1), for `model.averaged()`; None: no averages
+    average       : decay of the parameters' moving averages, in [0, 1), for `model.averaged()`; None: no averages, and
+                    those that were made before stay as they are, from where a number goes on
     groups        : Groups of parameters with rates or decays of their own
     """
 

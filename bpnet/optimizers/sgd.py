@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from bpnet import ops
-from bpnet.checks import fraction
+from bpnet.checks import flag, fraction
 from bpnet.dispatch import Array
 from bpnet.errors import ConfigError
 from bpnet.optimizers.base import Check, Optimizer, Rate
@@ -39,7 +39,7 @@ class SGD(Optimizer):
             learning_rate, weight_decay, clip_norm=clip_norm, clip_value=clip_value, average=average, groups=groups
         )
         self.momentum = momentum
-        self.nesterov = bool(nesterov)
+        self.nesterov = flag("nesterov", nesterov)
         if nesterov and not momentum:
             raise ConfigError("nesterov=True looks ahead along the momentum; give a momentum above 0")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -141,10 +142,19 @@ def _check_loss(draft: Draft, loss: Loss, training: Dataset, n_classes: int) -> 
         classes = f"labels of {n_classes} classes"
         draft.mistakes.add(place, f"{name} takes values, and {data} has {classes}; take SoftmaxCrossEntropy")
     elif not n_classes and loss.targets == "labels" and not rows:
-        draft.mistakes.add(place, f"{name} takes labels, and {data} has values; take MeanSquaredError")
+        draft.mistakes.add(place, f"{name} takes labels, and {data} has {_values_of(draft, training.y)}")
     else:
         return True
     return False
+
+
+def _values_of(draft: Draft, y: Any) -> str:
+    """Targets that are no labels, and what to do about them."""
+    if y.dtype.kind == "b":
+        return "truth values; write them as the integers 0 and 1"
+    if draft.data.name is None and y.dtype.kind == "f" and np.all((y >= 0) & (y == np.floor(y))):
+        return "whole numbers that are written with a point; write labels as integers, or take MeanSquaredError"
+    return "values; take MeanSquaredError"
 
 
 def _check_at_the_door(draft: Draft, model: Sequential, parts: Parts) -> None:

@@ -77,6 +77,7 @@ SECTIONS: dict[str, type[Section]] = {
     "schedule": Named,
     "training": Training,
 }
+OF_OPTIMIZERS = ("learning_rate", "weight_decay", "momentum", "clip_norm", "clip_value", "average")
 REQUIRED = ("data", "model", "loss")
 TOP = ("description", *SECTIONS)
 
@@ -119,6 +120,8 @@ def unknown_key(section: str, key: str, known: Any) -> str:
     """What to say of a key that `section` does not have ('' for the top of the recipe)."""
     homes = [name for name, kind in SECTIONS.items() if name != section and key in kind.model_fields and key != "name"]
     near = did_you_mean(key, known)
+    if key in OF_OPTIMIZERS:
+        homes, near = ["optimizer"], ""
     if homes and not near:
         near = f"; it belongs into [{homes[0]}]"
     return f"unknown key; {f'[{section}] takes' if section else 'a recipe has'} {', '.join(known)}{near}"

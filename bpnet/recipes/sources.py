@@ -13,6 +13,7 @@ from bpnet.recipes.mistakes import Mistakes
 
 REFUSED = (DataError, ConfigError, ShapeError, DTypeError, MissingExtraError)
 TEST_FRACTION = 0.2
+MOST_CLASSES = 1 << 16  # unless there are more samples: what is larger is no label but a number of something
 # The keys about a .csv file, and the arguments of read_csv that they are.
 CSV_OPTIONS = {"target": "target", "drop": "drop", "class_names": "classes", "delimiter": "delimiter"}
 Parts = tuple[Dataset, Dataset | None, Dataset]
@@ -59,7 +60,7 @@ def _held_out(
     try:
         return split(whole, fraction, seed=data.split_seed)
     except ConfigError as error:
-        mistakes.add(("data", key), str(error))
+        mistakes.add(("data", key), str(error).removesuffix(", or stratify=False"))  # an argument, and no key
         return None
 
 
@@ -83,6 +84,10 @@ def read_file(data: Any, loss: Loss) -> Dataset:
         low, high = int(whole.y.min()), int(whole.y.max())
         if low < 0:
             raise DataError(f"labels must be 0 ... C - 1, found {low} ... {high}; number them anew")
+        if high >= max(len(whole), MOST_CLASSES):
+            raise DataError(
+                f"labels must be 0 ... C - 1, found {low} ... {high} for {len(whole)} samples; number the classes anew"
+            )
         whole.classes = tuple(map(str, range(high + 1)))
     return whole
 

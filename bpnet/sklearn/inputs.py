@@ -12,6 +12,7 @@ from sklearn.utils.validation import validate_data
 
 from bpnet.backend import Backend, backend_names, backend_of, get_backend, selection, to_numpy
 from bpnet.data.checks import check_finite, check_weights
+from bpnet.data.dataset import check_no_mask
 from bpnet.data.lazy import LazyRows
 from bpnet.dispatch import Array, dtype_name, namespace
 from bpnet.errors import BackendError, DataError, DTypeError, ShapeError
@@ -54,6 +55,7 @@ def check_x(estimator: Any, X: Any, *, reset: bool) -> Any:
     reset : whether the number and names of the features are learned from it, or must be those that were
     """
     if not is_foreign(X):
+        check_no_mask(X, "X")
         return _lazily(validate_data(estimator, X, reset=reset, **_HOST))
     _check_foreign(X, "X", 2, estimator)
     return validate_data(estimator, X, reset=reset, skip_check_array=True)
@@ -65,6 +67,8 @@ def check_x_y(estimator: Any, X: Any, y: Any, *, reset: bool, numeric: bool) -> 
         y = y.toarray()
     if numeric and not is_foreign(y):
         _check_no_text(estimator, y)
+    check_no_mask(X, "X")
+    check_no_mask(y, "y")
     if not (is_foreign(X) or is_foreign(y)):
         X, y = validate_data(estimator, X, y, reset=reset, multi_output=True, y_numeric=numeric, **_HOST)
         return _lazily(X), y

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from bpnet import layers, optimizers
+from bpnet.callbacks import Callback
+from bpnet.checks import flag
 from bpnet.errors import ConfigError, did_you_mean
 from bpnet.layers import Dense, Dropout, Layer, Sequential
 from bpnet.layers.tree import as_size, is_number
@@ -83,6 +85,10 @@ def check_settings(estimator: Any) -> None:
         _count("batch_size", e.batch_size, also=', or "auto"')
     if isinstance(e.learning_rate_init, numbers.Number) or not callable(e.learning_rate_init):
         check_range("learning_rate_init", e.learning_rate_init, 0, _INFINITE, above=True)
+    for name in ("shuffle", "warm_start", "early_stopping", "nesterovs_momentum"):
+        flag(name, getattr(e, name))
+    if not isinstance(e.verbose, numbers.Integral) or e.verbose < 0:
+        flag("verbose", e.verbose)
     _count("max_iter", e.max_iter)
     check_range("tol", e.tol, 0, _INFINITE)
     if e.n_iter_no_change != _INFINITE:
@@ -101,7 +107,9 @@ def check_settings(estimator: Any) -> None:
         raise ConfigError(f"model must be a Layer, got the class {e.model.__name__}: write its instance")
     if e.model is not None and not callable(e.model):
         raise ConfigError(f"model must be a Layer or a function of (n_in, n_out) that makes one, got {e.model!r}")
-    if e.callbacks is not None and not isinstance(e.callbacks, (list, tuple)):
+    if e.callbacks is not None and not (
+        isinstance(e.callbacks, (list, tuple)) and all(isinstance(each, Callback) for each in e.callbacks)
+    ):
         raise ConfigError(f"callbacks must be a list of Callbacks or None, got {e.callbacks!r}")
 
 

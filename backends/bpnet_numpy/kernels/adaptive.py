@@ -113,7 +113,8 @@ def _(
 
     def prepare() -> None:
         if (int(counters[0]) + 1) % FLUSH_EVERY == 0:
-            flush_tiny(*slots)
+            for slot in slots:
+                flush_tiny(slot, momentum if slot is velocity else rho)
         np.copyto(rate, learning_rate, "same_kind")
 
     return guarded(ok, prepare, calls)
@@ -159,7 +160,7 @@ def _(
 
     def prepare() -> None:
         if (int(counters[0]) + 1) % FLUSH_EVERY == 0:
-            flush_tiny(m)
+            flush_tiny(m, 0.0)
         np.copyto(rate, learning_rate, "same_kind")
         keep[...] = 1 - float(learning_rate) * weight_decay
 

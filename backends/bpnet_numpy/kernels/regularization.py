@@ -132,6 +132,6 @@ def _(_: None, average: Array, value: Array, ok: Array, counters: Array, decay: 
         if t == 0:
             np.copyto(average, value)
         elif (t + 1) % FLUSH_EVERY == 0:
-            flush_tiny(average)
+            flush_tiny(average, decay)
 
     return guarded(ok, prepare, calls)

@@ -73,13 +73,15 @@ CHUNK = 16384  # elements: value, gradient, two slots and two temporaries stay i
 FLUSH_EVERY = 64  # steps
 
 
-def flush_tiny(*arrays: Array) -> None:
+def flush_tiny(array: Array, decay: float) -> None:
     """Set numbers that are about to become denormal to 0: the moment of a weight whose gradient stays 0 decays into
-    them, and each costs the processor a hundred times as much as another number, for ever. What is lost is far below a
-    rounding error of any update.
+    them, and each costs the processor a hundred times as much as another number, for ever.
+
+    decay : what each step multiplies them by. What stays normal until the next flush is left alone, or what is 1e8
+            above denormal where it falls fast: so small are squares of gradients that a small epsilon lets count.
     """
-    for array in arrays:
-        array[np.abs(array) < np.finfo(array.dtype).smallest_normal * 1e8] = 0
+    room = decay**-FLUSH_EVERY if decay > 0.75 else 1e8
+    array[np.abs(array) < np.finfo(array.dtype).smallest_normal * room] = 0
 
 
 def chunks(*arrays: Array) -> list[tuple[Array, ...]]:
@@ -155,7 +157,7 @@ def _(
 
     def prepare() -> None:
         if (int(counters[0]) + 1) % FLUSH_EVERY == 0:
-            flush_tiny(velocity)
+            flush_tiny(velocity, momentum)
         np.copyto(rate, learning_rate, "same_kind")
 
     return guarded(ok, prepare, calls)
@@ -224,7 +226,8 @@ def _adam(
     def prepare() -> None:
         t = int(counters[0]) + 1
         if t % FLUSH_EVERY == 0:
-            flush_tiny(m, v)
+            flush_tiny(m, beta1)
+            flush_tiny(v, beta2)
         rate = float(learning_rate)
         c = (1 - beta2**t) ** 0.5
         factor[...] = rate * c / (1 - beta1**t)
