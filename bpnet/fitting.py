@@ -124,6 +124,7 @@ class Fit:
             trainer._prepare_totals(prediction, data)
             if self._snapshot is not None:
                 self._restore(self._snapshot)
+                shown.begin(len(history))
             step = Step(trainer, self.micro_batch_size, counted=True)
             trainer._stop = self.position.stopped
             while len(history) < self.epochs and not self.position.stopped:

@@ -23,6 +23,7 @@ import bpnet as bp
 from bpnet import callbacks, files
 from bpnet.callbacks import CSVLogger, EarlyStopping, EveryEpoch, EveryStep, JSONLogger, ReduceOnPlateau, TensorBoard
 from bpnet.checkpoint import newest, steps
+from bpnet.progress import Bar
 from bpnet.snapshot import Snapshot
 
 RNG = np.random.default_rng(11)
@@ -340,6 +341,18 @@ def test_a_resumed_fit_may_be_longer(tmp_path: Path) -> None:
     fit(first, epochs=3, checkpoint=tmp_path)
     assert len(fit(second, epochs=7, resume=tmp_path)) == 7
     assert bits(second) == bits(whole)
+
+
+def test_lines_and_bar_count_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(made(), checkpoint=tmp_path, epochs=3)
+    fit(made(), resume=tmp_path, progress=True)
+    assert [line.partition("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["epoch 4/5", "epoch 5/5"]
+    bar = Bar(5, STEPS)
+    with bar:
+        bar.begin(3)
+        bar.step(2)
+    assert bar.bar.tasks[0].completed == 3 * STEPS + 2
+    assert bar.bar.tasks[0].fields["epoch"] == 4
 
 
 def test_a_memory_map_is_resumed_too(tmp_path: Path) -> None:
@@ -726,6 +739,9 @@ def test_a_pipe_and_a_model_are_no_checkpoints(tmp_path: Path) -> None:
     made().model.save(tmp_path / "model")
     with pytest.raises(bp.CheckpointError, match="is a safetensors file, but no checkpoint of bpnet"):
         made().restore(tmp_path / "model")
+    made().save(tmp_path / "saved")
+    with pytest.raises(bp.CheckpointError, match="is a checkpoint of a training, not a model: make the Trainer and"):
+        bp.load(tmp_path / "saved")
 
 
 # --- SIGKILL ---

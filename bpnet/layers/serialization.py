@@ -188,6 +188,11 @@ def load_model(
     custom = (custom,) if isinstance(custom, type) else tuple(custom)
     chosen = get_backend(backend)
     tensors, metadata = read(path)
+    if metadata.get("format") == "bpnet-checkpoint":
+        raise CheckpointError(
+            f"{str(path)!r} is a checkpoint of a training, not a model: make the Trainer and call "
+            f"trainer.restore({str(path)!r})"
+        )
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{str(path)!r} is a safetensors file, but not a model that bpnet saved")
     try:
