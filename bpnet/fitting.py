@@ -58,6 +58,7 @@ class Fit:
         self.n_steps = -(-len(data) // batch_size)
         self.history = History()
         self.position = Position({}, self.history.rows)
+        self._first = 0  # the number of steps taken before the present epoch
         self._snapshot: Snapshot | None = None
         self._writer: Writer | None = None
 
@@ -173,6 +174,7 @@ class Fit:
         assert trainer.totals is not None
         if not position.done:
             trainer.totals.reset()
+        self._first = self._steps_taken() - position.done
         start = time.perf_counter() - position.seconds
         order = trainer._door.batches(
             data, self.batch_size, seed=trainer.seed, epoch=trainer.epoch, shuffle=self.shuffle, skip=position.done
@@ -231,10 +233,26 @@ class Fit:
         store, optimizer = self.trainer.model.store, self.trainer.optimizer
         if bool(store.ok):
             return
-        steps = int(to_numpy(store.counters)[0])
+        steps = self._steps_taken()
         what = "the loss" if optimizer.clip_norm is None else "the loss or the norm of the gradients"
-        raise NonFiniteError(
+        error = NonFiniteError(
             f"{what} was NaN or infinite in step {steps + 1} (epoch {self.trainer.epoch + 1}); the parameters are "
             f"as they were before it, after step {steps}. Lower the learning rate ({optimizer.learning_rate:g}), "
             "or look at the data of that step"
         )
+        found = self._culprit(steps - self._first)
+        if found:
+            error = NonFiniteError(f"{error}: {found}")
+        raise error
+
+    def _steps_taken(self) -> int:
+        return int(to_numpy(self.trainer.model.store.counters)[0])
+
+    def _culprit(self, done: int) -> str:
+        """Who made the number, in words, or '' where that cannot be told."""
+        from bpnet import forensics
+
+        try:
+            return str(forensics.find(self, done) or "")
+        except Exception:  # a model that cannot be copied or run on NumPy: what is known is said anyway
+            return ""

@@ -143,6 +143,11 @@ def _rows(indices: Any, n: int) -> Any:
     return rows.astype(np.int64)
 
 
+def epoch_order(n: int, seed: int, epoch: int) -> Any:
+    """The order of n samples in an epoch, int64."""
+    return HostStream(seed, f"shuffle/epoch {epoch}").permutation(n)
+
+
 def batches(
     data: Dataset, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, skip: int = 0
 ) -> Generator[tuple[Any, ...], None, None]:
@@ -154,7 +159,7 @@ def batches(
     """
     batch_size = check_batch_size(batch_size)
     shuffle = flag("shuffle", shuffle)
-    order = HostStream(seed, f"shuffle/epoch {epoch}").permutation(len(data)) if shuffle else None
+    order = epoch_order(len(data), seed, epoch) if shuffle else None
     takers = [_Taker(array) for array in (data.x, data.y, data.weight) if array is not None]
     for start in range(skip * batch_size, len(data), batch_size):
         stop = min(start + batch_size, len(data))
