@@ -80,6 +80,17 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, target)
+    _settle(target.parent)
+
+
+def _settle(folder: Path) -> None:
+    """Bring a folder's new entry to the disk, where the system lets one."""
+    with contextlib.suppress(OSError, AttributeError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager

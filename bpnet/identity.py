@@ -59,13 +59,20 @@ def described(trainer: Trainer) -> dict[str, Any]:
             "dtype": store.dtype,
             "model seed": store.seed,
             "random streams": sorted(store.streams),
-            "loss": {"name": type(trainer.loss).__name__, **trainer.loss.config},
+            "loss": {"name": type(trainer.loss).__name__, **_loss_settings(trainer)},
             "metrics": [repr(metric) for metric in trainer.metrics],
             "optimizer": {"name": type(optimizer).__name__, **config},
             "seed": trainer.seed,
         }
     )
     return found
+
+
+def _loss_settings(trainer: Trainer) -> dict[str, Any]:
+    try:
+        return trainer.loss.config
+    except AttributeError:  # a loss of one's own that keeps its arguments elsewhere
+        return {}
 
 
 def plain(value: Any) -> Any:

@@ -343,6 +343,18 @@ def test_a_resumed_fit_may_be_longer(tmp_path: Path) -> None:
     assert bits(second) == bits(whole)
 
 
+def test_a_loss_of_ones_own_may_keep_its_settings_where_it_likes(tmp_path: Path) -> None:
+    class Scaled(bp.SoftmaxCrossEntropy):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self._scale = scale
+
+    def make() -> bp.Trainer:
+        return bp.Trainer(bp.Dense(5, 3), Scaled(2.0), bp.SGD(0.1), seed=1)
+
+    same_after_a_kill(tmp_path / "run", make, 9)
+
+
 def test_lines_and_bar_count_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(made(), checkpoint=tmp_path, epochs=3)
     fit(made(), resume=tmp_path, progress=True)
