@@ -631,3 +631,14 @@ def test_the_command_refuses_wrong_use_with_2(arguments: tuple[str, ...], messag
     done = invoke("audit", *arguments)
     assert done.exit_code == 2, done.output
     assert message in done.output
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["digits", "diabetes"])
+def test_a_step_on_pytorch_does_not_part_from_one_on_numpy(name: str) -> None:
+    run = recipes.find(name).prepare(backend="numpy")
+    for optimizer in (None, bp.Adam(1e-3)):
+        samples = run.training.x[:16], run.training.y[:16]
+        report = bp.audit(run.model, run.trainer.loss, *samples, against="torch", optimizer=optimizer)
+        assert report.passed, str(report)
+        assert {row.what for row in report.rows} == {"forward", "backward", "update"}
