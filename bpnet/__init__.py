@@ -4,6 +4,7 @@ from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
 from bpnet.auditing import AuditReport, audit
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
 from bpnet.callbacks import Callback
+from bpnet.checkpoint import Checkpoint
 from bpnet.contracts import strict
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
@@ -20,6 +21,7 @@ from bpnet.errors import (
     ShapeError,
     StateError,
 )
+from bpnet.explain import explain
 from bpnet.history import History
 from bpnet.inference import predict
 from bpnet.layers import (
@@ -110,6 +112,7 @@ __all__ = [
     "BpnetError",
     "Callback",
     "CategoricalCrossEntropy",
+    "Checkpoint",
     "CheckpointError",
     "ClassLoss",
     "Concatenate",
@@ -179,6 +182,7 @@ __all__ = [
     "callbacks",
     "data",
     "errors",
+    "explain",
     "get_backend",
     "initializers",
     "kernel",

@@ -24,6 +24,7 @@ extensions = [
     "public_names",
     "mirrored_pages",
     "mathml",
+    "explained_neuron",
 ]
 exclude_patterns = ["_build", "_extensions"]
 

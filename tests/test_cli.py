@@ -733,6 +733,47 @@ def test_outputs_that_are_not_finite_are_a_failure() -> None:
 # --- the command itself ---
 
 
+# --- explain ---
+
+
+def test_explain_tells_the_walk_of_a_recipe_of_a_saved_model_and_of_a_file(tiny: str) -> None:
+    done = invoke("explain", "digits", "--sample", "3", "--neuron", "1")
+    assert done.exit_code == 0, done.output
+    assert "Sample 0, backward" in done.output
+    assert "SoftmaxCrossEntropy" in done.output
+    assert done.output.endswith("Of digits, test of stratified-fifth, seed 0: sample 0 is 3.\n")
+    assert invoke("train", tiny, "--out", "tiny.safetensors").exit_code == 0
+    for model in (tiny, "tiny.safetensors"):
+        done = invoke("explain", model, "--json", "--sample", "0", "--sample", "2")
+        assert done.exit_code == 0, done.output
+        results = json.loads(done.stdout.splitlines()[-1])
+        assert (results["rows"], results["disagreements"]) == ([0, 2], [])
+        assert {scene["sample"] for scene in results["scenes"]} == {0, 1}
+
+
+def test_explain_writes_a_page() -> None:
+    done = invoke("explain", "digits", "--html", "digits.html")
+    assert (done.exit_code, done.output.splitlines()[0]) == (0, "digits.html: a page to step through")
+    assert Path("digits.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere.safetensors",), "there is no file 'nowhere.safetensors'; `bpnet train` writes one"),
+        (("digit",), "no recipe is called 'digit'"),
+        (("digits", "--sample", "100000"), "--sample must be in 0 ... 358, the test part of digits; got 100000"),
+        (("digits", "--sample", "x"), "--sample must be an integer of at least 0, got 'x'"),
+        (("digits", "--neuron", "-1"), "--neuron must be an integer of at least 0, got '-1'"),
+        (("digits", "--html", "no/where.html"), "--html: cannot write"),
+    ],
+)
+def test_explain_refuses_with_2_what_it_cannot_show(arguments: tuple[str, ...], message: str) -> None:
+    done = invoke("explain", *arguments)
+    assert done.exit_code == 2
+    assert message in done.output
+
+
 def test_version_and_help_exit_with_0() -> None:
     version = invoke("--version")
     assert version.exit_code == 0

@@ -19,6 +19,7 @@ from bpnet.commands.audit import audit
 from bpnet.commands.data import app as data_app
 from bpnet.commands.doctor import doctor
 from bpnet.commands.evaluate import evaluate
+from bpnet.commands.explain import explain
 from bpnet.commands.predict import predict
 from bpnet.commands.recipes import recipes
 from bpnet.commands.train import train
@@ -87,6 +88,7 @@ def _options(
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(explain)
 app.command()(audit)
 app.command()(doctor)
 app.command()(recipes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from typing import Annotated, Any, TypeVar
 
@@ -50,6 +51,22 @@ def _picture(path: str) -> str:
     if find_spec("matplotlib") is None:
         raise ValueError('matplotlib draws it, which is missing: pip install "bpnet-xp[plot]"')
     return path
+
+
+_EVERY = re.compile(r"([1-9][0-9]{0,11}) ?(epochs?|steps?|)")
+
+
+def every(text: str) -> tuple[int, str]:
+    """How many, and of what: "epochs" or "steps", of a text such as "2", "1epoch" or "500steps"; ValueError else."""
+    found = _EVERY.fullmatch(text)
+    if found is None:
+        raise ValueError(f"a number of epochs, as 1, or of steps, as 500steps, at least 1; got {text!r}")
+    return int(found[1]), "steps" if found[2].startswith("step") else "epochs"
+
+
+def _every(text: str) -> str:
+    every(text)
+    return text
 
 
 def _folder(path: str) -> str:
@@ -122,6 +139,8 @@ class TrainSettings(_Settings):
     plot: Annotated[str, AfterValidator(_picture)] | None = None
     log: Annotated[str, AfterValidator(_log)] | None = None
     tensorboard: Annotated[str, AfterValidator(_folder)] | None = None
+    checkpoint_every: Annotated[str, AfterValidator(_every)] | None = None
+    folder: Annotated[str, AfterValidator(_folder)] | None = Field(None, title="--out")
 
 
 class EvaluateSettings(_OnBackend):
@@ -140,6 +159,15 @@ class PredictSettings(_OnBackend):
     model: Annotated[str, AfterValidator(_model_file)] = Field(title="MODEL")
     input: Annotated[str, AfterValidator(_input_file)] | None = None
     sample: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
+
+
+class ExplainSettings(_OnBackend):
+    """Of `bpnet explain`."""
+
+    model: str = Field(title="RECIPE|MODEL")
+    sample: list[Annotated[int, Field(ge=0)]] = Field([0], description="an integer of at least 0")
+    neuron: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
+    html: Annotated[str, AfterValidator(_writable)] | None = None
 
 
 class AuditSettings(_OnBackend):

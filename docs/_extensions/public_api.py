@@ -15,15 +15,16 @@ from typing import Any
 import bpnet
 
 # Public modules that `import bpnet` leaves alone, so that they are not in its __all__.
-FURTHER = ("auditing", "callbacks", "nnfs", "recipes", "schedules", "sklearn", "testing")
+FURTHER = ("auditing", "callbacks", "explain", "nnfs", "recipes", "schedules", "sklearn", "testing")
 # group: the modules of bpnet (their first part) whose names it has, in the order in which it shows them.
 GROUPS: dict[str, tuple[str, ...]] = {
     "layers": ("layers", "parameter"),
     "losses": ("losses",),
     "optimizers": ("optimizers", "schedules"),
     "metrics": ("metrics",),
-    "trainer": ("trainer", "history", "inference", "contracts"),
+    "trainer": ("trainer", "history", "inference", "checkpoint", "contracts"),
     "callbacks": ("callbacks",),
+    "explain": ("explain",),
     "data": ("data",),
     "backends": ("backend", "dispatch"),
     "ops": ("ops",),
