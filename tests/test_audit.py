@@ -414,6 +414,7 @@ def test_two_sides_that_part_are_told_where_by_how_much_and_who_is_right(monkeyp
     report = bp.audit(model, bp.SoftmaxCrossEntropy(), X, LABELS, against=strict)
     parting = report.parting
     assert not report.passed
+    assert json.loads(json.dumps(report.json(), allow_nan=False))["parting"]["where"] == "1 Tanh"
     assert parting is not None
     assert (parting.direction, parting.where, parting.tensor) == ("backward", "1 Tanh", "the result of tanh_backward")
     assert parting.sides == ("numpy, float32", "strict, float32")
@@ -515,6 +516,15 @@ def test_a_saved_model_is_audited_on_the_data_of_its_recipe(tmp_path: Any) -> No
     report = bp.audit(bp.load(tmp_path / "m.safetensors"), samples=4)
     assert report.passed, str(report)
     assert "4 samples (of its recipe)" in report.subject
+    assert any(row.where == "SoftmaxCrossEntropy" for row in report.rows)
+
+
+def test_a_saved_model_whose_data_are_gone_is_audited_on_random_samples_with_its_loss() -> None:
+    run = recipes.find("spiral").prepare(backend="numpy")
+    run.model.info["recipe"] = {**run.recipe.settings, "data": {"csv": "gone.csv", "target": "y"}}
+    report = bp.audit(run.model)
+    assert report.passed, str(report)
+    assert "8 samples (random)" in report.subject
     assert any(row.where == "SoftmaxCrossEntropy" for row in report.rows)
 
 
@@ -621,3 +631,14 @@ def test_the_command_refuses_wrong_use_with_2(arguments: tuple[str, ...], messag
     done = invoke("audit", *arguments)
     assert done.exit_code == 2, done.output
     assert message in done.output
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["digits", "diabetes"])
+def test_a_step_on_pytorch_does_not_part_from_one_on_numpy(name: str) -> None:
+    run = recipes.find(name).prepare(backend="numpy")
+    for optimizer in (None, bp.Adam(1e-3)):
+        samples = run.training.x[:16], run.training.y[:16]
+        report = bp.audit(run.model, run.trainer.loss, *samples, against="torch", optimizer=optimizer)
+        assert report.passed, str(report)
+        assert {row.what for row in report.rows} == {"forward", "backward", "update"}

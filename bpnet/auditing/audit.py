@@ -137,15 +137,12 @@ def _samples(
         if not x.ndim or not len(x):
             raise ConfigError(f"audit: x must have some samples along its first axis, got shape {x.shape}")
     else:
-        known = of_recipe(wide, n)
-        if known is not None:
-            x, y, own = known
-            if loss is not None and type(loss) is not type(own):
-                y = None
-            loss, origin = loss or own, "of its recipe"
-            x = np.asarray(to_numpy(x))
-        else:
-            x, origin = random_x(wide, n, seed), "random"
+        x, y, own = of_recipe(wide, n) or (None, None, None)
+        if loss is not None and type(loss) is not type(own):
+            y = None
+        loss = own if loss is None else loss
+        origin = "random" if x is None else "of its recipe"
+        x = random_x(wide, n, seed) if x is None else np.asarray(to_numpy(x))
     if loss is None:
         return None, x, None, origin
     y = random_y(wide, loss, x, seed) if y is None else np.asarray(to_numpy(y))

@@ -20,7 +20,10 @@ WIDTHS = (4, 6, 3, 8, 2, 5, 1)
 
 
 def of_recipe(model: Layer, n: int) -> tuple[Any, Any, Loss] | None:
-    """n samples of the data that the model was trained on, and its loss; None where the model does not know them."""
+    """n samples of the data that the model was trained on, and its loss; None where it does not know them.
+
+    Where the data are not to be had, x and y are None.
+    """
     tables = model.info.get("recipe")
     if not isinstance(tables, dict):
         return None
@@ -29,9 +32,13 @@ def of_recipe(model: Layer, n: int) -> tuple[Any, Any, Loss] | None:
     try:
         draft = recipes.make_draft(tables, name=str(model.info.get("recipe_name", "recipe")))
         draft.mistakes.raise_if_any()
-        return first_samples(draft, n)
-    except MissingExtraError:
+    except (MissingExtraError, ConfigError):
         return None
+    assert draft.loss is not None
+    try:
+        return first_samples(draft, n)
+    except ConfigError:
+        return None, None, draft.loss
 
 
 def first_samples(draft: Draft, n: int) -> tuple[Any, Any, Loss]:
