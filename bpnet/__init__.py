@@ -1,8 +1,10 @@
 """bpnet: neural networks trained by explicit backpropagation, on any array backend."""
 
 from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
+from bpnet.auditing import AuditReport, audit
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
 from bpnet.callbacks import Callback
+from bpnet.checkpoint import Checkpoint
 from bpnet.contracts import strict
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
@@ -101,6 +103,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "AuditReport",
     "Backend",
     "BackendError",
     "BinaryAccuracy",
@@ -109,6 +112,7 @@ __all__ = [
     "BpnetError",
     "Callback",
     "CategoricalCrossEntropy",
+    "Checkpoint",
     "CheckpointError",
     "ClassLoss",
     "Concatenate",
@@ -173,6 +177,7 @@ __all__ = [
     "TopKAccuracy",
     "Trainer",
     "WarmUp",
+    "audit",
     "backend_names",
     "callbacks",
     "data",

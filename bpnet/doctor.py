@@ -35,7 +35,7 @@ def diagnose(choice: str | Backend | None = None) -> dict[str, Any]:
     selected, source = selection(choice)
     name = selected if isinstance(selected, str) else selected.name
     backends = [_backend(known) for known in _names(name)]
-    blas = _blas()
+    blas = blas_facts()
     package = _package()
     return {
         "ok": any(each["usable"] for each in backends if each["name"] == name),
@@ -93,7 +93,7 @@ def _is_missing(error: BaseException, name: str) -> bool:
 # --- the BLAS ---
 
 
-def _blas() -> dict[str, Any]:
+def blas_facts() -> dict[str, Any]:
     """NumPy's BLAS: what it was built with, and, where threadpoolctl can see it, the kernel and threads at work."""
     built: Any = np.show_config(mode="dicts")
     built = (built or {}).get("Build Dependencies", {}).get("blas", {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -15,14 +16,54 @@ import numpy as np
 
 from bpnet.errors import CheckpointError
 
+SEAL = "sha256"  # the key of the metadata that holds the digest of the whole file
+_BLANK = "0" * 64  # what stands in its place while the file is digested
+
 
 def write(path: str | os.PathLike[str], tensors: dict[str, Any], metadata: dict[str, str]) -> None:
-    """Write NumPy arrays and texts to `path`, as `write_bytes` does."""
+    """Write NumPy arrays and texts to `path`, as `write_bytes` does; equal contents give equal files.
+
+    The metadata get one more text, the SHA-256 of the file in which 64 zeros stand in that text's place.
+    """
+    write_bytes(path, pack(tensors, metadata))
+
+
+def pack(tensors: dict[str, Any], metadata: dict[str, str]) -> bytes:
+    """The bytes of the file that `write` writes."""
     from safetensors.numpy import save
 
     # safetensors writes the memory as it lies and does not look at strides: C order, or other numbers are read back.
     ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    write_bytes(path, save(ordered, metadata=metadata))
+    plain = memoryview(save(ordered, metadata=metadata | {SEAL: _BLANK}))
+    size = int.from_bytes(plain[:8], "little")
+    header = json.loads(bytes(plain[8 : 8 + size]))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # safetensors has them in any order
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    length, data = len(text).to_bytes(8, "little"), plain[8 + size :]
+    return b"".join((length, text.replace(_sealing(_BLANK), _sealing(_digest(length, text, data))), data))
+
+
+def _sealing(digest: str) -> bytes:
+    """How the header says the digest; texts cannot hold this, since JSON puts backslashes before their quotes."""
+    return f'"{SEAL}":"{digest}"'.encode()
+
+
+def _digest(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _check_seal(path: Any, content: bytes, header: int, digest: str) -> None:
+    """Raise CheckpointError unless the file's digest is what its header says. header : bytes of it"""
+    length, text, data = content[:8], content[8 : 8 + header], memoryview(content)[8 + header :]
+    said = _sealing(digest)
+    if text.count(said) != 1 or _digest(length, text.replace(said, _sealing(_BLANK)), data) != digest:
+        raise CheckpointError(
+            f"{str(path)!r} is damaged: its SHA-256 is not the one that was written with it; take another copy"
+        )
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -81,19 +122,42 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the NumPy arrays and the texts of a safetensors file. Nothing in it is executed.
 
-    Raises CheckpointError when it cannot be read, is truncated, or is something else.
+    Raises CheckpointError when it cannot be read, is truncated or damaged, or is something else. A file without a
+    digest of its content is taken as it is; where there was one, it is in the metadata under `SEAL`.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {str(path)!r}: {_reason(error)}") from error
+    content = _content(path)
     try:
         tensors = load(content)
         size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{str(path)!r} is no whole safetensors file ({len(content)} bytes): {error}") from error
-    return tensors, metadata
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+    except (
+        SafetensorError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        ImportError,
+        RecursionError,
+    ) as error:
+        what = f"{error}"[:200]
+        raise CheckpointError(f"{str(path)!r} is no whole safetensors file ({len(content)} bytes): {what}") from error
+    if SEAL in metadata:
+        _check_seal(path, content, size, metadata[SEAL])
+    return dict(sorted(tensors.items())), metadata
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a regular file: of a device or a pipe there may be no end."""
+    try:
+        kind = os.stat(path).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+            raise CheckpointError(f"cannot read {str(path)!r}: it is no regular file")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {_reason(error)}") from error
+    except ValueError as error:  # a zero byte in the name
+        raise CheckpointError(f"cannot read {str(path)!r}: {error}") from error

@@ -20,6 +20,9 @@ class Progress(Protocol):
     ) -> None:
         """Stop, and leave the output usable."""
 
+    def begin(self, finished: int) -> None:
+        """So many epochs were finished before: those of a fit that is resumed."""
+
     def step(self, done: int) -> None:
         """`done` steps of this epoch are done."""
 
@@ -40,6 +43,7 @@ class Silent:
 
     def __init__(self, epochs: int = 0, steps: int = 0) -> None:
         self.epochs = epochs
+        self.finished = 0
         self.rates: set[Any] = set()
 
     def describe(self, row: dict[str, Any]) -> str:
@@ -54,6 +58,10 @@ class Silent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
+
+    def begin(self, finished: int) -> None:
+        """Count on from there."""
+        self.finished = finished
 
     def step(self, done: int) -> None:
         """Say nothing."""
@@ -79,7 +87,6 @@ class Bar(Silent):
         from rich.progress import Progress as RichProgress
 
         self.steps = steps
-        self.finished = 0
         self.bar: Any = RichProgress(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(),
@@ -97,6 +104,11 @@ class Bar(Silent):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+
+    def begin(self, finished: int) -> None:
+        """Move the bar to there."""
+        super().begin(finished)
+        self.bar.update(self.task, completed=finished * self.steps, epoch=min(finished + 1, self.epochs))
 
     def step(self, done: int) -> None:
         """Move the bar."""

@@ -16,8 +16,8 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.backend import FLOATING_DTYPES, Backend
-from bpnet.dispatch import Array
-from bpnet.errors import ConfigError, StateError
+from bpnet.dispatch import Array, note_change
+from bpnet.errors import CheckpointError, ConfigError, StateError
 from bpnet.parameter import Parameter, Stream
 from bpnet.random import HostStream, stream_key
 
@@ -47,6 +47,7 @@ class Run:
     weight_decay: float
 
 
+SLOT = "slot/"  # what the names of slots begin with in `Store.arrays`
 AVERAGE = "average"  # the slot of the values' moving averages
 
 
@@ -255,7 +256,50 @@ class Store:
             "learning_rate": self.learning_rate,
             "ok": self.ok,
         }
-        return fixed | {f"slot/{name}": slot for name, slot in self.slots.items()}
+        return fixed | {f"{SLOT}{name}": slot for name, slot in self.slots.items()}
+
+    def check_restorable(self, kept: dict[str, Any]) -> None:
+        """Raise CheckpointError unless `kept` has host arrays under the names of `arrays()`, as long as the store's.
+
+        Slots may be others, and the gradients may be missing.
+        """
+        present = self.arrays()
+        for name, array in present.items():
+            if name not in kept and name != "grads" and not name.startswith(SLOT):
+                raise CheckpointError(f"the checkpoint lacks {name!r}")
+            if name in kept and kept[name].shape != tuple(array.shape):
+                raise CheckpointError(
+                    f"the checkpoint's {name!r} has shape {kept[name].shape}, the model's {tuple(array.shape)}"
+                )
+        dtypes = {"counters": "int64", "learning_rate": "float64", "ok": "bool"}
+        for name, array in kept.items():
+            unknown = name not in present and not name.startswith(SLOT)
+            if (
+                unknown
+                or str(array.dtype) != dtypes.get(name, self.dtype)
+                or (name not in present and array.shape != (self.size,))
+            ):
+                raise CheckpointError(f"the checkpoint has a {name!r} of {array.dtype} that the model has no place for")
+
+    def restore(self, kept: dict[str, Any], filled: Iterable[str]) -> None:
+        """Take the host arrays that `arrays()` had and `check_restorable` let pass. An optimizer has claimed the store.
+
+        filled : the paths of the parameters to whose gradients the present step has contributed
+        Slots that are not among them are dropped, so that recorded steps that name them no longer hold.
+        """
+        self.check()
+        for name in [name for name in self.slots if SLOT + name not in kept]:
+            del self.slots[name]
+            self._ranges = {key: part for key, part in self._ranges.items() if key[0] != name}
+            note_change()
+        for name in kept:
+            if name.startswith(SLOT):
+                self.slot(name.removeprefix(SLOT))
+        for name, array in self.arrays().items():
+            array[...] = self.backend.asarray(kept[name]) if name in kept else 0
+        self.consume_gradients()
+        for path in filled:
+            self.parameters[path]._filled = self.filled = True
 
     def known_arrays(self) -> Iterable[Array]:
         """Every array object that the store hands out: buffers, their parts, and the parameters' views."""

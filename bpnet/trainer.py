@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bpnet import ops
-from bpnet.backend import Backend, get_backend, to_numpy
-from bpnet.callbacks.base import Callback, running
+from bpnet.backend import Backend, get_backend
+from bpnet.callbacks.base import Callback
+from bpnet.checkpoint import Checkpoint, as_checkpoint, find
 from bpnet.checks import flag
 from bpnet.contracts import looks_at_values
 from bpnet.data.dataset import Dataset, as_dataset, as_validation, check_batch_size
 from bpnet.dispatch import Array, Tracked
 from bpnet.door import Door
-from bpnet.errors import ConfigError, NonFiniteError
+from bpnet.errors import ConfigError
+from bpnet.fitting import Fit
 from bpnet.history import History
 from bpnet.inference import predict
-from bpnet.interrupt import Interrupt
 from bpnet.layers.base import Layer
 from bpnet.losses import Loss
 from bpnet.metrics import Metric
 from bpnet.optimizers import Optimizer
 from bpnet.pairing import plain_weights
 from bpnet.planner import Planner
-from bpnet.progress import make_progress
 from bpnet.random import check_seed
+from bpnet.snapshot import Snapshot
 from bpnet.step import Step
 from bpnet.store import AVERAGE, Store
 from bpnet.totals import Totals
-
-READ_EVERY = 0.2  # seconds between looks at the device while an epoch runs
 
 
 class Trainer(Tracked):
@@ -192,6 +191,8 @@ class Trainer(Tracked):
         shuffle: bool = True,
         progress: bool = True,
         callbacks: Sequence[Callback] = (),
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        resume: str | os.PathLike[str] | bool | None = None,
     ) -> History:
         """Train for `epochs` passes over the data and return their History.
 
@@ -202,10 +203,15 @@ class Trainer(Tracked):
         shuffle          : a new order every epoch, a function of (seed, epoch); the last partial batch is kept
         progress         : a bar on a terminal, a line an epoch elsewhere
         callbacks        : told of the start, every step and epoch, and the end; see `bpnet.callbacks`
+        checkpoint       : a Checkpoint, or a folder: writes down all that the fit goes on from, after every epoch or so
+        resume           : a folder of checkpoints, of which the newest whole one is taken, or one of their files: the
+                           fit goes on from there, bit for bit as if it had never ended, and `epochs` counts from its
+                           beginning. True: from the folder of `checkpoint` where it has any, else from the start.
         Ctrl-C takes effect at the end of the present step: the parameters are whole, and the History so far is returned
         with `interrupted` set; a second Ctrl-C interrupts at once, which may leave a step half made.
         Raises DataError, ShapeError, DTypeError, ConfigError before anything is changed; NonFiniteError when the loss
-        stops being finite, with the parameters as they were before that step.
+        stops being finite, with the parameters as they were before that step; CheckpointError where a checkpoint cannot
+        be written or read. What does not fit the checkpoint to resume from is refused with what differs.
         """
         data = as_dataset(x, y, sample_weight)
         check_batch_size(batch_size)
@@ -219,54 +225,23 @@ class Trainer(Tracked):
         validation = None if validation_data is None else as_validation(validation_data)
         if validation is not None:
             door.check(validation, ("validation x", "validation y", "validation sample_weight"))
-        n_steps = -(-len(data) // batch_size)
+        checkpoint = as_checkpoint(checkpoint)
+        found = find(resume, checkpoint)
         self.optimizer.check(self.model)
-        self._check_schedule(int(epochs) * n_steps)
-        names = ("loss", *(metric.name for metric in self._metrics))
-        columns = ("epoch", *names, *(f"val_{n}" for n in names if validation is not None), "learning_rate", "seconds")
-        data = door.moved(data)
-        self._stop = ""
-        history = History()
-        quiet = np.errstate(all="ignore")  # NonFiniteError says it better
-        with (
-            running(callbacks, self, columns, history),
-            self._flag(),
-            make_progress(progress, epochs, n_steps) as shown,
-            Interrupt() as interrupt,
-            quiet,
-        ):
-            self._prepare_totals(prediction, data)
-            step = Step(self, micro_batch_size, counted=True)
-            for epoch in range(1, epochs + 1):
-                start = time.perf_counter()
-                order = door.batches(data, batch_size, seed=self.seed, epoch=self._epoch, shuffle=shuffle)
-                with contextlib.closing(order):
-                    complete = self._train_epoch(step, order, n_steps, shown, interrupt, callbacks)
-                if not complete:
-                    history.interrupted = interrupt.asked
-                    break
-                assert self._totals is not None
-                row = {"epoch": float(self._epoch), **self._totals.read()}
-                if validation is not None:
-                    results = self._evaluate(validation, max(batch_size, 256))
-                    row |= {f"val_{name}": value for name, value in results.items()}
-                row["learning_rate"] = self.optimizer.learning_rate
-                row["seconds"] = time.perf_counter() - start
-                history.rows.append(row)
-                for callback in callbacks:
-                    callback.on_epoch_end(self, row)
-                shown.epoch(epoch, row)
-                if interrupt.asked or self._stop:
-                    history.interrupted = interrupt.asked
-                    break
-            history.stopped = self._stop
-        if history.interrupted:
-            steps = int(to_numpy(self.model.store.counters)[0])
-            print(
-                f"interrupted after {len(history)} complete epochs; the parameters are whole, as after step {steps}",
-                flush=True,
-            )
-        return history
+        fit = Fit(
+            self,
+            data,
+            validation,
+            epochs=int(epochs),
+            batch_size=int(batch_size),
+            micro_batch_size=micro_batch_size,
+            shuffle=shuffle,
+            callbacks=callbacks,
+        )
+        if found is None:
+            self._check_schedule(fit.epochs * fit.n_steps)
+        fit.go_on(found, checkpoint)
+        return fit.run(prediction, progress)
 
     def stop(self, reason: str) -> None:
         """End the fit that is running, after the present step or epoch; for callbacks.
@@ -274,36 +249,6 @@ class Trainer(Tracked):
         reason : kept as `history.stopped`
         """
         self._stop = reason or "stopped"
-
-    def _train_epoch(
-        self,
-        step: Step,
-        order: Iterator[tuple[Any, ...]],
-        n_steps: int,
-        shown: Any,
-        interrupt: Interrupt,
-        callbacks: Sequence[Callback],
-    ) -> bool:
-        """One pass over the data; False when something ended it early."""
-        assert self._totals is not None
-        self._totals.reset()
-        seen = time.perf_counter()
-        listening = [callback for callback in callbacks if type(callback).on_step_end is not Callback.on_step_end]
-        for done, batch in enumerate(order, start=1):
-            self._run(step, batch)
-            for callback in listening:
-                callback.on_step_end(self)
-            now = time.perf_counter()
-            if now - seen > READ_EVERY:
-                seen = now
-                shown.step(done)
-                self._stop_if_not_finite()
-            if (interrupt.asked or self._stop) and done < n_steps:
-                self._stop_if_not_finite()
-                return False
-        self._stop_if_not_finite()
-        self._epoch += 1
-        return True
 
     def _prepare_totals(self, prediction: Array, data: Dataset) -> None:
         """Have sums that fit the metrics; those of an earlier fit where they still do, since plans name them."""
@@ -326,26 +271,27 @@ class Trainer(Tracked):
                 "for longer"
             )
 
-    @contextlib.contextmanager
-    def _flag(self) -> Iterator[None]:
-        """Raise the store's flag `ok`, and in any case again at the end: where it is down no loop can train."""
-        self.model.store.ok[...] = True
-        try:
-            yield
-        finally:
-            self.model.store.ok[...] = True
+    # --- files ---
 
-    def _stop_if_not_finite(self) -> None:
-        store = self.model.store
-        if bool(store.ok):
-            return
-        steps = int(to_numpy(store.counters)[0])
-        what = "the loss" if self.optimizer.clip_norm is None else "the loss or the norm of the gradients"
-        raise NonFiniteError(
-            f"{what} was NaN or infinite in step {steps + 1} (epoch {self._epoch + 1}); the parameters are "
-            f"as they were before it, after step {steps}. Lower the learning rate ({self.optimizer.learning_rate:g}), "
-            "or look at the data of that step"
-        )
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all that training goes on from to a file, whole or not at all: for loops of one's own, between steps.
+
+        Values, gradients where some are accumulated, the optimizer's slots and settings, averages, counters, epoch. The
+        steps that follow `restore` are bit for bit those that follow `save`. In a fit, `checkpoint=` does this.
+        Raises CheckpointError where the file cannot be written.
+        """
+        Snapshot.take(self).write(path)
+
+    def restore(self, path: str | os.PathLike[str]) -> None:
+        """Go back to where a file of `save` was written, or a checkpoint of a fit; its epoch is then not counted on.
+
+        Raises CheckpointError when the file is not whole; ConfigError that names what differs where it is of another
+        model, loss or optimizer. Nothing is changed then. Warns where the last bits of further steps may differ.
+        """
+        found = Snapshot.read(path)
+        found.check(self)
+        found.restore(self)
+        self._epoch = found.about["epoch"]
 
     # --- inference ---
 

@@ -115,6 +115,14 @@ def test_the_backends_example_gives_the_reason_and_exits_with_2_where_the_backen
     assert any(remedy in done.stderr for remedy in ("pip install", "run on the CPU with BPNET_BACKEND=numpy"))
 
 
+def test_the_audited_layer_is_first_wrong_and_then_right(run: Runner) -> None:
+    wrong, right = run("audit_your_layer.py").split("Swish: passed\n")
+    assert wrong.startswith("Averaged: FAILED\n")
+    assert "1 Averaged, slope: WRONG: is 20.000x too small (20 is the number of samples)\n" in wrong
+    assert wrong.count("WRONG") == 2
+    assert right.splitlines() == [f"  1 Swish, {what}: ok" for what in ("dx", "slope", "promises")]
+
+
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_every_example_says_what_it_is_and_is_under_80_lines(example: Path) -> None:
     text = example.read_text(encoding="utf-8")

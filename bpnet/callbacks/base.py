@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base of all callbacks: four moments of a fit, none of which has to be used.
+    """Base of all callbacks: four moments of a fit, and what is kept of them; none has to be used.
 
     A callback may read `trainer.model`, `.optimizer`, `.loss`, `.metrics` and `.epoch`, and end the fit after the
     present step or epoch with `trainer.stop("reason")`. bpnet's own start afresh in `on_fit_start`, so one object can
-    serve many fits, one after another.
+    serve many fits, one after another. One that remembers something from epoch to epoch defines `state` and `restore`
+    too, so that a fit that is resumed from a checkpoint goes on as if it had never ended.
     """
 
     def on_fit_start(self, trainer: Trainer, names: tuple[str, ...]) -> None:
@@ -35,6 +36,21 @@ class Callback:
 
     def on_fit_end(self, trainer: Trainer, history: History) -> None:
         """The fit ended, whatever ended it; close what is open. Called wherever `on_fit_start` succeeded."""
+
+    def state(self) -> dict[str, Any]:
+        """What has to be kept in a checkpoint, so that `restore` can go on from there: by name, JSON values and arrays,
+        or dicts of them.
+
+        Called between two steps or epochs of a fit. Not for what the constructor was given.
+        """
+        return {}
+
+    def restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        """Go on as when `state` returned this; arrays come back as NumPy's. Called after `on_fit_start`.
+
+        What a checkpoint says is not to be trusted blindly: a KeyError, TypeError or ValueError here becomes a
+        CheckpointError.
+        """
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))

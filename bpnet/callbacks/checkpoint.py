@@ -66,6 +66,14 @@ class BestCheckpoint(Callback):
         describe(trainer.model, self.info)
         check_writable(self.path)
 
+    def state(self) -> dict[str, Any]:
+        """The best value so far; the file itself is made again by the epoch that is."""
+        return self._monitor.state()
+
+    def restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        """Go on."""
+        self._monitor.restore(state)
+
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         """Save the model where the value is better."""
         if not self._monitor.improves(row):

@@ -48,6 +48,14 @@ class EveryStep(Callback):
         """Begin afresh."""
         self._done = 0
 
+    def state(self) -> dict[str, Any]:
+        """The number of steps so far, where it matters."""
+        return {"done": self._done} if self.n > 1 else {}
+
+    def restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        """Go on."""
+        self._done = int(state["done"])
+
     def on_step_end(self, trainer: Trainer) -> None:
         """Count, and call the function."""
         self._done += 1

@@ -44,6 +44,8 @@ class _FileLogger(Callback):
         self.path = os.fspath(path)
         self.append = append
         self._names: tuple[str, ...] = ()
+        self._length = 0  # of what belongs to this fit, or was there before where it is appended to
+        self._resumed = False
         self._file: IO[str] | None = None
 
     def on_fit_start(self, trainer: Trainer, names: tuple[str, ...]) -> None:
@@ -52,12 +54,34 @@ class _FileLogger(Callback):
         if os.path.exists(self.path) and not os.access(self.path, os.W_OK):
             raise CheckpointError(f"cannot write {self.path!r}: it may not be changed")
         self._names = names
+        self._length, self._resumed = 0, False
         if self.append and os.path.exists(self.path):
+            self._length = os.path.getsize(self.path)
             try:
                 with open(self.path, newline="", encoding="utf-8", errors="replace") as file:
                     self._check_head(file.readline())
             except OSError as error:
                 raise self._error(error) from error
+
+    def state(self) -> dict[str, Any]:
+        """Which file it is, and how long."""
+        return {"path": os.path.abspath(self.path), "bytes": self._length}
+
+    def restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        """Go on behind the lines that were written before the checkpoint; what came after them is written again.
+
+        Another file than before is begun anew. Raises CheckpointError where the file is shorter than it was.
+        """
+        length = int(state["bytes"])
+        if state["path"] != os.path.abspath(self.path) or not length:
+            return
+        found = os.path.getsize(self.path) if os.path.exists(self.path) else 0
+        if not 0 < length <= found:
+            raise CheckpointError(
+                f"{self.path!r} had {length} bytes when the checkpoint was made, and has {found} now; bring the file "
+                "back, or write to another one"
+            )
+        self._length, self._resumed = length, True
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         """Write the line."""
@@ -67,6 +91,7 @@ class _FileLogger(Callback):
                 self._file = self._open()
             self._file.write(self._line(row))
             self._file.flush()
+            self._length = os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise self._error(error) from error
 
@@ -77,13 +102,16 @@ class _FileLogger(Callback):
             file.close()
 
     def _open(self) -> IO[str]:
-        size = os.path.getsize(self.path) if self.append and os.path.exists(self.path) else 0
+        if self._resumed:
+            os.truncate(self.path, self._length)
+        goes_on = self.append or self._resumed
+        size = os.path.getsize(self.path) if goes_on and os.path.exists(self.path) else 0
         torn = False
         if size:
             with open(self.path, "rb") as before:
                 before.seek(-1, os.SEEK_END)
                 torn = before.read(1) != b"\n"
-        file = open(self.path, "a" if self.append else "w", newline="", encoding="utf-8")  # noqa: SIM115
+        file = open(self.path, "a" if goes_on else "w", newline="", encoding="utf-8")  # noqa: SIM115
         if torn:
             file.write("\n")  # the line that a killed process left unfinished stays a line of its own
         if not size:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from bpnet.errors import ConfigError, did_you_mean
+from bpnet.errors import CheckpointError, ConfigError, did_you_mean
 
 MODES = ("auto", "min", "max")
 SMALLER_IS_BETTER = {"loss", "error", "mae", "mse", "rmse", "perplexity"}
@@ -80,6 +80,18 @@ class Monitor:
             f"{self.owner}: there is no {self.name!r} to watch; there are {', '.join(names)}"
             f"{did_you_mean(self.name, names)}"
         )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"monitor": self.name, "best": self.best, "best_epoch": self.best_epoch}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; CheckpointError where another name was watched in it."""
+        if state["monitor"] != self.name:
+            raise CheckpointError(
+                f"{self.owner} watches {self.name!r}, and in the checkpoint it watched {str(state['monitor'])[:80]!r}"
+            )
+        self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
 
     def improves(self, row: dict[str, Any]) -> bool:
         """Whether the row's value is better than the best before, which it then replaces."""

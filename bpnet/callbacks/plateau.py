@@ -66,6 +66,15 @@ class ReduceOnPlateau(Callback):
         self._monitor.start(names)
         self._waited = self._cooling = 0
 
+    def state(self) -> dict[str, Any]:
+        """The best value, and the epochs that were counted."""
+        return {**self._monitor.state(), "waited": self._waited, "cooling": self._cooling}
+
+    def restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        """Go on."""
+        self._monitor.restore(state)
+        self._waited, self._cooling = int(state["waited"]), int(state["cooling"])
+
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         """Count epochs without anything better, and reduce."""
         self._waited = 0 if self._monitor.improves(row) else self._waited + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from bpnet.backend import to_numpy
 from bpnet.callbacks.base import Callback
 from bpnet.callbacks.monitor import Monitor, check_count, check_number
 from bpnet.dispatch import Array
@@ -63,6 +64,24 @@ class EarlyStopping(Callback):
         self._monitor.start(names)
         self._waited = 0
         self._kept = {}
+
+    def state(self) -> dict[str, Any]:
+        """The best value with its parameters, and the epochs since."""
+        kept = {name: to_numpy(array) for name, array in self._kept.items()}
+        return {**self._monitor.state(), "waited": self._waited, "kept": kept}
+
+    def restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        """Go on."""
+        store = trainer.model.store
+        kept = dict(state["kept"])
+        if any(name not in ("values", AVERAGE) or array.shape != (store.size,) for name, array in kept.items()):
+            raise ValueError("the kept parameters are not the model's")
+        self._monitor.restore(state)
+        self._waited = int(state["waited"])
+        xp = store.backend.xp
+        self._kept = {
+            name: xp.asarray(store.backend.asarray(array, dtype=store.dtype), copy=True) for name, array in kept.items()
+        }
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         """Keep the parameters where the value is better; else count, and end the fit."""

@@ -14,6 +14,7 @@ import itertools
 import math
 import numbers
 import os
+import re
 import struct
 import time
 from typing import IO, TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 POLYNOMIAL = 0x82F63B78  # Castagnoli's, bits reversed
 MASK = 0xA282EAD8
 _serial = itertools.count()
+_FILE = re.compile(r"events\.out\.tfevents\.[A-Za-z0-9_.-]+")
 
 
 def _crc_table() -> tuple[int, ...]:
@@ -107,9 +109,11 @@ class TensorBoard(Callback):
             raise ConfigError(f"TensorBoard: folder must be a path, got {folder!r}")
         self.folder = os.fspath(folder)
         self._files: dict[str, IO[bytes]] = {}
+        self._before: dict[str, int] = {}  # files of the same fit before it was resumed, with their lengths
 
     def on_fit_start(self, trainer: Trainer, names: tuple[str, ...]) -> None:
         """Make the files."""
+        self._before = {}
         runs = ["training"] + ["validation"] * any(name.startswith("val_") for name in names)
         try:
             for run in runs:
@@ -118,6 +122,24 @@ class TensorBoard(Callback):
         except OSError as error:
             self._close()
             raise self._error(error) from error
+
+    def state(self) -> dict[str, Any]:
+        """The files of this fit, and how long they are."""
+        files = {run: [os.path.basename(file.name), file.tell()] for run, file in self._files.items()}
+        return {"files": {**self._before, **{f"{run}/{name}": length for run, (name, length) in files.items()}}}
+
+    def restore(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        """Cut off what the earlier files have of epochs after the checkpoint: they come into the new ones."""
+        before = {str(name): int(length) for name, length in state["files"].items()}
+        for name in before:
+            run, _, file = name.partition("/")
+            if run not in ("training", "validation") or not _FILE.fullmatch(file):
+                raise ValueError(f"{name!r} is no event file")
+        for name, length in before.items():
+            path = os.path.join(self.folder, *name.split("/"))
+            if os.path.isfile(path) and os.path.getsize(path) > length >= 0:
+                os.truncate(path, length)
+        self._before = before
 
     def on_epoch_end(self, trainer: Trainer, row: dict[str, Any]) -> None:
         """Write and flush the numbers."""

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import bpnet
+from bpnet.commands.audit import audit
 from bpnet.commands.data import app as data_app
 from bpnet.commands.doctor import doctor
 from bpnet.commands.evaluate import evaluate
@@ -88,6 +89,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(explain)
+app.command()(audit)
 app.command()(doctor)
 app.command()(recipes)
 app.add_typer(data_app, name="data")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bpnet import recipes
-from bpnet.backend import ENVIRONMENT_VARIABLE, get_backend, selection
+from bpnet.backend import ENVIRONMENT_VARIABLE, FLOATING_DTYPES, get_backend, selection
 from bpnet.data import named
 from bpnet.errors import BackendError
 from bpnet.files import check_writable
@@ -52,6 +53,22 @@ def _picture(path: str) -> str:
     return path
 
 
+_EVERY = re.compile(r"([1-9][0-9]{0,11}) ?(epochs?|steps?|)")
+
+
+def every(text: str) -> tuple[int, str]:
+    """How many, and of what: "epochs" or "steps", of a text such as "2", "1epoch" or "500steps"; ValueError else."""
+    found = _EVERY.fullmatch(text)
+    if found is None:
+        raise ValueError(f"a number of epochs, as 1, or of steps, as 500steps, at least 1; got {text!r}")
+    return int(found[1]), "steps" if found[2].startswith("step") else "epochs"
+
+
+def _every(text: str) -> str:
+    every(text)
+    return text
+
+
 def _folder(path: str) -> str:
     if not path:
         raise ValueError("cannot make the folder '': name one")
@@ -84,6 +101,16 @@ def _usable_backend(choice: str | None) -> Any:
         raise ValueError(str(error)) from error
 
 
+def _other_side(choice: str) -> str:
+    if choice in ("eager", *FLOATING_DTYPES):
+        return choice
+    try:
+        get_backend(choice)
+    except BackendError as error:
+        raise ValueError(f"must be eager, {', '.join(FLOATING_DTYPES)} or a backend: {error}") from error
+    return choice
+
+
 SEED = f"an integer in 0 ... 2^64 - 1 ({MAX_SEED})"
 POSITIVE = "an integer of at least 1"
 Usable = Annotated[Any, BeforeValidator(_usable_backend)]
@@ -112,6 +139,8 @@ class TrainSettings(_Settings):
     plot: Annotated[str, AfterValidator(_picture)] | None = None
     log: Annotated[str, AfterValidator(_log)] | None = None
     tensorboard: Annotated[str, AfterValidator(_folder)] | None = None
+    checkpoint_every: Annotated[str, AfterValidator(_every)] | None = None
+    folder: Annotated[str, AfterValidator(_folder)] | None = Field(None, title="--out")
 
 
 class EvaluateSettings(_OnBackend):
@@ -139,6 +168,15 @@ class ExplainSettings(_OnBackend):
     sample: list[Annotated[int, Field(ge=0)]] = Field([0], description="an integer of at least 0")
     neuron: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
     html: Annotated[str, AfterValidator(_writable)] | None = None
+
+
+class AuditSettings(_OnBackend):
+    """Of `bpnet audit`."""
+
+    subject: str = Field(title="RECIPE")
+    against: Annotated[str, AfterValidator(_other_side)] | None = None
+    samples: int = Field(8, ge=1, description=POSITIVE)
+    seed: int = Field(0, ge=0, le=MAX_SEED, description=SEED)
 
 
 Known = TypeVar("Known", bound=_Settings)

@@ -14,7 +14,9 @@ import typer
 
 from bpnet import recipes
 from bpnet.callbacks import Callback, CSVLogger, JSONLogger, TensorBoard
+from bpnet.checkpoint import steps as checkpoints_in
 from bpnet.commands import common
+from bpnet.commands import resume as resuming
 from bpnet.commands.settings import TrainSettings, backend_mistake, collected
 from bpnet.errors import ConfigError, NonFiniteError
 from bpnet.history import History
@@ -36,11 +38,11 @@ KEYS = {
 
 def train(
     recipe: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="RECIPE", help=f"A recipe of bpnet's ({', '.join(recipes.available())}), or a file: mine.toml."
         ),
-    ],
+    ] = None,
     backend: common.BackendOption = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Of weights, dropout and order.")] = None,
     epochs: Annotated[str | None, typer.Option(metavar="N", help="Passes over the training data.")] = None,
@@ -54,40 +56,65 @@ def train(
         str | None, typer.Option(metavar="N", help="Stop when N epochs in a row have brought nothing better.")
     ] = None,
     out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="The model's file. Default: RECIPE.safetensors.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The model's file; with --checkpoint-every a folder. Default: RECIPE.safetensors, or RECIPE.",
+        ),
     ] = None,
     plot: Annotated[
         str | None, typer.Option(metavar="FILE", help="Draw the course of the training: .png, .svg or .pdf.")
     ] = None,
     log: Annotated[str | None, typer.Option(metavar="FILE", help="A line an epoch: .csv or .jsonl.")] = None,
     tensorboard: Annotated[str | None, typer.Option(metavar="FOLDER", help="Event files for TensorBoard.")] = None,
+    checkpoint_every: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="Write down all of the training after N epochs, or as in 500steps."),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Go on from the checkpoints in it; no recipe is named then.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Check the recipe and its data, and train nothing.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
     """Train a model as a recipe says, test it on the part that was held out, and save it."""
-    run, settings = _prepared(
-        recipe,
-        backend=backend,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        seed=seed,
-        split_seed=split_seed,
-        validation_fraction=validation_fraction,
-        patience=patience,
-        out=out,
-        plot=plot,
-        log=log,
-        tensorboard=tensorboard,
-    )
+    given = {
+        "backend": backend,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "split_seed": split_seed,
+        "validation_fraction": validation_fraction,
+        "patience": patience,
+        "out": out,
+        "plot": plot,
+        "log": log,
+        "tensorboard": tensorboard,
+        "checkpoint_every": checkpoint_every,
+    }
+    found = None
+    if resume is not None:
+        run, settings, found = resuming.prepared(resume, recipe, **given)
+    elif recipe is not None:
+        run, settings = _prepared(recipe, **given)
+    else:
+        raise ConfigError(f"name a recipe, as in `bpnet train {recipes.available()[0]}`, or go on with --resume FOLDER")
     _announce(run)
+    if found is not None:
+        resuming.announce(found, run)
     if check:
-        print(f"{recipe} can be trained; nothing was trained, since --check was given")
+        print(f"{recipe or run.recipe.name} can be trained; nothing was trained, since --check was given")
         return
     replaced = os.path.exists(settings.out or "")
     start = time.perf_counter()
     try:
-        history = run.fit(callbacks=_loggers(settings))
+        with resuming.notes():
+            history = run.fit(
+                callbacks=_loggers(settings),
+                checkpoint=resuming.checkpoint(run, settings),
+                resume=None if found is None else found.path,
+            )
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}. No model was saved; --learning-rate sets the learning rate") from error
     seconds = time.perf_counter() - start
@@ -101,7 +128,8 @@ def train(
         sys.stdout.flush()
         print(
             f"bpnet: interrupted after {len(history)} of {run.recipe['training.epochs']} epochs; "
-            f"the model as it was then is whole, in {settings.out}",
+            f"the model as it was then is whole, in {settings.out}"
+            f"{'' if settings.folder is None else f'; `bpnet train --resume {settings.folder}` goes on'}",
             file=sys.stderr,
         )
         raise typer.Exit(1)
@@ -117,9 +145,20 @@ def _prepared(recipe: str, **given: Any) -> tuple[Run, TrainSettings]:
         _, lines = collected(TrainSettings, recipe=recipe, **given)
         raise_all([*backend_mistake(backend), *lines])
         raise error
-    if given["out"] is None:
-        given["out"] = f"{name}.safetensors"
+    out = given["out"]
+    if given["checkpoint_every"] is None:
+        given["out"] = f"{name}.safetensors" if out is None else out
+    else:
+        given |= {"out": None, "folder": name if out is None else out}
     settings, lines = collected(TrainSettings, recipe=recipe, **given)
+    target = settings.folder
+    if target is not None:
+        settings = settings.model_copy(update={"out": os.path.join(target, resuming.MODEL)})
+        if checkpoints_in(target):
+            lines.append(
+                f"--out: the folder {target!r} has checkpoints already; go on with `bpnet train --resume {target}`, or "
+                "name another one"
+            )
     overrides = {key: value for option, key in KEYS.items() if (value := getattr(settings, option, None)) is not None}
     if backend is not None:
         overrides[KEYS["backend"]] = backend
@@ -131,13 +170,18 @@ def _prepared(recipe: str, **given: Any) -> tuple[Run, TrainSettings]:
     return Run(draft, parts), settings
 
 
+_OPTION = {"folder": "out"}  # settings that have another name than their option
+
+
 def _same_files(settings: TrainSettings, read: Mapping[str, str]) -> list[str]:
     """A line for every two options that name one file, and for each that names a file which is read.
 
     read : what is read, for messages, and its path
     """
-    named = [(option, getattr(settings, option, None)) for option in ("out", "plot", "log", "tensorboard")]
-    places = [(f"--{option}", os.path.realpath(path)) for option, path in named if path is not None]
+    named = [(option, getattr(settings, option, None)) for option in ("out", "folder", "plot", "log", "tensorboard")]
+    places = [
+        (f"--{_OPTION.get(option, option)}", os.path.realpath(path)) for option, path in named if path is not None
+    ]
     clashes = [
         f"{first} and {second} name the same file, {path!r}"
         for index, (second, path) in enumerate(places)

@@ -144,18 +144,19 @@ def _rows(indices: Any, n: int) -> Any:
 
 
 def batches(
-    data: Dataset, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
+    data: Dataset, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True, skip: int = 0
 ) -> Generator[tuple[Any, ...], None, None]:
     """Give (x, y) batches, or (x, y, weight) where the data have weights; the last batch may be smaller.
 
     The order is a function of (seed, epoch) alone, and every sample comes once. Batches are of the data's library and
     dtype: new arrays, or views without shuffling. Of a memory map each batch's rows are read in the order of the file.
+    skip : how many batches of that order to leave out at its start, without making them
     """
     batch_size = check_batch_size(batch_size)
     shuffle = flag("shuffle", shuffle)
     order = HostStream(seed, f"shuffle/epoch {epoch}").permutation(len(data)) if shuffle else None
     takers = [_Taker(array) for array in (data.x, data.y, data.weight) if array is not None]
-    for start in range(0, len(data), batch_size):
+    for start in range(skip * batch_size, len(data), batch_size):
         stop = min(start + batch_size, len(data))
         if order is None:
             yield tuple(taker.range(start, stop) for taker in takers)

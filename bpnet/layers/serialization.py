@@ -9,14 +9,14 @@ from typing import Any
 from bpnet import initializers
 from bpnet.backend import FLOATING_DTYPES, Backend, get_backend, to_numpy
 from bpnet.errors import BpnetError, CheckpointError, ConfigError
-from bpnet.files import read, write
+from bpnet.files import SEAL, read, write
 from bpnet.layers import activations, containers, dense, dropout, flatten, normalize, parametric
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import arguments
 from bpnet.random import check_seed
 
 FORMAT = "bpnet-model"
-VERSION = 1
+VERSION = 2  # 1, without a digest of the file, is still read
 
 _MODULES = (activations, containers, dense, dropout, flatten, normalize, parametric)
 
@@ -188,6 +188,11 @@ def load_model(
     custom = (custom,) if isinstance(custom, type) else tuple(custom)
     chosen = get_backend(backend)
     tensors, metadata = read(path)
+    if metadata.get("format") == "bpnet-checkpoint":
+        raise CheckpointError(
+            f"{str(path)!r} is a checkpoint of a training, not a model: make the Trainer and call "
+            f"trainer.restore({str(path)!r})"
+        )
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{str(path)!r} is a safetensors file, but not a model that bpnet saved")
     try:
@@ -201,6 +206,8 @@ def load_model(
         raise CheckpointError(f"{str(path)!r} has a damaged header: {error!r}") from error
     if version > VERSION:
         raise CheckpointError(f"{str(path)!r} is of format {version}; this bpnet reads up to {VERSION}: update it")
+    if version > 1 and SEAL not in metadata:
+        raise CheckpointError(f"{str(path)!r} has a damaged header: it lacks {SEAL!r}, the digest of the file")
     model = build(described, custom)
     _tie(model, tied, path)
     _set_training(model, training, path)

@@ -279,8 +279,8 @@ class Draft:
         assert self.optimizer is not None
         settings = {key: self.given[key] for key in schema.TOP if key in self.given}
         for name in ("data", "training"):
-            settings[name] = {k: v for k, v in getattr(self, name).model_dump().items() if v is not None}
-        settings["training"]["metrics"] = self.metric_texts
+            values = getattr(self, name).model_dump() | ({"metrics": self.metric_texts} if name == "training" else {})
+            settings[name] = {key: value for key, value in values.items() if value is not None}
         for name, made in (("loss", self.loss), ("optimizer", self.optimizer)):
             settings[name] = {"name": settings[name]["name"], **defaults(type(made)), **settings[name]}
         if self.schedule is not None:

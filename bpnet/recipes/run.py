@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from bpnet.backend import Backend, get_backend
 from bpnet.callbacks import Callback, EarlyStopping
+from bpnet.checkpoint import Checkpoint
 from bpnet.data import Dataset
 from bpnet.door import Door
 from bpnet.errors import BackendError, BpnetError, ConfigError, StateError
@@ -64,8 +66,18 @@ class Run:
         """The number of batches of the training part."""
         return -(-len(self.training) // int(self.recipe["training.batch_size"]))
 
-    def fit(self, *, progress: bool = True, callbacks: Sequence[Callback] = ()) -> History:
-        """Train as the recipe says, with `callbacks` beside its own, and return the History."""
+    def fit(
+        self,
+        *,
+        progress: bool = True,
+        callbacks: Sequence[Callback] = (),
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        resume: str | os.PathLike[str] | bool | None = None,
+    ) -> History:
+        """Train as the recipe says, with `callbacks` beside its own, and return the History.
+
+        checkpoint, resume : see `Trainer.fit`
+        """
         settings = self.recipe.settings["training"]
         return self.trainer.fit(
             self.training,
@@ -75,6 +87,8 @@ class Run:
             micro_batch_size=settings.get("micro_batch_size"),
             progress=progress,
             callbacks=[*self.callbacks, *callbacks],
+            checkpoint=checkpoint,
+            resume=resume,
         )
 
 

@@ -112,7 +112,7 @@ class BaseBP(BaseEstimator):  # type: ignore[misc]
             progress=bool(self.verbose),
             callbacks=[watch, *(self.callbacks or ())],
         )
-        watch.restore(trainer)
+        watch.restore_best(trainer)
         self._keep(watch, history, n * len(history), going_on)
         complete = len(history) == int(self.max_iter) and not (history.stopped or history.interrupted)
         if complete and not partial:

@@ -90,7 +90,7 @@ class Convergence(Callback):
             what = "training loss" if self.score is None else "validation score"
             trainer.stop(f"the {what} did not improve by {self.tol:g} for {self.waited} epochs")
 
-    def restore(self, trainer: Trainer) -> None:
+    def restore_best(self, trainer: Trainer) -> None:
         """Give the model the parameters of the best epoch, where scores were watched."""
         arrays = trainer.model.store.arrays()
         for name, kept in self._kept.items():

@@ -44,11 +44,17 @@ class Comparison:
 
     error     : the largest deviation; tolerance : the largest that differences in float64 leave room for
     diagnosis : what is wrong, to be read behind the gradient's name ("is 20.000x too large"); '' where they agree
+    relative  : the error as a part of the largest derivative; ratio : of the computed to the right one, where it is a
+                multiple of it; kinks : how many of them were stepped around; how : what was differenced
     """
 
     error: float
     tolerance: float
     diagnosis: str
+    relative: float = 0.0
+    ratio: float | None = None
+    kinks: int = 0
+    how: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -89,10 +95,18 @@ def compare(
     return Comparison(error, tolerance, diagnose(found, expected, factors, along=x.size > max_elements))
 
 
-def diagnose(found: Any, expected: Any, factors: Mapping[str, float] | None = None, *, along: bool = False) -> str:
+def diagnose(
+    found: Any,
+    expected: Any,
+    factors: Mapping[str, float] | None = None,
+    *,
+    along: bool = False,
+    alternatives: Mapping[str, Any] | None = None,
+) -> str:
     """What is wrong with `found`: a factor, a sign, a transposition, or the element that is furthest off.
 
-    along : whether the numbers are derivatives along directions
+    along        : whether the numbers are derivatives along directions
+    alternatives : what other arrays would mean, if `found` were one of them: {"is dy itself": dy}
     """
     where = " along random directions" if along else ""
     if not np.all(np.isfinite(found)):
@@ -104,6 +118,11 @@ def diagnose(found: Any, expected: Any, factors: Mapping[str, float] | None = No
         return text
     if found.ndim == 2 and found.shape[0] == found.shape[1] and _equal(found.T, expected):
         return "is transposed"
+    for text, other in (alternatives or {}).items():
+        if other.shape == found.shape and np.any(other) and _equal(found, other):
+            return text
+    if not along and (text := _one_slice(found, expected)):
+        return text
     off = np.abs(found - expected)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(off)), off.shape))
     n_off = int(np.sum(off > 1e-5 * max(1.0, float(np.max(np.abs(expected))))))
@@ -112,6 +131,24 @@ def diagnose(found: Any, expected: Any, factors: Mapping[str, float] | None = No
         f"is wrong in {n_off} of {off.size} {'directions' if along else 'elements'}, most at {place}: "
         f"{found[index]:.6g}, where differences give {expected[index]:.6g}"
     )
+
+
+def ratio_of(found: Any, expected: Any) -> float | None:
+    """The number c for which found = c * expected, or None where there is none."""
+    size = float(np.sum(expected * expected))
+    ratio = float(np.sum(found * expected)) / size if size else 0.0
+    return ratio if size and _equal(found, ratio * expected) and np.all(np.isfinite(found)) else None
+
+
+def _one_slice(found: Any, expected: Any) -> str:
+    """What is wrong where only the first row, or column, is right, and all else is zero."""
+    for axis, name in enumerate(("row", "column")[: found.ndim]):
+        first, rest = (0, slice(1, None)) if axis == 0 else ((slice(None), 0), (slice(None), slice(1, None)))
+        if found.shape[axis] < 2 or np.any(found[rest]) or not np.any(expected[rest]):
+            continue
+        if np.any(expected[first]) and _equal(found[first], expected[first]):
+            return f"is right in the first {name} only, and zero in the other {found.shape[axis] - 1}"
+    return ""
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -54,8 +54,8 @@ def check_layer(
         chosen += [each for each in map(get_backend, _strict_backends()) if each.name not in {b.name for b in chosen}]
     for backend in chosen:
         for n_samples in (SAMPLES, 1):
-            _Check(make, (n_samples, *shape), backend, dtype, seed).run()
-    first = _Check(make, (SAMPLES, *shape), chosen[0], dtype, seed)
+            LayerCheck(make, (n_samples, *shape), backend, dtype, seed).run()
+    first = LayerCheck(make, (SAMPLES, *shape), chosen[0], dtype, seed)
     first.it_can_be_saved_and_made_again()
 
 
@@ -129,7 +129,7 @@ def same_bits(a: Array, b: Array) -> bool:
     return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
 
 
-class _Check:
+class LayerCheck:
     """The checks of one layer on one backend with one shape of x."""
 
     def __init__(
@@ -155,6 +155,7 @@ class _Check:
         self.planned_steps_equal_eager_ones()
 
     def fail(self, what: str) -> AssertionError:
+        """The error that says what is broken, and where."""
         return AssertionError(f"{self.where}: {what}")
 
     def call(self, name: str, f: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
@@ -189,6 +190,7 @@ class _Check:
         return dx, self.gradients(model)
 
     def gradients(self, model: Layer) -> dict[str, Any]:
+        """Copies of all gradients on the host, by path."""
         model.store.complete_gradients()
         return {path: np.array(to_numpy(parameter.grad)) for path, parameter in model.parameters().items()}
 
@@ -213,6 +215,7 @@ class _Check:
             raise self.fail(f"dx has shape {tuple(dx.shape)}, not x's {self.shape}")
 
     def array(self, method: str, name: str, found: Any, x: Array) -> None:
+        """Fail unless `found` is an array of the backend, of x's dtype, on x's device."""
         if not isinstance(found, self.backend.array_type):
             raise self.fail(f"{method} returned {type(found).__name__}, not an array of {self.backend.name}")
         if found.dtype != x.dtype:
@@ -245,6 +248,7 @@ class _Check:
                 )
 
     def counter(self, source: tuple[Array, int, Any]) -> int:
+        """The number of micro-batches that a stream has counted."""
         return int(to_numpy(source[0])[source[1]])
 
     def derivatives_equal_differences(self) -> None:
@@ -268,6 +272,7 @@ class _Check:
                 raise self.fail(f"layer(x) is not forward(x), and nothing is random: it {diagnose(inferred, trained)}")
 
     def expect_nothing_kept(self, model: Layer, y: Array, x: Array, what: str) -> None:
+        """Fail unless a backward now raises StateError."""
         if y is x and all(each._kept is None for _, each in model.walk()) and not model.parameters():
             return  # the identity has nothing to keep
         try:
@@ -287,6 +292,7 @@ class _Check:
         self.expect_nothing_kept(model, y, x, "a second backward")
 
     def close(self, found: Any, expected: Any) -> bool:
+        """Whether two arrays agree as results in the dtype must."""
         scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
         return bool(np.all(np.abs(found - expected) <= TOLERANCE[self.dtype] * scale))
 

@@ -15,14 +15,14 @@ from typing import Any
 import bpnet
 
 # Public modules that `import bpnet` leaves alone, so that they are not in its __all__.
-FURTHER = ("callbacks", "explain", "nnfs", "recipes", "schedules", "sklearn", "testing")
+FURTHER = ("auditing", "callbacks", "explain", "nnfs", "recipes", "schedules", "sklearn", "testing")
 # group: the modules of bpnet (their first part) whose names it has, in the order in which it shows them.
 GROUPS: dict[str, tuple[str, ...]] = {
     "layers": ("layers", "parameter"),
     "losses": ("losses",),
     "optimizers": ("optimizers", "schedules"),
     "metrics": ("metrics",),
-    "trainer": ("trainer", "history", "inference", "contracts"),
+    "trainer": ("trainer", "history", "inference", "checkpoint", "contracts"),
     "callbacks": ("callbacks",),
     "explain": ("explain",),
     "data": ("data",),
@@ -33,6 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "nnfs": ("nnfs",),
     "sklearn": ("sklearn",),
     "recipes": ("recipes",),
+    "audit": ("auditing",),
     "testing": ("testing",),
 }
 # Members that bpnet's own parts call, and nobody else.

@@ -1,0 +1,14 @@
+"""The audit: every derivative of a model held to differences, every promise of its layers, every kernel of its backend.
+
+    report = bp.audit(model, loss, x, y)       # or bpnet audit RECIPE
+    report.passed, print(report)
+    bp.audit(model, loss, x, y, against="torch").parting
+
+The audited model is left as it is: everything happens on a copy in float64.
+"""
+
+from bpnet.auditing.audit import audit
+from bpnet.auditing.parting import Parting
+from bpnet.auditing.report import AuditReport, Row
+
+__all__ = ["AuditReport", "Parting", "Row", "audit"]

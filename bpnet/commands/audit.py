@@ -1,0 +1,69 @@
+"""`bpnet audit`: every derivative of a recipe's model, or of a saved one, held to differences."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bpnet import recipes
+from bpnet.auditing import audit as audited
+from bpnet.auditing.samples import SAMPLES, first_samples
+from bpnet.commands import common
+from bpnet.commands.saved import Saved
+from bpnet.commands.settings import AuditSettings, validated
+from bpnet.errors import ConfigError
+from bpnet.layers import Layer
+from bpnet.losses import Loss
+
+if TYPE_CHECKING:
+    from bpnet.recipes.recipe import Draft
+
+ENDING = ".safetensors"
+
+
+def audit(
+    subject: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe of bpnet, a .toml file, or a saved model (.safetensors).")
+    ],
+    backend: common.BackendOption = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Compare a step with another backend, float32, float64, or eager."),
+    ] = None,
+    samples: Annotated[str | None, typer.Option(metavar="N", help=f"Samples to look at. Default: {SAMPLES}.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Of the random numbers. Default: 0.")] = None,
+    as_json: common.JsonOption = False,
+) -> None:
+    """Hold every derivative to differences in float64, and layers, loss and kernels to what they promise.
+
+    Exits with 1 where something is wrong.
+    """
+    settings = validated(AuditSettings, subject=subject, backend=backend, against=against, samples=samples, seed=seed)
+    model, loss, x, y = _subject(settings)
+    report = audited(model, loss, x, y, backend=settings.backend, against=settings.against, seed=settings.seed)
+    print(report)
+    if as_json:
+        common.print_json(report.json())
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _subject(settings: AuditSettings) -> tuple[Layer, Loss | None, Any, Any]:
+    """The model, its loss, and samples of its data; None for those that a file does not know."""
+    name = settings.subject
+    if not name.endswith(ENDING) and not (os.path.isfile(name) and not name.endswith(recipes.ENDING)):
+        title, tables, folder, file = recipes.open_recipe(name)
+        draft: Draft = recipes.make_draft(tables, name=title, folder=folder)
+        draft.mistakes.raise_if_any(where=file)
+        run = draft.recipe().prepare(backend=settings.backend)
+        x, y = run.training.x[: settings.samples, ...], run.training.y[: settings.samples, ...]
+        return run.model, run.trainer.loss, x, y
+    if not os.path.isfile(name):
+        raise ConfigError(f"RECIPE: there is no file {name!r}; `bpnet train digits --out {name}` would make one")
+    saved = Saved(name, settings.backend)
+    if saved.recipe is None:
+        return saved.model, saved.loss, None, None
+    x, y, loss = first_samples(saved.recipe, settings.samples)
+    return saved.model, loss, x, y
