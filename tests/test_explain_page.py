@@ -41,10 +41,25 @@ def large_page() -> str:
     return bp.explain(model, np.random.default_rng(0).normal(size=(8, 64))).html()
 
 
+def mixed_page() -> str:
+    """Boxes, branches, sums and chains, with numbers of every size."""
+    rng = np.random.default_rng(0)
+    layers = [
+        bp.Normalize(4).fit(rng.normal(2, 3, (50, 4))),
+        bp.GLU(),
+        bp.Concatenate(bp.Dense(2, 2), bp.Sigmoid()),
+        bp.Residual(bp.Dense(4, 4), bp.Softplus()),
+        bp.Dense(4, 3),
+        bp.LogSoftmax(),
+    ]
+    x = rng.normal(size=(2, 4)) * [[1.0], [1e-4]]
+    return bp.explain(bp.Sequential(*layers).initialize(), x, bp.NegativeLogLikelihood(), [0, 1]).html()
+
+
 # --- without a browser ---
 
 
-@pytest.mark.parametrize("make", [neuron_page, layers_page, large_page])
+@pytest.mark.parametrize("make", [neuron_page, layers_page, large_page, mixed_page])
 def test_the_page_names_no_address_and_is_small(make: Callable[[], str]) -> None:
     text = make()
     assert re.findall(r"(?:https?:)?//[a-z]", text) == []
@@ -186,6 +201,29 @@ def test_a_tap_works_on_a_phone_and_nothing_is_wider_than_it(visit: Callable[...
                 "#figure svg text", "all => all.map(e => e.getBoundingClientRect().height).filter(h => h)"
             )
             assert min(sizes) > 9
+
+
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("make", [layers_page, large_page, mixed_page])
+def test_nothing_of_a_drawing_is_cut_off(
+    visit: Callable[..., Any], make: Callable[[], str], viewport: dict[str, int]
+) -> None:
+    page = visit(make(), viewport=viewport, reduced_motion="reduce")
+    for sample in page.locator("#choices button[aria-label^=Sample]").all_text_contents() or [None]:
+        if sample is not None:
+            page.click(f"#choices [aria-label='Sample {sample}']")
+        page.keyboard.press("Home")
+        for _ in range(steps_of(page) + 1):
+            outside = page.evaluate("""() => {
+                const box = document.getElementById("figure").getBoundingClientRect();
+                return [...document.querySelectorAll("#figure text, #figure rect")].filter((e) => {
+                    const r = e.getBoundingClientRect();
+                    return r.width && (r.left < box.left || r.right > box.right || r.top < box.top
+                                       || r.bottom > box.bottom);
+                }).map((e) => e.textContent);
+            }""")
+            assert outside == []
+            page.keyboard.press("ArrowRight")
 
 
 def test_the_walk_goes_through_softmax_and_loss_and_back_through_every_layer(visit: Callable[..., Any]) -> None:

@@ -6,7 +6,7 @@ Without a script all is shown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from bpnet.explain.parts import MINUS, Factor, Scene, plain, prose
@@ -41,12 +41,20 @@ class Layout:
 
 
 WIDE = Layout(60, 58, 150, 262, 334, 444, 146, 53, 25, False)
-TALL = Layout(25, 40, 83, 142, 195, 283, 104, 52, 20, True)
+TALL = Layout(25, 40, 83, 142, 195, 278, 104, 52, 20, True)
 
 
 def number(value: float, digits: int) -> str:
     """A number for a label, with a real minus sign."""
-    return plain(value, digits).replace("-", MINUS).replace("e+0", "e").replace(f"e{MINUS}0", f"e{MINUS}")
+    text = plain(value, digits)
+    if len(text.lstrip("-")) > digits + 3:  # 0.00448 is wide
+        text = f"{value:.{digits - 2}e}"
+    return text.replace("-", MINUS).replace("e+0", "e").replace(f"e{MINUS}0", f"e{MINUS}")
+
+
+def shortened(name: str, length: int) -> str:
+    """A name that may be cut."""
+    return name if len(name) <= length else f"{name[: length - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 class Drawing:
@@ -54,11 +62,15 @@ class Drawing:
 
     def __init__(self, scene: Scene, layout: Layout) -> None:
         self.scene = scene
+        products = any(term.op for term in scene.terms)
+        self.inline = layout.upright and not scene.head  # then the input stands above the chain, in its middle
+        if layout.upright and not products:
+            layout = replace(layout, leaf=150 if self.inline else 42, leaf_width=68, label=116, mul=152)
         self.at = layout
         self.edges: list[str] = []
         self.parts: list[str] = []
+        self.losses = {f"n{k}" for k, n in enumerate(scene.nodes) if n.path == "loss" and n.op != "softmax"}
         self.place = {step.at: k for k, step in enumerate(scene.steps)}
-        self.right = self.bottom = 0.0
 
     def ordinal(self, *names: str) -> int:
         """The number of the first of these steps that there is."""
@@ -108,10 +120,11 @@ class Drawing:
     def node(self, x: float, y: float, op: str, *steps: str) -> float:
         """A function; returns half its width."""
         r = self.at.radius
-        half = self.at.half(op)
+        name = shortened("loss" if steps[0] in self.losses else op, 18 if self.at.upright else 24)
+        half = self.at.half(name)
         jump = f' data-node="{escape(op)}"{self.lit(*steps)}'
         box = f'<rect x="{x - half:g}" y="{y - r:g}" width="{2 * half:g}" height="{2 * r:g}" rx="{r:g}"/>'
-        self.parts.append(f'<g class="node"{jump}>{box}<text x="{x:g}" y="{y + 5:g}">{escape(op)}</text></g>')
+        self.parts.append(f'<g class="node"{jump}>{box}<text x="{x:g}" y="{y + 5:g}">{escape(name)}</text></g>')
         return half
 
     def leaf(self, y: float, factor: Factor, steps: tuple[str, ...]) -> None:
@@ -124,7 +137,7 @@ class Drawing:
         half, h = at.leaf_width / 2, 32
         label = f'{escape(name)}<tspan class="sub" dy="5">{sub}</tspan>' if sub else escape(name)
         if not known:
-            label = escape(name if len(name) < 9 else "y before")
+            label = escape(shortened(name, 9))
         kind = "name" if known or len(name) < 5 else "name small"
         box = f'<rect x="{at.leaf - half:g}" y="{y - h / 2:g}" width="{2 * half:g}" height="{h}" rx="8"/>'
         words = f'<text x="{at.leaf:g}" y="{y + 5:g}" class="{kind}">{label}</text>'
@@ -162,8 +175,9 @@ class Drawing:
             else:
                 for factor in term.factors:
                     self.leaf(y, factor, ("h", "bh"))
-                    self.labels(at.label, y, factor.value, factor.gradient, 0, own if has_head else arrive,
-                                self.lit("h"), self.lit("bh", "g"), factor)  # fmt: skip
+                    if not self.inline:
+                        self.labels(at.label, y, factor.value, factor.gradient, 0, own if has_head else arrive,
+                                    self.lit("h"), self.lit("bh", "g"), factor)  # fmt: skip
                     feet.append((at.leaf + at.leaf_width / 2, y, ("h", "bh")))
                     y += at.row + 6
         if scene.rest is not None:
@@ -174,7 +188,7 @@ class Drawing:
             )
             y += at.row + 10
         rows_end = y - at.row / 2 + 8
-        middle = rows_end / 2
+        middle = rows_end / 2 if len(feet) > 1 else feet[0][1]
         single = not any(term.op for term in scene.terms)
         head_x = (at.mul + 40 if not at.upright else at.mul + 60) if single and has_head else at.head
         if not has_head:
@@ -195,13 +209,14 @@ class Drawing:
         """The nodes behind the head, with the edges between them, and the whole as SVG."""
         scene, at = self.scene, self.at
         value, gradient = scene.value, scene.gradient
-        if not scene.head:  # the input's own labels stand on its edge already
+        if not scene.head and not self.inline:  # the input's own labels stand on its edge already
             value = gradient = 0.0
         turn = at.radius if scene.head else 16
         forward = "h"
         for k in range(len(scene.nodes) + 1):
             last = k == len(scene.nodes)
-            shows = bool(scene.head) or k > 0
+            shows = bool(scene.head) or k > 0 or self.inline
+            factor = scene.terms[0].factors[0] if self.inline and k == 0 else None
             known = self.ordinal(f"bn{k}", "b") if not last else back
             lit = self.lit(forward, f"n{k}"), self.lit(f"bn{k}", f"bn{k - 1}" if k else "bh", "b" if last else "")
             edge_steps = (forward, f"n{k}", f"bn{k}", "b" if last else "")
@@ -210,10 +225,12 @@ class Drawing:
                 target = y + length - (at.radius if not last else 0)
                 self.edge(f"M{x:g} {y + turn:g} V{target:g}", *edge_steps)
                 if shows:
-                    self.labels(x + 9, (y + turn + target) / 2, value, gradient, made, known, *lit, beside=True)
+                    self.labels(x + 7, (y + turn + target) / 2, value, gradient, made, known, *lit, factor, beside=True)
                 y += length
             else:
-                op_half = 0.0 if last else at.half(scene.nodes[k].op)
+                op_half = (
+                    0.0 if last else at.half("loss" if f"n{k}" in self.losses else shortened(scene.nodes[k].op, 24))
+                )
                 start, target = x + half, x + half + (at.pitch - 50 if shows else at.label + 40 - x)
                 self.edge(f"M{start:g} {y:g} H{target:g}", *edge_steps)
                 if shows:

@@ -202,7 +202,7 @@ class Scenes:
     ) -> tuple[list[Term], Rest | None]:
         if head is None:
             source = calls[0].source if calls else INPUT
-            name = "x" if source == INPUT else "y of the layer before"
+            name = "x" if source == INPUT else "y before"
             x = calls[0].x if calls else self.record.y
             index = index_of(x, neuron)
             value = float(x[sample][index])
