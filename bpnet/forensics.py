@@ -17,6 +17,7 @@ from bpnet.auditing.copies import copied, patched
 from bpnet.backend import get_backend, to_numpy
 from bpnet.data.dataset import epoch_order
 from bpnet.dispatch import Kernel, recording
+from bpnet.step import Step
 from bpnet.trace import flat, is_array
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class _Watch:
         self.found: tuple[int, Finding] | None = None
         self.wanted: tuple[int, tuple[int, ...]] | None = None
         self.exact: float | None = None
+        self.first_row = 0  # of the present micro-batch, in the batch
 
     def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
         """Make the call, and look at its result."""
@@ -131,7 +133,7 @@ def find(fit: Fit, done: int) -> Finding | None:
     sample = None
     if finding.index and finding.kernel != "linear_backward":
         rows = epoch_order(len(fit.data), trainer.seed, trainer.epoch) if fit.shuffle else np.arange(len(fit.data))
-        first = done * fit.batch_size
+        first = done * fit.batch_size + watch.first_row
         sample = int(rows[first + finding.index[0]]) if first + finding.index[0] < len(rows) else None
     return Finding(**{**vars(finding), "sample": sample, "exact": exact})
 
@@ -154,10 +156,16 @@ def _replay(fit: Fit, batch: tuple[Any, ...], dtype: str, wanted: tuple[int, tup
         for name in ("forward", "backward")
     ]
     methods += [(loss, name, watch.within(repr(loss), name, getattr(loss, name))) for name in ("forward", "backward")]
+    total: Any = None
     with patched(methods), np.errstate(all="ignore"), recording(watch):
-        prediction = twin.forward(x)
-        loss.forward(prediction, y, None, w)
-        twin.backward(loss.backward(), need_dx=False)
+        for part_x, part_y, part_w in Step(trainer, fit.micro_batch_size, counted=True).parts(x, y, w):
+            prediction = twin.forward(part_x)
+            if total is None:
+                total = loss.total_weight((len(x), *prediction.shape[1:]), y, w)
+            loss.forward(prediction, part_y, total, part_w)
+            twin.backward(loss.backward(), need_dx=False)
+            if watch.found is None:
+                watch.first_row += len(part_x)
     return watch
 
 

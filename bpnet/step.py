@@ -35,7 +35,7 @@ class Step:
             ops.fill_(store.ok, True)
         value: Array = None
         total: Any = None
-        for part in self._parts(x, y, weight):
+        for part in self.parts(x, y, weight):
             prediction = model.forward(part[0])
             if total is None:
                 total = loss.total_weight((x.shape[0], *prediction.shape[1:]), y, weight)
@@ -53,7 +53,8 @@ class Step:
             totals.count_loss(value, total)
         return value
 
-    def _parts(self, x: Array, y: Array, weight: Array | None) -> Iterator[tuple[Array, Array, Array | None]]:
+    def parts(self, x: Array, y: Array, weight: Array | None) -> Iterator[tuple[Array, Array, Array | None]]:
+        """The micro-batches of a batch, in order."""
         n, size = x.shape[0], self.size
         if size is None or size >= n:
             yield x, y, weight

@@ -70,12 +70,13 @@ def message_of(model: bp.Layer, x: Any, y: Any, backend: Any = None, optimizer: 
     return str(caught.value)
 
 
+@pytest.mark.parametrize("size", [None, 3])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_the_layer_the_kernel_and_the_sample_are_named(shuffle: bool, backend: bp.Backend) -> None:
+def test_the_layer_the_kernel_and_the_sample_are_named(shuffle: bool, size: int | None, backend: bp.Backend) -> None:
     x = X.copy()
     x[37] = 200.0  # exp overflows float32, not float64
     model = bp.Sequential(Grow(), bp.Dense(3, 2))
-    text = message_of(model, x, Y, backend, shuffle=shuffle)
+    text = message_of(model, x, Y, backend, shuffle=shuffle, micro_batch_size=size)
     assert "the first such number is made by Grow() at '0', forward: grow gives inf at index (" in text
     assert "which is sample 37 of the data, from numbers of up to 200" in text
     assert f"in float64 it is {np.exp(200.0):.6g}, which the model's dtype cannot hold" in text
