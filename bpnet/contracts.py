@@ -213,15 +213,16 @@ def _check_result(layer: Layer, where: Callable[[], str], name: str, given: list
         for each, shape in zip(flat(result), shapes, strict=False):
             if each is not None and shape is not None and tuple(each.shape) != tuple(shape):
                 raise ContractError(f"{where()} dx has shape {tuple(each.shape)}, x had {tuple(shape)}")
-    if _mode.values and all(_finite(each) for each in given):
+    if _mode.values and all(all_finite(each) for each in given):
         for each in _arrays(result):
-            if not _finite(each):
+            if not all_finite(each):
                 host = to_numpy(each)
                 first = tuple(int(i) for i in np.argwhere(~np.isfinite(host))[0])
                 raise NonFiniteError(f"{where()} made {host[first]} at index {first} of finite numbers")
 
 
-def _finite(array: Any) -> bool:
+def all_finite(array: Any) -> bool:
+    """Whether a floating array holds neither NaN nor infinities; any other array does."""
     host = to_numpy(array)
     return host.dtype.kind != "f" or bool(np.isfinite(host).all())
 

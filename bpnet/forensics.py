@@ -15,6 +15,7 @@ import numpy as np
 
 from bpnet.auditing.copies import copied, patched
 from bpnet.backend import get_backend, to_numpy
+from bpnet.contracts import all_finite
 from bpnet.data.dataset import epoch_order
 from bpnet.dispatch import Kernel, recording
 from bpnet.step import Step
@@ -76,9 +77,9 @@ class _Watch:
         results = [each for each in flat(result if result is not None else args[0]) if is_array(each)]
         if self.wanted is not None and number == self.wanted[0]:
             self.exact = self._at(results, self.wanted[1])
-        if self.found is None and self.active and all(_finite(each) for each in before):
+        if self.found is None and self.active and all(all_finite(each) for each in before):
             for each in results:
-                if not _finite(each):
+                if not all_finite(each):
                     index = tuple(int(i) for i in np.argwhere(~np.isfinite(each))[0])
                     largest = max(
                         (float(np.abs(a).max()) for a in before if a.size and a.dtype.kind == "f"), default=0.0
@@ -107,11 +108,6 @@ class _Watch:
                 self.active.pop()
 
         return told
-
-
-def _finite(array: Any) -> bool:
-    host = np.asarray(array)
-    return host.dtype.kind != "f" or bool(np.isfinite(host).all())
 
 
 def find(fit: Fit, done: int) -> Finding | None:

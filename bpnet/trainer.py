@@ -305,7 +305,7 @@ class Trainer(Tracked):
     def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, Any]:
         door = self._door
         totals = Totals(self.model.backend, self._metrics)
-        with self._averaged(), contextlib.closing(door.batches(data, batch_size, shuffle=False)) as found:
+        with self.averaged(), contextlib.closing(door.batches(data, batch_size, shuffle=False)) as found:
             penalty = self.model.penalty()
             for number, batch in enumerate(found):
                 x, y, *weight = door.batch(*batch)
@@ -321,11 +321,14 @@ class Trainer(Tracked):
 
     def predict(self, x: Any, *, batch_size: int = 256) -> Any:
         """Return the model's outputs for `x`, in the caller's kind of array (NumPy for lists)."""
-        with self._averaged():
+        with self.averaged():
             return predict(self.model, x, batch_size=batch_size)
 
-    def _averaged(self) -> contextlib.AbstractContextManager[Any]:
-        """Within it the model has its averaged parameters, where the optimizer has begun to keep an average."""
+    def averaged(self) -> contextlib.AbstractContextManager[Any]:
+        """In the block, the model has the parameters that evaluation uses.
+
+        Those are the moving averages where the optimizer keeps any, and else the parameters as they are.
+        """
         store = self.model.store
         keeps = self.optimizer.average is not None and AVERAGE in store.slots and not store.holds_average
         return self.model.averaged() if keeps else contextlib.nullcontext()

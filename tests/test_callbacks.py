@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -45,6 +46,9 @@ class FakeTrainer:
 
     def stop(self, reason: str) -> None:
         self.reason = reason
+
+    def averaged(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
 
 
 def told(callback: Any, values: list[float], name: str = "val_loss", fake: Any = None) -> list[float]:

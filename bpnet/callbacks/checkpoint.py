@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from bpnet.callbacks.monitor import Monitor
 from bpnet.errors import ConfigError
 from bpnet.files import check_writable
 from bpnet.layers.serialization import describe, save_model
-from bpnet.store import AVERAGE
 
 if TYPE_CHECKING:
     from bpnet.trainer import Trainer
@@ -79,6 +77,5 @@ class BestCheckpoint(Callback):
         if not self._monitor.improves(row):
             return
         model = trainer.model
-        averages = trainer.optimizer.average is not None and AVERAGE in model.store.slots
-        with model.averaged() if averages else contextlib.nullcontext():
+        with trainer.averaged():
             save_model(model, self.path, self.info | {"epoch": self.best_epoch, self.monitor: self.best})

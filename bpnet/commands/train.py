@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import sys
@@ -229,8 +228,7 @@ def _loggers(settings: TrainSettings) -> list[Callback]:
 def _save(run: Run, history: History, path: str) -> None:
     """Write the model, with averaged parameters where the optimizer keeps such: they are what is evaluated."""
     settings = run.recipe.settings
-    averages = run.trainer.optimizer.average is not None and "average" in run.model.store.slots
-    with run.model.averaged() if averages else contextlib.nullcontext():
+    with run.trainer.averaged():
         run.model.save(
             path,
             data=run.training.name,
