@@ -89,7 +89,18 @@ def resolve(app: Sphinx, env: Any, node: Any, content: Any) -> Any:
 
 def _is_no_entry(target: str) -> bool:
     """Whether an annotation names something that the reference rightly has no entry for."""
-    outside = ("np.", "numpy.", "collections.", "typing.", "pathlib.", "os.", "sklearn.", "torch.", "types.")
+    outside = (
+        "np.",
+        "numpy.",
+        "collections.",
+        "contextlib.",
+        "typing.",
+        "pathlib.",
+        "os.",
+        "sklearn.",
+        "torch.",
+        "types.",
+    )
     if target.startswith(outside) or hasattr(builtins, target):
         return True
     return re.fullmatch(r"(bpnet\.[\w.]+\.)?_?[A-Z]\w*", target) is not None and canonical(target) is None
