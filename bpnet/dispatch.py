@@ -116,13 +116,16 @@ class Kernel:
     name        : the function's name; one that ends in `_` writes into its first argument
     view        : the result shares its argument's memory where it can (reshape)
     elementwise : the result has the first argument's shape and may be written over it
+    activation_at : how many arguments stand before an elementwise kernel, and its settings, that it may apply to its
+                    result; 0 where it takes none
     """
 
-    def __init__(self, reference: Callable[..., Any], view: bool, elementwise: bool) -> None:
+    def __init__(self, reference: Callable[..., Any], view: bool, elementwise: bool, activation_at: int = 0) -> None:
         self.reference = Variant(reference, "reference")
         self.name = reference.__name__
         self.view = view
         self.elementwise = elementwise
+        self.activation_at = activation_at
         self.__doc__ = reference.__doc__
         self.__name__ = reference.__name__
         self.__module__ = reference.__module__
@@ -219,14 +222,21 @@ class Kernel:
 @overload
 def kernel(reference: Callable[..., Any], /) -> Kernel: ...
 @overload
-def kernel(*, view: bool = ..., elementwise: bool = ...) -> Callable[[Callable[..., Any]], Kernel]: ...
 def kernel(
-    reference: Callable[..., Any] | None = None, /, *, view: bool = False, elementwise: bool = False
+    *, view: bool = ..., elementwise: bool = ..., activation_at: int = ...
+) -> Callable[[Callable[..., Any]], Kernel]: ...
+def kernel(
+    reference: Callable[..., Any] | None = None,
+    /,
+    *,
+    view: bool = False,
+    elementwise: bool = False,
+    activation_at: int = 0,
 ) -> Kernel | Callable[[Callable[..., Any]], Kernel]:
     """Make a kernel of the decorated reference body. Its first argument is an array, or a tuple of arrays."""
     if reference is not None:
-        return Kernel(reference, view, elementwise)
-    return lambda body: Kernel(body, view, elementwise)
+        return Kernel(reference, view, elementwise, activation_at)
+    return lambda body: Kernel(body, view, elementwise, activation_at)
 
 
 def kernels() -> list[Kernel]:

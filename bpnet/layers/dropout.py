@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bpnet import ops
 from bpnet.dispatch import Array
-from bpnet.errors import ConfigError
+from bpnet.errors import ConfigError, ShapeError
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import is_number
 from bpnet.parameter import Stream
@@ -47,5 +47,36 @@ class Dropout(Layer):
         """Return dx = dy * mask * scale; the next forward draws a new mask."""
         (mask,) = self.kept()
         self.check_gradient(dy, mask.shape, None, mask)
+        self.stream.commit()
+        return ops.dropout_backward(dy, mask, self.rate) if need_dx else None
+
+
+class Dropout2d(Dropout):
+    """Zero whole channels of each sample with probability `rate` while training, and scale the others.
+
+    Neighbouring pixels tell much the same, so that dropping single ones would hide little. Everything else is Dropout's;
+    of rows (N, C) it is the same. [Tompson et al. 2015]
+    rate     : in [0, 1), applied in steps of 1/65536
+    channels : "last", or "first" for x (N, C, ...)
+    """
+
+    def __init__(self, rate: float, *, channels: str = "last") -> None:
+        super().__init__(rate)
+        if channels not in ("last", "first"):
+            raise ConfigError(f'Dropout2d: channels must be "last" or "first", got {channels!r}')
+        self.channels = channels
+
+    def forward(self, x: Array) -> Array:
+        """Return x * mask * scale, the mask one number a sample and channel; keep it."""
+        if x.ndim < 2:
+            raise ShapeError(f"{self!r} needs x of shape (N, ..., C), got {tuple(x.shape)}; for one sample use x[None]")
+        y, mask = ops.dropout_channels(x, *self.stream.source, self.rate, 1 if self.channels == "first" else x.ndim - 1)
+        self.keep(mask, tuple(x.shape))
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        """Return dx = dy * mask * scale; the next forward draws a new mask."""
+        mask, shape = self.kept()
+        self.check_gradient(dy, shape, None, mask, shape)
         self.stream.commit()
         return ops.dropout_backward(dy, mask, self.rate) if need_dx else None

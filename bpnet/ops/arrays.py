@@ -23,6 +23,13 @@ def reshape(x: Array, shape: tuple[int, ...]) -> Array:
     return namespace(x).reshape(x, shape)
 
 
+@kernel
+def transpose(x: Array, axes: tuple[int, ...]) -> Array:
+    """A new array, in C order, whose axis k is axis axes[k] of `x`."""
+    xp = namespace(x)
+    return xp.asarray(xp.permute_dims(x, axes), copy=True)
+
+
 @kernel(view=True)
 def rows(x: Array, start: int, stop: int) -> Array:
     """Rows start ... stop - 1 of `x`, sharing memory where that is possible."""

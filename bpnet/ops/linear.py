@@ -13,7 +13,7 @@ def rows(x: Array) -> Array:
     return x if x.ndim == 2 else namespace(x).reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-@kernel
+@kernel(activation_at=3)
 def linear(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> Array:
     """y = activation(x W + b).
 

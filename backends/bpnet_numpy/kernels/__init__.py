@@ -11,6 +11,7 @@ their references:
 from bpnet_numpy.kernels import (
     activations,
     adaptive,
+    convolution,
     counting,
     linear,
     losses,
@@ -23,6 +24,7 @@ from bpnet_numpy.kernels import (
 __all__ = [
     "activations",
     "adaptive",
+    "convolution",
     "counting",
     "linear",
     "losses",
