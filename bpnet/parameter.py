@@ -1,4 +1,4 @@
-"""What a layer learns (`Parameter`), counts (`Statistic`) and draws (`Stream`). Their arrays live in the model's store."""
+"""What a layer learns (`Parameter`), counts (`Statistic`) and draws (`Stream`). Their arrays live in the store."""
 
 from __future__ import annotations
 
@@ -209,9 +209,9 @@ class Parameter:
 class Statistic(Parameter):
     """An array that training changes, but no gradient does: a running mean, a count.
 
-    A layer's backward contributes to it by `blend`, once for every micro-batch, as to a gradient; `optimizer.step` makes
-    it `value`, where that step updates at all. So a forward may be repeated, a step whose loss is not finite changes
-    nothing, and a step that is given up leaves no trace. It is saved, moved and resumed with the parameters.
+    A layer's backward contributes to it by `blend`, once for every micro-batch, as to a gradient; `optimizer.step`
+    makes that its value, where the step updates at all. So a forward may be repeated, a step whose loss is not finite
+    changes nothing, and a step that is given up leaves no trace. It is saved, moved and resumed with the parameters.
     shape, initializer : as of Parameter
     """
 

@@ -228,6 +228,7 @@ class Trainer(Tracked):
         checkpoint = as_checkpoint(checkpoint)
         found = find(resume, checkpoint)
         self.optimizer.check(self.model)
+        door.check_smallest(data, int(batch_size), micro_batch_size)
         fit = Fit(
             self,
             data,

@@ -99,17 +99,17 @@ _USUAL: dict[str, Any] = {"momentum": 0.1, "epsilon": 1e-5, "affine": True, "fix
 class BatchNorm(Normalization):
     """y = (x - mean) / sqrt(variance + epsilon) * weight + bias, by the batch's statistics of every feature.
 
-    Training takes mean and variance over all axes but the last: over the samples of rows (N, C), over samples and places
-    of images (N, H, W, C). Inference takes the running statistics instead, so that no sample's output depends on others.
-    With n = (x - mean) / s, s = sqrt(variance + epsilon), g = dy weight, and means over those axes,
+    Training takes mean and variance over all axes but the last: over the samples of rows (N, C), over samples and
+    places of images (N, H, W, C). Inference takes the running statistics instead, so that no sample's output depends
+    on others. With n = (x - mean) / s, s = sqrt(variance + epsilon), g = dy weight, and means over those axes,
 
         dx = (g - mean(g) - n mean(g n)) / s,  dweight = sum(dy n),  dbias = sum(dy)
 
     because mean and variance are functions of x too. [Ioffe, Szegedy 2015]
 
-    running_mean, running_variance : become (1 - momentum) old + momentum new, the variance with n / (n - 1) as in
-               PyTorch: once for every micro-batch, when its backward is made, and for good when the step updates. A step
-               whose loss is not finite leaves them. (In Keras, `momentum` is 1 minus this one.)
+    running_mean, running_variance : become (1 - momentum) old + momentum new, the variance times n / (n - 1) as in
+               PyTorch: once for every micro-batch, when its backward is made, and for good when the step updates. A
+               step whose loss is not finite leaves them. (In Keras, `momentum` is 1 minus this one.)
     epsilon  : above 0
     affine   : whether there are weight and bias
     fixed    : True: training too takes the running statistics, and leaves them as they are. So it does where weight and
@@ -163,7 +163,10 @@ class BatchNorm(Normalization):
         return self._leave(ops.scale_shift(self._enter(x), *self._running, *self._affine, self.epsilon))
 
     def forward(self, x: Array) -> Array:
-        """Return x normalized by its own statistics; keep x and them. ShapeError where a feature has fewer than 2 values."""
+        """Return x normalized by its own statistics; keep x and them.
+
+        Raises ShapeError where a feature has fewer than 2 values.
+        """
         if self._is_fixed:
             y = self(x)
             self.keep(self._enter(x), None, None)
@@ -204,9 +207,9 @@ class BatchNorm(Normalization):
 class GroupNorm(Normalization):
     """y = (x - mean) / sqrt(variance + epsilon) * weight + bias, by statistics of each sample's groups of channels.
 
-    Samples do not meet, so training is as inference, and one sample is enough. n_groups=1 normalizes over a whole sample,
-    n_groups=n_features every channel by itself (instance norm). The derivative is BatchNorm's, with means over the places
-    and channels of a sample's group. [Wu, He 2018]
+    Samples do not meet, so training is as inference, and one sample is enough. n_groups=1 normalizes over a whole
+    sample, n_groups=n_features every channel by itself (instance norm). The derivative is BatchNorm's, with means over
+    the places and channels of a sample's group. [Wu, He 2018]
     n_groups, n_features : the first divides the second; channel k is in group k // (n_features / n_groups)
     epsilon, affine, channels : as of BatchNorm
     x, y : (N, ..., n_features); weight, bias : (n_features,)

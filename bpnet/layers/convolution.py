@@ -20,6 +20,7 @@ class Convolution(Windowed):
     """What the convolutions share: their parameters and the order of a backward."""
 
     transposed: ClassVar[bool] = False
+    n_in: int
     weight_l1, weight_l2 = penalty_of("weight", "l1"), penalty_of("weight", "l2")
     bias_l1, bias_l2 = penalty_of("bias", "l1"), penalty_of("bias", "l2")
 
@@ -160,8 +161,8 @@ class Conv2d(Convolution):
 class Conv1d(Conv2d):
     """y[n, p] = b + sum over i of x[n, p s + i d] W[i]: Conv2d for signals, such as series and sequences.
 
-    Arguments are Conv2d's, each a number; padding may be a pair ((before, after),). The kernels are those of images with
-    one row, and so is the derivative.
+    Arguments are Conv2d's, each a number; padding may be a pair ((before, after),). The kernels are those of images
+    with one row, and so is the derivative.
     x : (N, L, n_in); y : (N, OL, n_out); weight : (K, n_in / groups, n_out); bias : (n_out,)
 
     A weight of PyTorch's (O, C, K) is `w.permute(2, 1, 0)` here.
@@ -240,7 +241,7 @@ class ConvTranspose2d(Convolution):
         return self._draw
 
     def _draw(self, stream: Any, shape: tuple[int, ...]) -> Any:
-        """A weight drawn as that of a Conv2d with as many channels in and out, so that fan_in is what an output sees."""
+        """A weight drawn as that of a Conv2d with these channels in and out, so that fan_in is what an output sees."""
         groups, n_out = self.groups, shape[2]
         drawn = self._drawn(stream, (*shape[:2], self.n_in // groups, self.n_out))
         split = drawn.reshape(*shape[:2], self.n_in // groups, groups, n_out).transpose(0, 1, 4, 3, 2)
@@ -260,7 +261,8 @@ class ConvTranspose2d(Convolution):
         found = self._size_after(size)
         if min(found) < 1:
             raise ShapeError(
-                f"{self!r}: of an input of {size[0]} x {size[1]} the padding leaves {found[0]} x {found[1]}; use less padding"
+                f"{self!r}: of an input of {size[0]} x {size[1]} the padding leaves {found[0]} x {found[1]}; use less "
+                "padding"
             )
 
     def _geometry(self, x: Array) -> tuple[Any, ...]:

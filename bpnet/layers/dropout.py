@@ -54,8 +54,8 @@ class Dropout(Layer):
 class Dropout2d(Dropout):
     """Zero whole channels of each sample with probability `rate` while training, and scale the others.
 
-    Neighbouring pixels tell much the same, so that dropping single ones would hide little. Everything else is Dropout's;
-    of rows (N, C) it is the same. [Tompson et al. 2015]
+    Neighbouring pixels tell much the same, so that dropping single ones would hide little. Everything else is
+    Dropout's; of rows (N, C) it is the same. [Tompson et al. 2015]
     rate     : in [0, 1), applied in steps of 1/65536
     channels : "last", or "first" for x (N, C, ...)
     """

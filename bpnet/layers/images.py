@@ -1,8 +1,8 @@
 """What layers of images and of signals share: their layout, what they refuse, and arguments that are pairs.
 
-bpnet's layout is channels last: images (N, H, W, C), signals (N, L, C). What a window sees of an image is then one row of
-a matrix product, and features are on the last axis as everywhere. `channels="first"` takes and gives (N, C, H, W): two
-kernels turn the axes around, in forward and in backward.
+bpnet's layout is channels last: images (N, H, W, C), signals (N, L, C). What a window sees of an image is then one row
+of a matrix product, and features are on the last axis as everywhere. `channels="first"` takes and gives (N, C, H, W):
+two kernels turn the axes around, in forward and in backward.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def as_padding(owner: str, value: Any, n: int) -> tuple[tuple[int, int], ...] | 
     if not fine or any(as_size(one) == 0 and (one != 0 or isinstance(one, bool)) for pair in pairs for one in pair):
         axes = "a number" if n == 1 else "(rows, columns)"
         raise ConfigError(
-            f'{owner}: padding must be "same", "valid", a whole number of at least 0, or {axes}, each a number or a pair '
-            f"(before, after), got {value!r}"
+            f'{owner}: padding must be "same", "valid", a whole number of at least 0, or {axes}, each a number or a '
+            f"pair (before, after), got {value!r}"
         )
     return tuple((int(before), int(after)) for before, after in pairs)
 
@@ -218,8 +218,8 @@ class Windowed(Spatial):
         padded = window.padded(*self._image((1, *size, 1))[1:3])[2 - self.axes :]
         reach = window.reach[2 - self.axes :]
         raise ShapeError(
-            f"{self!r}: the kernel spans {_by(reach)}, more than the {_by(padded)} of the padded input {_by(size)}; use a "
-            'smaller kernel or dilation, more padding (padding="same"), or fewer poolings before it'
+            f"{self!r}: the kernel spans {_by(reach)}, more than the {_by(padded)} of the padded input {_by(size)}; "
+            'use a smaller kernel or dilation, more padding (padding="same"), or fewer poolings before it'
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bpnet.dispatch import Array, kernel, namespace
 
 
@@ -26,8 +28,9 @@ def reshape(x: Array, shape: tuple[int, ...]) -> Array:
 @kernel
 def transpose(x: Array, axes: tuple[int, ...]) -> Array:
     """A new array, in C order, whose axis k is axis axes[k] of `x`."""
-    xp = namespace(x)
-    return xp.asarray(xp.permute_dims(x, axes), copy=True)
+    xp, shape = namespace(x), tuple(x.shape[axis] for axis in axes)
+    flat = xp.reshape(xp.permute_dims(x, axes), (math.prod(shape),))  # in C order, whatever a copy would keep
+    return xp.asarray(xp.reshape(flat, shape), copy=True)
 
 
 @kernel(view=True)

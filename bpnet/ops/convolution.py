@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from bpnet.dispatch import Array, Kernel, kernel, namespace
-from bpnet.ops.windows import Window, crop, pad, seen, unseen
+from bpnet.ops.windows import Window, crop, in_c_order, pad, seen, unseen
 
 
 def _grouped(x: Array, groups: int) -> Array:
@@ -23,7 +23,7 @@ def _grouped(x: Array, groups: int) -> Array:
 def _ungrouped(x: Array, leading: tuple[int, ...]) -> Array:
     """(groups, M, C / groups) as (*leading, C)."""
     xp = namespace(x)
-    return xp.reshape(xp.permute_dims(x, (1, 0, 2)), (*leading, x.shape[0] * x.shape[2]))
+    return in_c_order(xp.reshape(xp.permute_dims(x, (1, 0, 2)), (*leading, x.shape[0] * x.shape[2])))
 
 
 def _convolved(x: Array, W: Array, window: Window, groups: int) -> Array:
@@ -90,7 +90,7 @@ def conv2d_backward(
     need_db: bool = True,
     need_dW: bool = True,
 ) -> tuple[Array | None, Array | None, Array | None]:
-    """dx: every dy W^T, added up where its window looked. dW[i, j]: what (i, j) saw, transposed, times dy. db: sum of dy.
+    """dx: every dy W^T, added up where its window looked. dW[i, j]: what (i, j) saw, transposed, times dy. db: sum dy.
 
     Each is None where it is not needed.
     """
@@ -113,8 +113,8 @@ def conv_transpose2d(
 ) -> Array:
     """The map that takes dy to dx in the convolution that makes x of an image of `size`, and b added.
 
-    x : (N, H, W, C); W : (KH, KW, O / groups, C); b : (O,) or None; window : of that convolution, whose places are (H, W)
-    size : rows and columns of y
+    x : (N, H, W, C); W : (KH, KW, O / groups, C); b : (O,) or None
+    window : of that convolution, whose places are (H, W); size : rows and columns of y
     Returns (N, *size, O).
     """
     return _finished(_input_gradient(x, W, window, groups, size), b, activation, settings)

@@ -58,7 +58,7 @@ def batch_norm_backward(
 def scale_shift(
     x: Array, mean: Array, variance: Array, weight: Array | None, bias: Array | None, epsilon: float
 ) -> Array:
-    """y = (x - mean) / sqrt(variance + epsilon) * weight + bias, by statistics that are given: batch norm's inference."""
+    """y = (x - mean) / sqrt(variance + epsilon) * weight + bias, by given statistics: batch norm's inference."""
     return _normalized(x, mean, variance, weight, bias, epsilon)
 
 

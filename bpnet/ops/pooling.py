@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bpnet.dispatch import Array, kernel, namespace
-from bpnet.ops.windows import Window, crop, pad, seen, unseen
+from bpnet.ops.windows import Window, crop, in_c_order, pad, seen, unseen
 
 _LINE = (slice(None),)
 
@@ -119,7 +119,7 @@ def global_avg_pool_backward(dy: Array, size: tuple[int, int]) -> Array:
     """Every place gets dy / (H W). size : (H, W) of x"""
     xp = namespace(dy)
     share = dy / (size[0] * size[1])
-    return xp.asarray(xp.broadcast_to(share[:, None, None, :], (dy.shape[0], *size, dy.shape[1])), copy=True)
+    return in_c_order(xp.broadcast_to(share[:, None, None, :], (dy.shape[0], *size, dy.shape[1])))
 
 
 @kernel

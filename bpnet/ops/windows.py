@@ -6,6 +6,7 @@ Images are (N, H, W, C), channels last. Array API has no padding, no sliding win
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -78,7 +79,13 @@ def pad(x: Array, window: Window, value: float = 0.0) -> Array:
 def crop(x: Array, window: Window) -> Array:
     """The image within its padding: the derivative of `pad`."""
     (top, bottom), (left, right) = window.padding
-    return x[:, top : x.shape[1] - bottom, left : x.shape[2] - right, :]
+    return in_c_order(x[:, top : x.shape[1] - bottom, left : x.shape[2] - right, :])
+
+
+def in_c_order(x: Array) -> Array:
+    """`x` itself, or a copy without gaps: a product of what lies otherwise in memory may end in other bits."""
+    xp = namespace(x)
+    return xp.reshape(xp.reshape(x, (math.prod(x.shape),)), x.shape)
 
 
 def spread(y: Array, axis: int, start: int, step: int, length: int) -> Array:

@@ -5,7 +5,7 @@ stay readable, and the next backward writes afresh. A parameter that got no grad
 1. a schedule's rate is written into the store,
 2. the gradients of the penalties are added (`Parameter.l1`, `.l2`): once a step, however many backwards it has,
 3. gradients are clipped, first by value, then by norm; both in the store itself, so that `parameter.grad` shows it,
-4. the parameters are updated, run by run, the statistics become what the step has made of them, and the averages follow,
+4. the parameters are updated, run by run; statistics become what the step has made of them; averages follow,
 5. the step is counted.
 Where the store's flag `ok` is False (a loss, or with clip_norm a gradient, that is not finite) nothing changes. The
 flag stays down until somebody raises it: the Trainer does; a loop of one's own sets `model.store.ok[...] = True`.

@@ -53,10 +53,15 @@ def check_layer(
     if strict and importlib.util.find_spec("array_api_strict"):
         chosen += [each for each in map(get_backend, _strict_backends()) if each.name not in {b.name for b in chosen}]
     for backend in chosen:
-        for n_samples in (SAMPLES, 1):
+        for n_samples in (SAMPLES, _fewest(make)):
             LayerCheck(make, (n_samples, *shape), backend, dtype, seed).run()
     first = LayerCheck(make, (SAMPLES, *shape), chosen[0], dtype, seed)
     first.it_can_be_saved_and_made_again()
+
+
+def _fewest(make: Callable[[], Layer]) -> int:
+    """The fewest samples that a layer must take in training: one, or two where it looks at how they spread."""
+    return 2 if make().statistics() else 1
 
 
 @lru_cache(maxsize=1)
@@ -259,12 +264,12 @@ class LayerCheck:
             raise self.fail("; ".join(wrong))
 
     def inference_is_forward_and_keeps_nothing(self) -> None:
-        """layer(x) equals forward(x) where nothing is random, and leaves nothing behind for a backward."""
+        """layer(x) leaves nothing behind for a backward; it equals forward(x) where nothing is random or counted."""
         model = self.model()
         x = model.asarray(self.x)
         y = self.call("inference", model, x)
         self.expect_nothing_kept(model, y, x, "layer(x) is inference, and a backward after it")
-        if not model.streams():
+        if not model.streams() and not model.statistics():
             trained, inferred = to_numpy(self.forward(model)), to_numpy(y)
             if trained.shape != inferred.shape:
                 raise self.fail(f"layer(x) has shape {inferred.shape}, forward(x) {trained.shape}")

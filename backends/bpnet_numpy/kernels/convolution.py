@@ -24,7 +24,7 @@ from bpnet.dispatch import Call, Kernel
 from bpnet.ops.windows import Window
 from bpnet_numpy.kernels.common import Array, bound, floating, ones
 
-BLOCK = 1 << 18  # numbers that are gathered at a time: they stay in the cache until they are multiplied
+BLOCK = 1 << 16  # numbers that are gathered at a time: they stay in the cache until they are multiplied
 WIDE = 8  # numbers in a row of a window, from which on rows are gathered
 After = Callable[[Array], list[Call]]
 
@@ -66,11 +66,7 @@ def windows(padded: Array, window: Window, places: tuple[int, int]) -> Array:
 
 
 class Gathered:
-    """What the windows of x see, in a matrix that is made once: a block of samples at a time.
-
-    `rows(samples)` gives the calls that fill it and the matrix (groups, M, KH KW C / groups), perhaps transposed in
-    memory.
-    """
+    """What the windows of x see, in a matrix that is made once: a block of samples at a time."""
 
     def __init__(self, x: Array, window: Window, groups: int, places: tuple[int, int]) -> None:
         self.padded = Padded(x, window)
@@ -82,6 +78,7 @@ class Gathered:
         self._buffer: Array = None
 
     def rows(self, samples: slice) -> tuple[list[Call], Array]:
+        """The calls that gather what the windows of `samples` see, and the matrix (groups, M, KH KW C / groups)."""
         calls, padded = self.padded.block(samples)
         seen = windows(padded, self.window, self.places)
         n = seen.shape[0]
@@ -121,7 +118,10 @@ def nothing_after(_: Array) -> list[Call]:
 def convolve(y: Array, x: Array, W: Array, window: Window, groups: int, after: After = nothing_after) -> list[Call]:
     """The calls that write the convolution of x to y, and `after` of every block of it."""
     if window.plain and groups == 1:
-        return [partial(np.dot, x.reshape(-1, x.shape[3]), W.reshape(W.shape[2:]), y.reshape(-1, y.shape[3])), *after(y)]
+        return [
+            partial(np.dot, x.reshape(-1, x.shape[3]), W.reshape(W.shape[2:]), y.reshape(-1, y.shape[3])),
+            *after(y),
+        ]
     places = (y.shape[1], y.shape[2])
     if _depthwise(x.shape[3], W, groups):
         return _convolve_depthwise(y, x, W, window, after)
