@@ -495,7 +495,7 @@ def test_what_does_not_fit_is_refused_with_what_would(layer: bp.Layer, shape: tu
         (
             lambda: bp.ConvTranspose2d(1, 6, 3, output_padding=1),
             "ConvTranspose2d: output_padding must be a whole number, or two of them, of at least 0 and below the "
-            "stride or the dilation, got 1",
+            "stride, got 1",
         ),
         (
             lambda: bp.MaxPool2d(2, padding=2),

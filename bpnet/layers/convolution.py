@@ -223,12 +223,12 @@ class ConvTranspose2d(Convolution):
             )
         more = output_padding if isinstance(output_padding, (tuple, list)) else (output_padding,) * 2
         if len(more) != 2 or any(
-            isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < max(s, d)
-            for n, s, d in zip(more, self._stride, self._dilation, strict=False)
+            isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < s
+            for n, s in zip(more, self._stride, strict=False)
         ):
             raise ConfigError(
                 "ConvTranspose2d: output_padding must be a whole number, or two of them, of at least 0 and below the "
-                f"stride or the dilation, got {output_padding!r}"
+                f"stride, got {output_padding!r}"
             )
         self._more = tuple(more)
         penalties = (weight_l1, weight_l2, bias_l1, bias_l2)

@@ -211,7 +211,7 @@ class Optimizer(Tracked):
     def _lay_out(self, store: Store) -> _Passes:
         parameters = store.parameters
         trainable = {path: p for path, p in parameters.items() if p.trainable}
-        if parameters and not trainable:
+        if len(parameters) > len(store.statistics) and not trainable:
             raise StateError(
                 f"{type(self).__name__}.step: the model has nothing to train: all of its {len(parameters)} parameters "
                 "are frozen; unfreeze() those that training shall change"
