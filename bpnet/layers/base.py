@@ -79,8 +79,11 @@ class Layer(Trained, Tracked):
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one sample's output for that of one sample's input; by default found by inference on zeros."""
-        x = self.backend.zeros((1, *input_shape), self.store.dtype)
-        return tuple(self(x).shape[1:])
+        return tuple(self(self.blank(input_shape)).shape[1:])
+
+    def blank(self, input_shape: tuple[int, ...]) -> Array:
+        """One sample of zeros, as this layer takes them; one that takes integers defines this anew."""
+        return self.backend.zeros((1, *input_shape), self.store.dtype)
 
     def keep(self, *values: Any) -> None:
         """Keep `values` for the backward of this forward, in the layer's one slot."""
@@ -293,7 +296,10 @@ class Layer(Trained, Tracked):
         self.store.complete_gradients()
 
     def summary(self, input_shape: tuple[int, ...] | int | None = None) -> Any:
-        """Return a table of the layers; print it. See `bpnet.layers.summary.summarize`."""
+        """Return a table of the layers; print it.
+
+        input_shape : the shape of one sample; with it the table has output shapes, and the FLOPs of one inference
+        """
         from bpnet.layers.summary import summarize
 
         return summarize(self, input_shape)
