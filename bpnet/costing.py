@@ -1,7 +1,7 @@
 """What a training step costs: floating-point operations and bytes, layer by layer, forward, backward and update.
 
-The step is made, on a copy, and every kernel call that it makes is counted by what its kernel declares; so a layer, loss
-or optimizer needs no formula of its own.
+The step is made, on a copy, and every kernel call in it is counted by what its kernel declares; so a layer, loss or
+optimizer needs no formula of its own.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ def cost(
     """Count the floating-point operations and the bytes of one training step on the batch `x`, `y`, layer by layer.
 
     Without a loss: of the model's forward and backward alone. Without an optimizer there is no update. The step is made
-    on copies, so that nothing of what is given changes. Calls are counted as an eager step makes them; a plan makes some
-    of them one, which saves bytes, and hardly operations. What counts: see `bpnet.ops.costs`.
+    on copies, so that nothing of what is given changes. Calls are counted as an eager step makes them; a plan makes
+    some of them one, which saves bytes, and hardly operations.
     Raises ConfigError, or what the Trainer would say of the data.
 
     >>> import numpy as np

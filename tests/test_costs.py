@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import bpnet as bp
-from bpnet.dispatch import Kernel, kernel, kernels
-from bpnet.ops.costs import Cost, kernel_cost, kernel_flops, n_bytes
+from bpnet.dispatch import Kernel, kernels
+from bpnet.ops.costs import kernel_flops
 from bpnet.testing.cases import CASES
 from bpnet.testing.counting import count_flops
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import bpnet as bp
 from bpnet.testing import check_layer
-from bpnet.testing.layers import assert_derivatives
+from bpnet.testing.layer_derivatives import assert_derivatives
 
 RNG = np.random.default_rng(0)
 SAMPLES = RNG.normal(2.0, 3.0, size=(50, 4))
@@ -260,7 +260,11 @@ def test_summary_counts_parameters_and_shows_shapes() -> None:
     assert "(N, 64)" in text.splitlines()[2]
     assert "2,080" in text
     assert "(N, 6)" in text
-    assert text.splitlines()[-1] == "2,410 parameters, 9,640 bytes, float32 on numpy"
+    rows = text.splitlines()
+    flops = [row.split()[-1].replace(",", "") for row in rows[2:-2]]
+    assert list(map(int, flops)) == [0, 2 * 64 * 32 + 32, 32, 2 * 32 * 4 + 4, 2 * 32 * 6 + 6]
+    assert rows[-1] == "2,410 parameters, 9,640 bytes, float32 on numpy, 4,810 FLOPs per sample"
+    assert "FLOPs" not in str(model.summary())
     assert str(bp.Sequential(bp.Dense(2, 2)).summary()).splitlines()[-1].endswith("not initialized")
 
 

@@ -1,8 +1,8 @@
 """What a kernel call costs, from the shapes and dtypes of its arguments alone.
 
-A floating-point operation is one +, -, x or /, one maximum or minimum, or one value of a function such as exp, log, tanh,
-sqrt or a power; a multiplication with an addition is 2, so that a product of (M, K) and (K, N) is 2 M K N. A sum or a
-maximum over n numbers counts n. Signs, absolute values, comparisons, selections, conversions, moves and integer
+A floating-point operation is one +, -, x or /, one maximum or minimum, or one value of a function such as exp, log,
+tanh, sqrt or a power; a multiplication with an addition is 2, so that a product of (M, K) and (K, N) is 2 M K N. A sum
+or a maximum over n numbers counts n. Signs, absolute values, comparisons, selections, conversions, moves and integer
 arithmetic (random bits too) count nothing. What is counted is the arithmetic of the reference body on arrays; that of
 single numbers, once a call, is left out. A faster body may do with less.
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from bpnet.dispatch import Array, Kernel, kernel, namespace
-from bpnet.ops.costs import Shaped, kernel_flops, size
+from bpnet.ops.costs import Shaped, kernel_flops, n_rows, size
 
 
 def rows(x: Array) -> Array:
@@ -15,8 +15,8 @@ def rows(x: Array) -> Array:
 
 
 def _linear_flops(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> int:
-    n = math.prod(x.shape[:-1])
-    n_in, n_out = W.shape
+    n = n_rows(x)
+    n_in, n_out = map(int, W.shape)
     after = 0 if activation is None else kernel_flops(activation, (Shaped((n, n_out)), *settings))
     return 2 * n * n_in * n_out + (0 if b is None else n * n_out) + after
 
@@ -39,7 +39,7 @@ def linear(x: Array, W: Array, b: Array | None, activation: Kernel | None = None
 def _linear_backward_flops(
     dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True, need_dW: bool = True
 ) -> int:
-    product = 2 * size(x) * W.shape[1]
+    product = 2 * size(x) * int(W.shape[1])
     return product * (bool(need_dx) + bool(need_dW)) + (size(dy) if need_db else 0)
 
 

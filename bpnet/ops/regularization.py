@@ -6,7 +6,11 @@ from bpnet.dispatch import Array, kernel, namespace
 from bpnet.ops.costs import size
 
 
-@kernel(flops=lambda values, l1, l2: sum(size(w) * (bool(a) + 2 * bool(b)) for w, a, b in zip(values, l1, l2, strict=True)))
+def _penalty_flops(values: tuple[Array, ...], l1: tuple[float, ...], l2: tuple[float, ...]) -> int:
+    return sum(size(w) * (bool(a) + 2 * bool(b)) for w, a, b in zip(values, l1, l2, strict=True))
+
+
+@kernel(flops=_penalty_flops)
 def penalty(values: tuple[Array, ...], l1: tuple[float, ...], l2: tuple[float, ...]) -> Array:
     """The sum over all arrays of l1 sum |w| + l2 sum w^2, one l1 and one l2 an array; 0-d."""
     xp = namespace(values[0])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from bpnet.dispatch import Array, kernel, namespace
-from bpnet.ops.costs import n_rows, size
 from bpnet.ops.activations import sigmoid
+from bpnet.ops.costs import n_rows, size
 
 # log(erfc(x) exp(x^2) / t) as a Chebyshev series in u = 2t - 1, t = 2 / (2 + x), for x >= 0: the coefficients are the
 # integrals of that function against the polynomials, taken with 40 digits. [the form: Press et al. 2007, sec. 6.2.2]

@@ -75,7 +75,11 @@ def weighted_sum(values: Array, weights: Array | None, normalizer: float) -> Arr
     return xp.asarray(divided(total, normalizer))
 
 
-@kernel(flops=lambda values, weights, normalizer, scale: size(values) * (1 + (weights is not None)) + size(scale) * _divides(normalizer), unread=(0,))
+def _weighted_sum_backward_flops(values: Array, weights: Array | None, normalizer: Any, scale: Any) -> int:
+    return size(values) * (1 + (weights is not None)) + size(scale) * _divides(normalizer)
+
+
+@kernel(flops=_weighted_sum_backward_flops, unread=(0,))
 def weighted_sum_backward(values: Array, weights: Array | None, normalizer: float, scale: float) -> Array:
     """dvalues = weights * scale / normalizer. Only the shape of `values` counts; `scale` may be an array of it."""
     xp = namespace(values)
@@ -124,7 +128,7 @@ def label_targets(
     return xp.where(_counted(flat, n_classes, ignore_index)[:, None], Q, 0)
 
 
-@kernel(flops=lambda labels, n, class_weights, ignored, w: size(labels) * (1 + (class_weights is not None) + (w is not None)))
+@kernel(flops=lambda labels, n, classes, ignored, w: size(labels) * (1 + (classes is not None) + (w is not None)))
 def label_weight(
     labels: Array,
     n_classes: int,
@@ -150,7 +154,7 @@ def _counted(labels: Array, n_classes: int, ignore_index: int | None) -> Array:
     return named if ignore_index is None else named & (labels != ignore_index)
 
 
-@kernel(flops=lambda t, smoothing, weights, w: size(t) * (2 * bool(smoothing) + (weights is not None) + (w is not None)))
+@kernel(flops=lambda t, smoothing, c, w: size(t) * (2 * bool(smoothing) + (c is not None) + (w is not None)))
 def soft_targets(
     targets: Array, smoothing: float, class_weights: tuple[float, ...] | None, sample_weight: Array | None
 ) -> Array:

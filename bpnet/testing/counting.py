@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-EACH = frozenset(
-    "add subtract multiply divide maximum minimum pow exp expm1 log log1p log2 log10 sqrt tanh sinh cosh sin cos tan "
-    "arctan atan atan2 asinh acosh atanh floor ceil round square reciprocal hypot logaddexp remainder".split()
-)
+EACH = {
+    "add", "subtract", "multiply", "divide", "maximum", "minimum", "pow", "remainder", "square", "reciprocal", "sqrt",
+    "hypot", "exp", "exp2", "expm1", "log", "log1p", "log2", "log10", "logaddexp", "sin", "cos", "tan", "asin", "acos",
+    "atan", "atan2", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "floor", "ceil", "round", "trunc",
+}  # fmt: skip
 """Functions that count one for each element of their result."""
-TWICE = frozenset({"clip"})
+TWICE = {"clip"}
 """A maximum and a minimum."""
-REDUCTIONS = frozenset("sum prod max min mean argmax argmin cumulative_sum cumulative_prod".split())
+REDUCTIONS = {"sum", "prod", "max", "min", "mean", "argmax", "argmin", "cumulative_sum", "cumulative_prod"}
 """Functions that count one for each element of their argument."""
 
 
