@@ -73,6 +73,18 @@ def namespace(x: Array) -> Any:
     return found
 
 
+def _refuse_what_holds_no_array(x: Any) -> None:
+    """Raise DTypeError unless `x` is an array, or nested lists or tuples of them: a kernel's first argument."""
+    inner = x
+    while isinstance(inner, (list, tuple)) and inner:
+        inner = inner[0]
+    try:
+        namespace(inner)
+    except DTypeError:
+        namespace(x)  # names what was given
+        raise
+
+
 def dtype_name(dtype: Any) -> str:
     """The name of a dtype, whatever its library calls it: "float32"."""
     return str(dtype).rpartition(".")[2]
@@ -168,6 +180,7 @@ class Kernel:
             cls = type(args[0][0])
         variants = self._table.get(cls)
         if variants is None:
+            _refuse_what_holds_no_array(args[0])
             variants = self._resolve(cls)
         for variant in variants:
             if variant.accepts is None or variant.accepts(*args):
