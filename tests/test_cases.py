@@ -186,7 +186,7 @@ def test_bad_inputs_are_refused_and_leave_the_object_usable(
 ) -> None:
     make = bad.make or (lambda: made_of(entry))
     family = next(of for base, of in FAMILIES.items() if isinstance(make(), base))
-    made, calls, use = family(backend, make())
+    _, calls, use = family(backend, make())
     for call in calls:
         with pytest.raises(bad.error, match=bad.message) as raised:
             call(*brought(bad.arguments, backend))

@@ -9,6 +9,7 @@ import numpy as np
 import bpnet as bp
 from bpnet.errors import DTypeError, StateError
 from bpnet.testing.cases.entries import BadArguments, BadInputs, Entry, LayerCase, all_cases
+from bpnet.testing.inputs import SampleInputs
 
 
 def zeros(*shape: int, dtype: str = "float32") -> Any:
@@ -198,3 +199,9 @@ LAYERS: dict[str, Entry[LayerCase]] = {
     ),
 }
 LAYER_CASES: dict[str, LayerCase] = all_cases(LAYERS)
+LAYER_CALLS: dict[str, tuple[LayerCase, SampleInputs]] = {
+    f"{name}: {' '.join(map(str, inputs.shape))}": (case, inputs)
+    for name, case in LAYER_CASES.items()
+    for inputs in case.inputs
+}
+"""Every case with each of its inputs."""

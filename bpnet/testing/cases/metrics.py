@@ -132,7 +132,7 @@ METRICS: dict[str, Entry[MetricCase]] = {
     "BinaryAccuracy": Entry(
         {
             "": of_bits(lambda: bp.BinaryAccuracy(), 3 / 5),
-            "of probabilities": of_bits(lambda: bp.BinaryAccuracy(from_logits=False), 2 / 5),
+            "of probabilities": of_bits(lambda: bp.BinaryAccuracy(from_logits=False), 4 / 5),
         },
         (
             BadArguments(
