@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bpnet import ops
 from bpnet.dispatch import recording
 from bpnet.door import Door
 from bpnet.errors import ConfigError, DataError
@@ -82,23 +83,19 @@ class CostReport:
         return self._sum("total")
 
     def __str__(self) -> str:
-        head = ("path", "layer", "forward FLOPs", "bytes", "backward FLOPs", "bytes", "update FLOPs", "bytes")
-        whole = CostRow("", f"{self.n_samples} samples", self.forward, self.backward, self.update)
-        cells = [
-            (row.path or "(model)", row.name, *(f"{n:,}" for d in DIRECTIONS for n in _pair(getattr(row, d))))
-            for row in self.rows
-        ]
-        cells.append(("total", whole.name, *(f"{n:,}" for d in DIRECTIONS for n in _pair(getattr(whole, d)))))
-        lines = aligned([head, *cells], 2)
+        whole = CostRow("total", f"{self.n_samples} samples", self.forward, self.backward, self.update)
+        shown = [each for each in DIRECTIONS if getattr(whole, each) != Cost()]
+        table = [("path", "layer", *(cell for each in shown for cell in (f"{each} FLOPs", "bytes")))]
+        for row in (*self.rows, whole):
+            costs = [getattr(row, each) for each in shown]
+            numbers = [f"{number:,}" for each in costs for number in (each.flops, each.bytes)]
+            table.append((row.path or "(model)", row.name, *numbers))
+        lines = aligned(table, 2)
         rule = "-" * len(lines[0])
         note = [f"not declared, and counted as 0: {', '.join(self.undeclared)}"] if self.undeclared else []
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *note])
 
     __repr__ = __str__
-
-
-def _pair(cost: Cost) -> tuple[int, int]:
-    return cost.flops, cost.bytes
 
 
 class _ByLayer(CostRecorder):
@@ -172,14 +169,15 @@ def cost(
             vars(layer)[method] = recorder.watched(path, method, getattr(layer, method))
     with recording(recorder):
         _step(recorder, model, given, loss, target, weight, optimizer)
-    names = {path: type(layer).__name__ if any(layer.children()) else repr(layer) for path, layer in layers.items()}
+    names = {path: type(each).__name__ if list(each.children()) else repr(each) for path, each in layers.items()}
     names |= {} if loss is None else {LOSS: repr(loss)}
-    names |= {} if optimizer is None else {OPTIMIZER: repr(optimizer)}
+    names |= {} if optimizer is None else {OPTIMIZER: type(optimizer).__name__}
     found = [
         CostRow(path, name, *(recorder.found.get((path, direction), Cost()) for direction in DIRECTIONS))
         for path, name in names.items()
     ]
-    rows = tuple(row for row in found if row.total != Cost() or not any(layers.get(row.path, model).children()))
+    containers = {path for path, each in layers.items() if list(each.children())}
+    rows = tuple(row for row in found if row.total != Cost() or row.path not in containers)
     return CostReport(rows, int(given.shape[0]), tuple(recorder.undeclared))
 
 
@@ -193,7 +191,10 @@ def _step(
     else:
         with recorder.at(LOSS, "forward"):
             total = loss.total_weight(tuple(prediction.shape), y, weight)
-            loss.forward(prediction, y, total, weight)
+            value = loss.forward(prediction, y, total, weight)
+            penalty = model.penalty()
+            if penalty is not None:
+                ops.add(value, penalty)
         with recorder.at(LOSS, "backward"):
             dy = loss.backward()
         model.backward(dy, need_dx=False)

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import bpnet as bp
 from bpnet.testing.cases.entries import OptimizerCase
 from bpnet.testing.cases.optimizers import OPTIMIZER_CASES, OPTIMIZERS, adam
+from bpnet.testing.layer_derivatives import same_bits
 
 every_case = pytest.mark.parametrize("case", OPTIMIZER_CASES.values(), ids=OPTIMIZER_CASES)
 
@@ -75,6 +77,36 @@ def test_nothing_changes_where_the_flag_is_down(case: OptimizerCase, backend: bp
     for name, array in model.store.arrays().items():
         if name != "grads":
             assert np.array_equal(bp.to_numpy(array), before[name]), name
+
+
+@every_case
+def test_planned_and_resumed_steps_with_groups_and_frozen_parameters_are_the_eager_ones(
+    case: OptimizerCase, backend: bp.Backend, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(2)
+    batches = [(rng.normal(size=(5, 3)), rng.normal(size=(5, 2))) for _ in range(6)]
+
+    def made(plan: bool) -> bp.Trainer:
+        model, optimizer = small_model(backend, "float32"), case.make()
+        model.parameters()["2.bias"].trainable = False
+        optimizer.groups = [bp.Group("0.*", learning_rate_scale=0.5)]
+        return bp.Trainer(model, bp.MeanSquaredError(), optimizer, plan=plan)
+
+    def trained(trainer: bp.Trainer, part: slice = slice(None)) -> dict[str, bytes]:
+        for x, y in batches[part]:
+            trainer.step(x, y)
+        return {name: bp.to_numpy(array).tobytes() for name, array in trainer.model.store.arrays().items()}
+
+    eager, planned, first, resumed = made(False), made(True), made(True), made(True)
+    expected = trained(eager)
+    frozen = small_model(backend, "float32").parameters()["2.bias"]
+    assert same_bits(eager.model.parameters()["2.bias"].value, frozen.value)
+    assert trained(planned) == expected
+    assert ": planned" in planned.plan_report()
+    trained(first, slice(0, 3))
+    first.save(tmp_path / "at-3")
+    resumed.restore(tmp_path / "at-3")
+    assert trained(resumed, slice(3, 6)) == expected
 
 
 def test_the_learning_rate_may_change_between_steps() -> None:
