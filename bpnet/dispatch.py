@@ -176,7 +176,7 @@ class Kernel:
     def choose(self, args: tuple[Any, ...]) -> Variant:
         """Return the variant that runs on `args`."""
         cls = type(args[0])
-        if cls is tuple:
+        if cls is tuple and args[0]:
             cls = type(args[0][0])
         variants = self._table.get(cls)
         if variants is None:

@@ -20,12 +20,14 @@ class SampleInputs:
     below  : x holds the integers 0 ... below - 1, and has no derivative; None: normal numbers
     others : the arrays after x, in order
     side   : a function (random generator, number of samples) for every side input, such as a mask
+    fewest : samples that the layer needs in training: 2 where it looks at how they spread
     """
 
     shape: tuple[int, ...]
     below: int | None = None
     others: tuple[SampleInputs, ...] = ()
     side: Mapping[str, Draw] = field(default_factory=dict)
+    fewest: int = 1
 
     @classmethod
     def of(cls, given: SampleInputs | tuple[int, ...] | int) -> SampleInputs:

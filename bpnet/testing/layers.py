@@ -57,7 +57,7 @@ def check_layer(
     if strict and importlib.util.find_spec("array_api_strict"):
         chosen += [each for each in map(get_backend, _strict_backends()) if each.name not in {b.name for b in chosen}]
     for backend in chosen:
-        for n_samples in (SAMPLES, 1):
+        for n_samples in (SAMPLES, inputs.fewest):
             LayerCheck(make, inputs, n_samples, backend, dtype, seed).run()
     first = LayerCheck(make, inputs, SAMPLES, chosen[0], dtype, seed)
     first.it_can_be_saved_and_made_again()
