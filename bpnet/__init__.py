@@ -6,6 +6,7 @@ from bpnet.backend import Backend, backend_names, get_backend, register_backend,
 from bpnet.callbacks import Callback
 from bpnet.checkpoint import Checkpoint
 from bpnet.contracts import strict
+from bpnet.costing import CostReport, cost
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
 from bpnet.errors import (
@@ -138,6 +139,7 @@ __all__ = [
     "Conv2d",
     "ConvTranspose2d",
     "Cosine",
+    "CostReport",
     "DTypeError",
     "DataError",
     "Dataset",
@@ -205,6 +207,7 @@ __all__ = [
     "audit",
     "backend_names",
     "callbacks",
+    "cost",
     "data",
     "errors",
     "explain",

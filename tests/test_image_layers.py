@@ -1,9 +1,10 @@
-"""Convolutions, pools, group norm, and what goes with them: derivatives, contract, doors, cases worked by hand."""
+"""Convolutions, pools, group norm, and what goes with them: worked by hand, over shapes, and in whole models.
+
+What holds of every layer is tested over the registry (`bpnet.testing.cases`).
+"""
 
 from __future__ import annotations
 
-import copy
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -15,60 +16,19 @@ from hypothesis import strategies as st
 
 import bpnet as bp
 from bpnet.ops import Window
-from bpnet.testing import check_layer
-from bpnet.testing.layers import assert_derivatives
+from bpnet.testing.cases.entries import LayerCase, all_cases
+from bpnet.testing.cases.image_layers import IMAGE_LAYERS
+from bpnet.testing.layer_derivatives import assert_derivatives
 
 RNG = np.random.default_rng(0)
-Make = Callable[[], bp.Layer]
-
-LAYERS: dict[str, tuple[Make, tuple[int, ...]]] = {
-    "Conv2d": (lambda: bp.Conv2d(2, 3, 2), (3, 4, 2)),
-    "Conv2d of one pixel": (lambda: bp.Conv2d(2, 3, 1, bias=False), (2, 3, 2)),
-    "Conv2d of everything": (
-        lambda: bp.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=((1, 0), (0, 2)), dilation=(1, 2), groups=2),
-        (4, 3, 2),
-    ),
-    "Conv2d, same": (lambda: bp.Conv2d(1, 2, (2, 3), padding="same"), (3, 3, 1)),
-    "Conv2d, stride above the kernel": (lambda: bp.Conv2d(1, 2, 2, stride=3), (5, 4, 1)),
-    "depthwise": (lambda: bp.Conv2d(3, 3, 2, groups=3), (3, 3, 3)),
-    "Conv2d, channels first": (lambda: bp.Conv2d(2, 3, 2, padding=1, channels="first"), (2, 2, 3)),
-    "Conv1d": (lambda: bp.Conv1d(2, 3, 3, padding="same", stride=2), (5, 2)),
-    "Conv1d, channels first": (lambda: bp.Conv1d(2, 2, 2, channels="first", bias=False), (2, 4)),
-    "ConvTranspose2d": (lambda: bp.ConvTranspose2d(2, 3, 3, stride=2, padding=1, output_padding=1), (2, 2, 2)),
-    "ConvTranspose2d in groups": (lambda: bp.ConvTranspose2d(2, 2, (1, 2), groups=2, channels="first"), (2, 2, 2)),
-    "MaxPool2d": (lambda: bp.MaxPool2d(2), (4, 5, 2)),
-    "MaxPool2d, overlapping": (lambda: bp.MaxPool2d(3, stride=2, padding=1, channels="first"), (2, 4, 3)),
-    "AvgPool2d": (lambda: bp.AvgPool2d(2), (4, 5, 2)),
-    "AvgPool2d of pixels alone": (lambda: bp.AvgPool2d(3, stride=2, padding="same", count_padding=False), (4, 3, 2)),
-    "GlobalAveragePool2d": (bp.GlobalAveragePool2d, (2, 3, 2)),
-    "GlobalAveragePool2d, channels first": (lambda: bp.GlobalAveragePool2d(channels="first"), (2, 2, 3)),
-    "GlobalMaxPool2d": (bp.GlobalMaxPool2d, (2, 3, 2)),
-    "GlobalMaxPool2d, channels first": (lambda: bp.GlobalMaxPool2d(channels="first"), (2, 2, 3)),
-    "GroupNorm": (lambda: bp.GroupNorm(2, 4), (2, 2, 4)),
-    "GroupNorm of rows": (lambda: bp.GroupNorm(1, 4, affine=False), (4,)),
-    "GroupNorm, channels first": (lambda: bp.GroupNorm(2, 4, channels="first"), (4, 3)),
-    "Dropout2d": (lambda: bp.Dropout2d(0.4), (2, 1, 3)),
-    "Dropout2d, channels first": (lambda: bp.Dropout2d(0.4, channels="first"), (3, 2)),
-    "Reshape": (lambda: bp.Reshape((2, 1, 3)), (6,)),
-    "BatchNorm": (lambda: bp.BatchNorm(3), (3,)),
-    "BatchNorm of images": (lambda: bp.BatchNorm(2, momentum=0.3, affine=False), (2, 3, 2)),
-    "BatchNorm, channels first": (lambda: bp.BatchNorm(2, channels="first", epsilon=0.1), (2, 3)),
-    "BatchNorm, fixed": (lambda: bp.BatchNorm(3, fixed=True), (3,)),
-    "Recompute": (
-        lambda: bp.Recompute(bp.Dense(3, 4), bp.BatchNorm(4), bp.Tanh(), bp.Dropout(0.3), bp.Dense(4, 2)),
-        (3,),
-    ),
-}
-CASES = [pytest.param(make, shape, id=name) for name, (make, shape) in LAYERS.items()]
 
 
-@pytest.mark.parametrize(("make", "shape"), CASES)
-def test_every_layer_keeps_the_promises_of_layers(make: Make, shape: tuple[int, ...], backend: bp.Backend) -> None:
-    check_layer(make, shape, backends=(backend,), strict=False)
+CASES = all_cases(IMAGE_LAYERS)
 
 
-@pytest.mark.parametrize(("make", "shape"), CASES)
-def test_the_shape_that_is_said_is_the_shape_that_comes_out(make: Make, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_shape_that_is_said_is_the_shape_that_comes_out(case: LayerCase) -> None:
+    make, shape = case.make, case.inputs[0].shape
     layer = make().initialize()
     x = np.zeros((3, *shape), np.float32)
     y = layer(x)
@@ -76,36 +36,6 @@ def test_the_shape_that_is_said_is_the_shape_that_comes_out(make: Make, shape: t
     assert layer.forward(read_only(x)).shape == y.shape
     assert layer.backward(read_only(np.ones_like(y))).shape == x.shape
     assert str(("N", *y.shape[1:])).replace("'", "") in str(bp.Sequential(make()).summary(shape))
-
-
-@pytest.mark.parametrize(("make", "shape"), CASES)
-def test_no_samples_give_no_outputs_and_zero_gradients(make: Make, shape: tuple[int, ...], backend: bp.Backend) -> None:
-    layer = make().initialize(backend=backend)
-    x = backend.asarray(np.zeros((0, *shape), np.float32))
-    assert layer(x).shape[0] == 0
-    if layer.statistics() and not getattr(layer, "fixed", False):
-        return  # training needs samples to know how they spread
-    y = layer.forward(x)
-    assert tuple(layer.backward(y).shape) == (0, *shape)
-    for parameter in layer.parameters().values():
-        assert not bp.to_numpy(parameter.grad).any()
-
-
-@pytest.mark.parametrize(("make", "shape"), CASES)
-def test_every_layer_comes_back_from_its_file_and_from_a_pickle(make: Make, shape: Any, tmp_path: Any) -> None:
-    model = bp.Sequential(make()).initialize(seed=3)
-    x = RNG.normal(size=(3, *shape)).astype(np.float32)
-    model.save(tmp_path / "m.safetensors")
-    for other in (bp.load(tmp_path / "m.safetensors"), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert repr(other) == repr(model)
-        assert np.array_equal(other(x), model(x))
-
-
-@pytest.mark.parametrize(("make", "shape"), CASES)
-def test_models_of_it_pass_the_audit(make: Make, shape: tuple[int, ...]) -> None:
-    x = RNG.normal(size=(4, *shape))
-    report = bp.audit(bp.Sequential(make(), bp.Flatten()), bp.MeanSquaredError(), x)
-    assert report.passed, str(report)
 
 
 def model() -> bp.Sequential:
@@ -351,188 +281,9 @@ def test_pools_of_any_shape_are_those_of_every_window(
 # --- the door ---
 
 
-@pytest.mark.parametrize(
-    ("layer", "shape", "message"),
-    [
-        (
-            bp.Conv2d(3, 4, 3),
-            (2, 3, 8, 8),
-            "Conv2d(3, 4, 3) needs x of shape (N, H, W, 3), got (2, 3, 8, 8); its channels seem to come first: give "
-            'Conv2d(..., channels="first")',
-        ),
-        (
-            bp.Conv2d(3, 4, 3, channels="first"),
-            (2, 8, 8, 3),
-            "Conv2d(3, 4, 3, channels='first') needs x of shape (N, 3, H, W), got (2, 8, 8, 3); its channels seem to "
-            'come last: give Conv2d(..., channels="last")',
-        ),
-        (
-            bp.Conv2d(3, 4, 3),
-            (2, 8, 8, 5),
-            "Conv2d(3, 4, 3) needs x of shape (N, H, W, 3), got (2, 8, 8, 5); it has 5 channels",
-        ),
-        (
-            bp.Conv2d(1, 4, 3),
-            (2, 8, 8),
-            "Conv2d(1, 4, 3) needs x of shape (N, H, W, 1), got (2, 8, 8); x[..., None] gives it the axis of its one "
-            "channel",
-        ),
-        (
-            bp.Conv2d(3, 4, 3),
-            (8, 8, 3),
-            "Conv2d(3, 4, 3) needs x of shape (N, H, W, 3), got (8, 8, 3); for one sample use x[None, ...]",
-        ),
-        (
-            bp.Conv2d(1, 4, 3),
-            (2, 64),
-            "Conv2d(1, 4, 3) needs x of shape (N, H, W, 1), got (2, 64); put a Reshape((H, W, C)) before it",
-        ),
-        (
-            bp.Conv2d(1, 4, 5, padding=1),
-            (2, 2, 9, 1),
-            "Conv2d(1, 4, 5, padding=1): the kernel spans 5 x 5, more than the 4 x 11 of the padded input 2 x 9; use a "
-            'smaller kernel or dilation, more padding (padding="same"), or fewer poolings before it',
-        ),
-        (
-            bp.Conv1d(2, 4, 5),
-            (2, 4, 2),
-            "Conv1d(2, 4, 5): the kernel spans 5, more than the 4 of the padded input 4; use a smaller kernel or "
-            'dilation, more padding (padding="same"), or fewer poolings before it',
-        ),
-        (
-            bp.MaxPool2d(2),
-            (2, 1, 1, 3),
-            "MaxPool2d(2): the kernel spans 2 x 2, more than the 1 x 1 of the padded input 1 x 1; use a smaller kernel "
-            'or dilation, more padding (padding="same"), or fewer poolings before it',
-        ),
-        (
-            bp.MaxPool2d(2),
-            (2, 9),
-            "MaxPool2d(2) needs x of shape (N, H, W, C), got (2, 9); put a Reshape((H, W, C)) before it",
-        ),
-        (
-            bp.ConvTranspose2d(1, 1, 1, padding=1),
-            (1, 2, 2, 1),
-            "ConvTranspose2d(1, 1, 1, padding=1): of an input of 2 x 2 the padding leaves 0 x 0; use less padding",
-        ),
-        (
-            bp.BatchNorm(3),
-            (2, 3, 5),
-            "BatchNorm(3) needs x of shape (N, ..., 3), got (2, 3, 5); its channels seem to come first: give "
-            'BatchNorm(..., channels="first")',
-        ),
-        (
-            bp.GroupNorm(1, 3),
-            (3,),
-            "GroupNorm(1, 3) needs x of shape (N, ..., 3), got (3,); for one sample use x[None, :]",
-        ),
-        (
-            bp.Reshape((2, 2)),
-            (3, 5),
-            "Reshape((2, 2)) needs x of shape (N, ...) with 4 numbers a sample, got (3, 5)",
-        ),
-        (
-            bp.Reshape((2, 2)),
-            (4,),
-            "Reshape((2, 2)) needs x of shape (N, ...) with 4 numbers a sample, got (4,); for one sample use x[None, "
-            "...]",
-        ),
-        (
-            bp.Dropout2d(0.5),
-            (4,),
-            "Dropout2d(0.5) needs x of shape (N, ..., C), got (4,); for one sample use x[None]",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_refused_with_what_would(layer: bp.Layer, shape: tuple[int, ...], message: str) -> None:
-    model = copy.deepcopy(layer)
-    with pytest.raises(bp.ShapeError) as refused:
-        model.forward(np.zeros(shape, np.float32))
-    assert str(refused.value) == message
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: bp.Conv2d(4, 6, 3, groups=4),
-            "Conv2d: groups must divide the channels in and out, 4 and 6, got 4; 1, 2 would do",
-        ),
-        (
-            lambda: bp.Conv2d(0, 6, 3),
-            "Conv2d needs at least 1 channel in, 1 out and 1 group, whole numbers: got 0, 6 and groups=1",
-        ),
-        (
-            lambda: bp.Conv2d(1, 6, 0),
-            "Conv2d: kernel_size must be a whole number, or 2 of them (rows, columns), of at least 1, got 0",
-        ),
-        (
-            lambda: bp.Conv2d(1, 6, (3, 3, 3)),
-            "Conv2d: kernel_size must be a whole number, or 2 of them (rows, columns), of at least 1, got (3, 3, 3)",
-        ),
-        (
-            lambda: bp.Conv1d(1, 6, 3, stride=(1, 2)),
-            "Conv1d: stride must be a whole number of at least 1, got (1, 2)",
-        ),
-        (
-            lambda: bp.Conv2d(1, 6, 3, padding="smae"),
-            "Conv2d: padding must be \"same\", \"valid\" or numbers, got 'smae'; did you mean 'same'?",
-        ),
-        (
-            lambda: bp.Conv2d(1, 6, 3, padding=-1),
-            'Conv2d: padding must be "same", "valid", a whole number of at least 0, or (rows, columns), each a number '
-            "or a pair (before, after), got -1",
-        ),
-        (
-            lambda: bp.Conv2d(1, 6, 3, channels="middle"),
-            'Conv2d: channels must be "last" or "first", got \'middle\'',
-        ),
-        (
-            lambda: bp.ConvTranspose2d(1, 6, 3, padding="same"),
-            "ConvTranspose2d: padding must be numbers here, since several sizes would be the same; a stride of s "
-            "doubles exactly with kernel_size=s, or with padding and output_padding",
-        ),
-        (
-            lambda: bp.ConvTranspose2d(1, 6, 3, output_padding=1),
-            "ConvTranspose2d: output_padding must be a whole number, or two of them, of at least 0 and below the "
-            "stride, got 1",
-        ),
-        (
-            lambda: bp.MaxPool2d(2, padding=2),
-            "MaxPool2d: padding must be smaller than the kernel, or some windows would see nothing else: got padding 2 "
-            "for a kernel of 2",
-        ),
-        (
-            lambda: bp.GroupNorm(3, 8),
-            "GroupNorm: n_groups must divide the 8 features, got 3; 1, 2, 4, 8 would do",
-        ),
-        (
-            lambda: bp.BatchNorm(0),
-            "BatchNorm needs the number of features, at least 1, got 0",
-        ),
-        (
-            lambda: bp.BatchNorm(3, momentum=1.5),
-            "BatchNorm: momentum must be in [0, 1], got 1.5",
-        ),
-        (
-            lambda: bp.Reshape(4),
-            "Reshape needs the shape of a sample, as in Reshape((28, 28, 1)), got 4",
-        ),
-        (
-            lambda: bp.Dropout2d(1.0),
-            "Dropout needs a rate in [0, 1), got 1.0",
-        ),
-    ],
-)
-def test_arguments_that_cannot_be_are_refused(make: Make, message: str) -> None:
-    with pytest.raises(bp.ConfigError) as refused:
-        make()
-    assert str(refused.value) == message
-
-
 def test_a_gradient_of_another_shape_is_refused_and_what_was_kept_stays() -> None:
-    for make, shape in LAYERS.values():
-        layer = make().initialize()
+    for case in CASES.values():
+        layer, shape = case.make().initialize(), case.inputs[0].shape
         y = layer.forward(np.ones((2, *shape), np.float32))
         with pytest.raises(bp.ShapeError, match="needs dy of the output's shape"):
             layer.backward(np.ones((*y.shape[:-1], y.shape[-1] + 1), np.float32))

@@ -17,7 +17,8 @@ from bpnet.backend import Backend, to_numpy
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import is_number
 from bpnet.testing.differences import Comparison
-from bpnet.testing.layers import LayerCheck, reset, same_bits
+from bpnet.testing.layer_derivatives import reset, same_bits
+from bpnet.testing.layers import LayerCheck
 
 DRAWS = 64
 
@@ -151,8 +152,8 @@ class InPlace(LayerCheck):
     """The checks of `bpnet.testing.check_layer`, of a layer as it is and with inputs that it gets."""
 
     def __init__(self, layer: Layer, x: Any, backend: Backend, seed: int) -> None:
-        self.layer, self.x, self.backend, self.seed = layer, x, backend, seed
-        self.shape, self.dtype, self.where = x.shape, "float64", ""
+        self.layer, self.args, self.side, self.backend, self.seed = layer, (x,), {}, backend, seed
+        self.dtype, self.where = "float64", ""
 
     def model(self, dtype: str | None = None) -> Layer:
         """A copy with the layer's values."""
@@ -178,10 +179,11 @@ class InPlace(LayerCheck):
     def samples_do_not_mix(self) -> None:
         """In inference, what a sample's output is does not depend on the others."""
         model = self.model()
-        whole = np.array(to_numpy(self.call("inference", model, model.asarray(self.x))))
-        if len(self.x) < 2 or whole.shape[:1] != self.x.shape[:1]:
+        (x,) = self.args
+        whole = np.array(to_numpy(self.infer("inference", model, self.arrays(model))))
+        if len(x) < 2 or whole.shape[:1] != x.shape[:1]:
             return
-        one = np.array(to_numpy(self.call("inference of one sample", model, model.asarray(self.x[1:2]))))
+        one = np.array(to_numpy(self.infer("inference of one sample", model, (model.asarray(x[1:2]),))))
         scale = max(1.0, float(np.max(np.abs(whole), initial=0.0)))
         if one.shape != whole[1:2].shape or not np.all(np.abs(one - whole[1:2]) <= 1e-9 * scale):
             raise self.fail(
@@ -194,7 +196,7 @@ class InPlace(LayerCheck):
         model = self.model()
         if not model.streams() or list(model.children()):
             return
-        x = model.asarray(self.x)
+        (x,) = self.arrays(model)
         target = np.array(to_numpy(model(x)))
         size = float(np.sum(target * target))
         if not size:

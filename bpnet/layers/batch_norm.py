@@ -8,7 +8,7 @@ from typing import Any
 from bpnet import ops
 from bpnet.checks import at_least_0, flag, positive
 from bpnet.dispatch import Array
-from bpnet.errors import ConfigError, DTypeError, ShapeError
+from bpnet.errors import ConfigError, ShapeError
 from bpnet.initializers import ones, zeros
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import as_size
@@ -41,9 +41,7 @@ class Normalization(Layer):
 
     def _check(self, x: Any) -> None:
         """Raise unless `x` has the features where they belong, and is of the model's library and dtype."""
-        shape = getattr(x, "shape", None)
-        if not isinstance(shape, tuple):
-            raise DTypeError(f"{self!r} needs an array, got {type(x).__name__}; bring it over with model.asarray(x)")
+        shape = self.shape_of(x)
         n, last = self.n_features, self.channels == "last"
         if len(shape) < 2 or shape[-1 if last else 1] != n:
             axes = f"(N, ..., {n})" if last else f"(N, {n}, ...)"

@@ -35,18 +35,20 @@ class Dropout(Layer):
 
     def __call__(self, x: Array) -> Array:
         """Return `x` itself."""
+        self.shape_of(x)
         return x
 
     def forward(self, x: Array) -> Array:
         """Return x * mask * scale; keep the mask."""
+        self.shape_of(x)
         y, mask = ops.dropout(x, *self.stream.source, self.rate)
-        self.keep(mask)
+        self.keep(mask, x.dtype)
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         """Return dx = dy * mask * scale; the next forward draws a new mask."""
-        (mask,) = self.kept()
-        self.check_gradient(dy, mask.shape, None, mask)
+        mask, dtype = self.kept()
+        self.check_gradient(dy, mask.shape, dtype, mask, dtype)
         self.stream.commit()
         return ops.dropout_backward(dy, mask, self.rate) if need_dx else None
 
@@ -66,17 +68,27 @@ class Dropout2d(Dropout):
             raise ConfigError(f'Dropout2d: channels must be "last" or "first", got {channels!r}')
         self.channels = channels
 
+    def _check(self, x: Array) -> int:
+        """The axis of the channels; ShapeError where there is none."""
+        shape = self.shape_of(x)
+        if len(shape) < 2:
+            raise ShapeError(f"{self!r} needs x of shape (N, ..., C), got {shape}; for one sample use x[None]")
+        return 1 if self.channels == "first" else len(shape) - 1
+
+    def __call__(self, x: Array) -> Array:
+        """Return `x` itself."""
+        self._check(x)
+        return x
+
     def forward(self, x: Array) -> Array:
         """Return x * mask * scale, the mask one number a sample and channel; keep it."""
-        if x.ndim < 2:
-            raise ShapeError(f"{self!r} needs x of shape (N, ..., C), got {tuple(x.shape)}; for one sample use x[None]")
-        y, mask = ops.dropout_channels(x, *self.stream.source, self.rate, 1 if self.channels == "first" else x.ndim - 1)
-        self.keep(mask, tuple(x.shape))
+        y, mask = ops.dropout_channels(x, *self.stream.source, self.rate, self._check(x))
+        self.keep(mask, tuple(x.shape), x.dtype)
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         """Return dx = dy * mask * scale; the next forward draws a new mask."""
-        mask, shape = self.kept()
-        self.check_gradient(dy, shape, None, mask, shape)
+        mask, shape, dtype = self.kept()
+        self.check_gradient(dy, shape, dtype, mask, shape, dtype)
         self.stream.commit()
         return ops.dropout_backward(dy, mask, self.rate) if need_dx else None

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from bpnet import ops
 from bpnet.dispatch import Array
-from bpnet.errors import ConfigError, DTypeError, ShapeError, did_you_mean
+from bpnet.errors import ConfigError, ShapeError, did_you_mean
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import as_size
 from bpnet.ops.windows import Window
@@ -133,10 +133,7 @@ class Spatial(Layer):
         return f"(N, {spatial}, {n})" if self.channels == "last" else f"(N, {n}, {spatial})"
 
     def _check_image(self, x: Any) -> None:
-        shape = getattr(x, "shape", None)
-        if not isinstance(shape, tuple):
-            raise DTypeError(f"{self!r} needs an array, got {type(x).__name__}; bring it over with model.asarray(x)")
-        self._check_shape(tuple(shape))
+        self._check_shape(self.shape_of(x))
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise ShapeError unless a batch of this shape is one of images with the right number of channels."""

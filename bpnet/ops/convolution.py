@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from bpnet.dispatch import Array, Kernel, kernel, namespace
+from bpnet.ops.costs import Shaped, kernel_flops, size
 from bpnet.ops.windows import Window, crop, in_c_order, pad, seen, unseen
 
 
@@ -66,7 +67,76 @@ def _finished(y: Array, b: Array | None, activation: Kernel | None, settings: tu
     return y if activation is None else activation(y, *settings)
 
 
-@kernel(activation_at=5)
+def _places_flops(n: int, W: Array, window: Window, rows: int, columns: int) -> int:
+    """Of convolving n images to (rows, columns): a product for every element of the window, and their sum."""
+    outputs = n * rows * columns * int(W.shape[3])
+    return outputs * (2 * int(W.shape[2]) * window.n_elements + window.n_elements - 1)
+
+
+def _images_flops(n: int, W: Array, window: Window, groups: int, places: tuple[int, int], size: tuple[int, int]) -> int:
+    """Of the way back, from `places` to images of `size`: a product for every element, and the sum of padded images."""
+    products = 2 * n * math.prod(places) * int(W.shape[2]) * int(W.shape[3]) * window.n_elements
+    return products + (window.n_elements - 1) * n * math.prod(window.padded(*size)) * int(W.shape[2]) * groups
+
+
+def _after_flops(shape: tuple[int, ...], b: Array | None, activation: Kernel | None, settings: tuple[Any, ...]) -> int:
+    after = 0 if activation is None else kernel_flops(activation, (Shaped(shape), *settings))
+    return after + (0 if b is None else math.prod(shape))
+
+
+def _conv2d_flops(
+    x: Array, W: Array, b: Array | None, window: Window, groups: int, activation: Kernel | None = None, *settings: Any
+) -> int:
+    n, height, width = (int(each) for each in x.shape[:3])
+    places = window.places(height, width)
+    shape = (n, *places, int(W.shape[3]))
+    return _places_flops(n, W, window, *places) + _after_flops(shape, b, activation, settings)
+
+
+def _products_flops(dy: Array, W: Array, window: Window) -> int:
+    """Of dW: a product for every element of the window."""
+    return 2 * size(dy) * int(W.shape[2]) * window.n_elements
+
+
+def _conv2d_backward_flops(
+    dy: Array, x: Array, W: Array, window: Window, groups: int, dx: bool = True, db: bool = True, dW: bool = True
+) -> int:
+    n, height, width = (int(each) for each in x.shape[:3])
+    places = (int(dy.shape[1]), int(dy.shape[2]))
+    found = _images_flops(n, W, window, groups, places, (height, width)) if dx else 0
+    return found + (_products_flops(dy, W, window) if dW else 0) + (size(dy) if db else 0)
+
+
+def _conv_transpose2d_flops(
+    x: Array,
+    W: Array,
+    b: Array | None,
+    window: Window,
+    groups: int,
+    size: tuple[int, int],
+    activation: Kernel | None = None,
+    *settings: Any,
+) -> int:
+    n, places = int(x.shape[0]), (int(x.shape[1]), int(x.shape[2]))
+    shape = (n, *size, int(W.shape[2]) * groups)
+    return _images_flops(n, W, window, groups, places, size) + _after_flops(shape, b, activation, settings)
+
+
+def _conv_transpose2d_backward_flops(
+    dy: Array, x: Array, W: Array, window: Window, groups: int, dx: bool = True, db: bool = True, dW: bool = True
+) -> int:
+    n, rows, columns = (int(each) for each in x.shape[:3])
+    found = _places_flops(n, W, window, rows, columns) if dx else 0
+    return found + (_products_flops(x, W, window) if dW else 0) + (size(dy) if db else 0)
+
+
+def _unread(
+    dy: Array, x: Array, W: Array, window: Window, groups: int, dx: bool = True, db: bool = True, dW: bool = True
+) -> tuple[int, ...]:
+    return (*(() if dx or db or dW else (0,)), *(() if dW else (1,)), *(() if dx else (2,)))
+
+
+@kernel(flops=_conv2d_flops, activation_at=5)
 def conv2d(
     x: Array, W: Array, b: Array | None, window: Window, groups: int, activation: Kernel | None = None, *settings: Any
 ) -> Array:
@@ -79,7 +149,7 @@ def conv2d(
     return _finished(_convolved(x, W, window, groups), b, activation, settings)
 
 
-@kernel
+@kernel(flops=_conv2d_backward_flops, unread=_unread)
 def conv2d_backward(
     dy: Array,
     x: Array,
@@ -100,7 +170,7 @@ def conv2d_backward(
     return dx, dW, namespace(dy).sum(dy, axis=(0, 1, 2)) if need_db else None
 
 
-@kernel(activation_at=6)
+@kernel(flops=_conv_transpose2d_flops, activation_at=6)
 def conv_transpose2d(
     x: Array,
     W: Array,
@@ -120,7 +190,7 @@ def conv_transpose2d(
     return _finished(_input_gradient(x, W, window, groups, size), b, activation, settings)
 
 
-@kernel
+@kernel(flops=_conv_transpose2d_backward_flops, unread=_unread)
 def conv_transpose2d_backward(
     dy: Array,
     x: Array,

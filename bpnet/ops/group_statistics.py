@@ -6,15 +6,49 @@ x is (N, ..., C), its features on the last axis. What is saved for a backward is
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.costs import size
 
 
 def _leading(x: Array) -> tuple[int, ...]:
     return tuple(range(x.ndim - 1))
 
 
-@kernel
+def _norm_flops(x: Array, weight: Array | None, bias: Array | None, each: int, channel: int) -> int:
+    c = int(x.shape[-1])
+    return size(x) * (each + (bias is not None)) + c * (channel + (weight is not None))
+
+
+def _group_norm_flops(x: Array, weight: Array | None, bias: Array | None, groups: int, epsilon: float) -> int:
+    return size(x) * (5 + (weight is not None) + (bias is not None)) + 3 * int(x.shape[0]) * groups
+
+
+def _group_norm_backward_flops(
+    dy: Array, x: Array, mean: Array, variance: Array, weight: Any, groups: int, epsilon: float, dx: bool = True
+) -> int:
+    return size(x) * (5 + (7 + (weight is not None) if dx else 0)) + 3 * size(variance)
+
+
+def _batch_norm_backward_flops(
+    dy: Array, x: Array, mean: Array, variance: Array, weight: Array | None, epsilon: float, dx: bool = True
+) -> int:
+    return size(x) * (9 if dx else 5) + size(mean) * (3 + (2 + (weight is not None) if dx else 0))
+
+
+def _scale_shift_backward_flops(
+    dy: Array, x: Array, mean: Array, variance: Array, weight: Array | None, epsilon: float, dx: bool = True
+) -> int:
+    return size(x) * (6 if dx else 5) + size(mean) * (3 + (weight is not None and dx))
+
+
+def _weight_unread(dy: Array, x: Array, mean: Array, variance: Array, weight: Any, *more: Any) -> tuple[int, ...]:
+    need_dx = more[-1] if isinstance(more[-1], bool) else True
+    return () if need_dx else (4,)
+
+
+@kernel(flops=lambda x, weight, bias, epsilon: _norm_flops(x, weight, bias, 6, 3))
 def batch_norm(x: Array, weight: Array | None, bias: Array | None, epsilon: float) -> tuple[Array, Array, Array]:
     """y = (x - mean) / sqrt(variance + epsilon) * weight + bias, by the statistics over all axes but the last.
 
@@ -35,7 +69,7 @@ def _normalized(
     return y if bias is None else y + bias
 
 
-@kernel
+@kernel(flops=_batch_norm_backward_flops, unread=_weight_unread)
 def batch_norm_backward(
     dy: Array, x: Array, mean: Array, variance: Array, weight: Array | None, epsilon: float, need_dx: bool = True
 ) -> tuple[Array | None, Array, Array]:
@@ -54,7 +88,7 @@ def batch_norm_backward(
     return dx, dweight, dbias
 
 
-@kernel
+@kernel(flops=lambda x, mean, variance, weight, bias, epsilon: _norm_flops(x, weight, bias, 2, 3))
 def scale_shift(
     x: Array, mean: Array, variance: Array, weight: Array | None, bias: Array | None, epsilon: float
 ) -> Array:
@@ -62,7 +96,7 @@ def scale_shift(
     return _normalized(x, mean, variance, weight, bias, epsilon)
 
 
-@kernel
+@kernel(flops=_scale_shift_backward_flops, unread=_weight_unread)
 def scale_shift_backward(
     dy: Array, x: Array, mean: Array, variance: Array, weight: Array | None, epsilon: float, need_dx: bool = True
 ) -> tuple[Array | None, Array, Array]:
@@ -80,7 +114,7 @@ def _in_groups(x: Array, groups: int) -> Array:
     return namespace(x).reshape(x, shape)
 
 
-@kernel
+@kernel(flops=_group_norm_flops)
 def group_norm(
     x: Array, weight: Array | None, bias: Array | None, groups: int, epsilon: float
 ) -> tuple[Array, Array, Array]:
@@ -100,7 +134,7 @@ def group_norm(
     return y if bias is None else y + bias, xp.reshape(mean, shape), xp.reshape(variance, shape)
 
 
-@kernel
+@kernel(flops=_group_norm_backward_flops, unread=_weight_unread)
 def group_norm_backward(
     dy: Array,
     x: Array,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.costs import size as n_of
 from bpnet.ops.windows import Window, crop, in_c_order, pad, seen, unseen
 
 _LINE = (slice(None),)
@@ -35,7 +38,23 @@ def _rows_first(x: Array, window: Window) -> tuple[list[Array], list[list[Array]
     return tops, chosen
 
 
-@kernel
+def _pool_flops(x: Array, window: Window, each: int) -> int:
+    """`each` for every output."""
+    n, height, width, c = (int(each) for each in x.shape)
+    return each * n * math.prod(window.places(height, width)) * c
+
+
+def _spread_flops(n: int, c: int, window: Window, size: tuple[int, int]) -> int:
+    """Of adding up what every element of the window gives back, as padded images."""
+    return (window.n_elements - 1) * n * math.prod(window.padded(*size)) * c
+
+
+def _max_pool_backward_flops(dy: Array, x: Array, window: Window) -> int:
+    n, height, width, c = (int(each) for each in x.shape)
+    return _pool_flops(x, window, window.n_elements - 1) + _spread_flops(n, c, window, (height, width))
+
+
+@kernel(flops=lambda x, window: _pool_flops(x, window, window.n_elements - 1))
 def max_pool2d(x: Array, window: Window) -> Array:
     """The largest of what the window sees, in every channel; NaN where it sees one. Padding is never the largest.
 
@@ -44,7 +63,7 @@ def max_pool2d(x: Array, window: Window) -> Array:
     return _largest(_rows_first(x, window)[0])[0]
 
 
-@kernel
+@kernel(flops=_max_pool_backward_flops)
 def max_pool2d_backward(dy: Array, x: Array, window: Window) -> Array:
     """dy goes to the element that was the largest; of equal ones to the first, row by row. Windows that overlap add."""
     xp = namespace(dy)
@@ -82,7 +101,7 @@ def _share(like: Array, window: Window, size: tuple[int, int], padding: bool) ->
     return xp.asarray(shares, dtype=like.dtype, device=like.device)
 
 
-@kernel
+@kernel(flops=lambda x, window, padding: _pool_flops(x, window, window.n_elements))
 def avg_pool2d(x: Array, window: Window, padding: bool) -> Array:
     """The mean of what the window sees, in every channel. The window has no gaps.
 
@@ -97,7 +116,9 @@ def avg_pool2d(x: Array, window: Window, padding: bool) -> Array:
     return total * _share(x, window, (x.shape[1], x.shape[2]), padding)
 
 
-@kernel
+@kernel(
+    flops=lambda dy, window, size, padding: n_of(dy) + _spread_flops(int(dy.shape[0]), int(dy.shape[3]), window, size)
+)
 def avg_pool2d_backward(dy: Array, window: Window, size: tuple[int, int], padding: bool) -> Array:
     """Every element that was averaged gets dy / (how many there were). size : (H, W) of x"""
     share = dy * _share(dy, window, size, padding)
@@ -108,13 +129,13 @@ def avg_pool2d_backward(dy: Array, window: Window, size: tuple[int, int], paddin
     return crop(total, window)
 
 
-@kernel
+@kernel(flops=1)
 def global_avg_pool(x: Array) -> Array:
     """The mean over all places: (N, H, W, C) to (N, C)."""
     return namespace(x).mean(x, axis=(1, 2))
 
 
-@kernel
+@kernel(flops=1)
 def global_avg_pool_backward(dy: Array, size: tuple[int, int]) -> Array:
     """Every place gets dy / (H W). size : (H, W) of x"""
     xp = namespace(dy)
@@ -122,13 +143,13 @@ def global_avg_pool_backward(dy: Array, size: tuple[int, int]) -> Array:
     return in_c_order(xp.broadcast_to(share[:, None, None, :], (dy.shape[0], *size, dy.shape[1])))
 
 
-@kernel
+@kernel(flops=1)
 def global_max_pool(x: Array) -> Array:
     """The largest over all places: (N, H, W, C) to (N, C); NaN where there is one."""
     return namespace(x).max(x, axis=(1, 2))
 
 
-@kernel
+@kernel(flops=lambda dy, x: n_of(x))
 def global_max_pool_backward(dy: Array, x: Array) -> Array:
     """dy goes to the place that was the largest; of equal ones to the first, row by row."""
     xp = namespace(dy)

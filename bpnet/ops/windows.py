@@ -57,6 +57,11 @@ class Window:
         return found[0], found[1]
 
     @property
+    def n_elements(self) -> int:
+        """The number of pixels that the window sees at one place."""
+        return self.size[0] * self.size[1]
+
+    @property
     def plain(self) -> bool:
         """Whether it is one pixel, at every place: what it sees is the image."""
         return self.size == (1, 1) and self.stride == (1, 1) and self.padding == ((0, 0), (0, 0))
