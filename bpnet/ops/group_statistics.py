@@ -45,7 +45,7 @@ def _scale_shift_backward_flops(
 
 def _weight_unread(dy: Array, x: Array, mean: Array, variance: Array, weight: Any, *more: Any) -> tuple[int, ...]:
     need_dx = more[-1] if isinstance(more[-1], bool) else True
-    return () if need_dx else (4,)
+    return () if need_dx or weight is None else (4,)
 
 
 @kernel(flops=lambda x, weight, bias, epsilon: _norm_flops(x, weight, bias, 6, 3))
