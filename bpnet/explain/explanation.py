@@ -31,8 +31,9 @@ class Explanation:
     `str(explanation)` is the walk as text; `explanation.page(path)` writes the page.
     """
 
-    def __init__(self, record: Record, choice: Choice) -> None:
+    def __init__(self, record: Record, choice: Choice, note: str = "") -> None:
         self._record = record
+        self._note = note
         self._choice = choice
         self._scenes = Scenes(record, choice)
         with np.errstate(all="ignore"):
@@ -135,12 +136,13 @@ class Explanation:
             yield f"\nDisagreement: {text}"
 
     def heading(self) -> str:
-        """The model, the batch, where it was computed, and the loss."""
+        """The model, the batch, where it was computed, the loss, and what there is to say of it."""
         record = self._record
         n = record.x.shape[0]
         loss = "" if record.loss is None else f", {record.loss!r} = {plain(float(np.sum(record.value)))}"
         some = "" if n == len(self._choice.samples) else f" of which {len(self._choice.samples)} shown"
-        return f"{record.name}\n{n} sample{'s' * (n > 1)}{some}, {record.dtype} on {record.backend.name}{loss}"
+        note = f"\n{self._note}" if self._note else ""
+        return f"{record.name}\n{n} sample{'s' * (n > 1)}{some}, {record.dtype} on {record.backend.name}{loss}{note}"
 
     def __repr__(self) -> str:
         return f"<Explanation of {self._record.name}, {self._record.x.shape[0]} samples, {len(self.scenes)} scenes>"

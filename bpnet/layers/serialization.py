@@ -195,6 +195,15 @@ def load_model(
         )
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{str(path)!r} is a safetensors file, but not a model that bpnet saved")
+    if metadata.get("version") != "1" and SEAL not in metadata:
+        raise CheckpointError(f"{str(path)!r} has a damaged header: it lacks {SEAL!r}, the digest of the file")
+    return made_of(path, tensors, metadata, chosen, custom)
+
+
+def made_of(
+    path: Any, tensors: dict[str, Any], metadata: dict[str, str], backend: Backend, custom: tuple[type[Layer], ...]
+) -> Layer:
+    """The model that `describe` has described, with these values; CheckpointError where they are no such thing."""
     try:
         version, seed = int(metadata["version"]), check_seed(int(metadata["seed"]))
         described, tied = json.loads(metadata["architecture"]), json.loads(metadata["tied"])
@@ -206,8 +215,6 @@ def load_model(
         raise CheckpointError(f"{str(path)!r} has a damaged header: {error!r}") from error
     if version > VERSION:
         raise CheckpointError(f"{str(path)!r} is of format {version}; this bpnet reads up to {VERSION}: update it")
-    if version > 1 and SEAL not in metadata:
-        raise CheckpointError(f"{str(path)!r} has a damaged header: it lacks {SEAL!r}, the digest of the file")
     model = build(described, custom)
     _tie(model, tied, path)
     _set_training(model, training, path)
@@ -216,7 +223,7 @@ def load_model(
     for name, parameter in parameters.items():
         parameter._pending = tensors[name]
     try:
-        model._build_store(seed, chosen, dtype, redraw=False)
+        model._build_store(seed, backend, dtype, redraw=False)
     except ConfigError as error:
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     model.info.update(info)
