@@ -7,6 +7,7 @@ honest file could say), in a process whose memory is limited and without anythin
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import time
@@ -169,11 +170,11 @@ def _change(rng: random.Random, table: Any) -> None:
             continue
         action = rng.random()
         if action < 0.7:
-            table[key] = rng.choice(VALUES)
+            table[key] = copy.deepcopy(rng.choice(VALUES))
         elif action < 0.85:
             del table[key]
         elif isinstance(table, dict):
-            table[rng.choice(NAMES)] = rng.choice(VALUES)
+            table[rng.choice(NAMES)] = copy.deepcopy(rng.choice(VALUES))
         return
 
 
