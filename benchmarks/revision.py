@@ -156,15 +156,16 @@ def _quartiles(ratios: list[float]) -> list[float]:
 
 
 def table(found: dict[str, dict[str, Any]], titles: dict[str, str]) -> str:
-    heads = f"{'µs':>{NUMBER - 2}}{'revision':>{NUMBER - 2}}{'this/revision':>16}{'quartiles':>16}"
-    lines = [f"{'one step, ' + titles[OTHER]:{NAME}}{heads}{'this/this':>12}{'quartiles':>16}"]
+    pairs = (("this/revision", "ratio", "quartiles", OTHER), ("this/this", "noise", "noise_quartiles", AGAIN))
+    heads = "".join(f"{head:>{NUMBER + 2}}{'quartiles':>16}{'fastest':>9}" for head, *_ in pairs)
+    lines = [f"{'one step, ' + titles[OTHER]:{NAME}}{'µs':>8}{heads}"]
     for name, row in found.items():
-        mine, theirs = (f"{row['microseconds'][peer]:.1f}" for peer in (THIS, OTHER))
-        spread, noise = (" .. ".join(f"{each:.3f}" for each in row[key]) for key in ("quartiles", "noise_quartiles"))
-        lines.append(
-            f"  {name:{NAME - 2}}{mine:>{NUMBER - 2}}{theirs:>{NUMBER - 2}}{row['ratio']:>16.3f}{spread:>16}"
-            f"{row['noise']:>12.3f}{noise:>16}"
-        )
+        line = f"  {name:{NAME - 2}}{row['microseconds'][THIS]:>8.1f}"
+        for _, ratio, spread, peer in pairs:
+            quartiles = " .. ".join(f"{each:.3f}" for each in row[spread])
+            fastest = row["fastest"][THIS] / row["fastest"][peer]
+            line += f"{row[ratio]:>{NUMBER + 2}.3f}{quartiles:>16}{fastest:>9.3f}"
+        lines.append(line)
     return "\n".join(lines) + "\n"
 
 

@@ -86,8 +86,8 @@ def _build(description: Any, custom: dict[str, type[Layer]]) -> Layer:
     cls = custom.get(name) if description.get("custom") else known_layers().get(name)
     if cls is None:
         raise CheckpointError(
-            f"the file has a layer of class {name!r}, which is not one of bpnet's; in Python, pass the class: "
-            f"bpnet.load(path, custom=({name},))"
+            f"the file has a layer of class {name[:80]!r}, which is not one of bpnet's; in Python, pass the class: "
+            f"bpnet.load(path, custom=({name[:80]},))"
         )
     args = [_decode(value, custom) for value in positional]
     keywords = {k: _decode(v, custom) for k, v in description["config"].items()}
@@ -212,7 +212,7 @@ def made_of(
         if not isinstance(info, dict):
             raise ValueError("info is no table")
     except (KeyError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(path)!r} has a damaged header: {error!r}") from error
+        raise CheckpointError(f"{str(path)!r} has a damaged header: {repr(error)[:200]}") from error
     if version > VERSION:
         raise CheckpointError(f"{str(path)!r} is of format {version}; this bpnet reads up to {VERSION}: update it")
     model = build(described, custom)
@@ -238,7 +238,9 @@ def _tie(model: Layer, tied: Any, path: Any) -> None:
     for further, first in tied.items():
         owner, _, attribute = str(further).rpartition(".")
         if not isinstance(first, str) or first not in parameters or further not in parameters or owner not in layers:
-            raise CheckpointError(f"{str(path)!r} ties {further!r} to {first!r}, which the architecture does not have")
+            raise CheckpointError(
+                f"{str(path)!r} ties {str(further)[:80]!r} to {str(first)[:80]!r}, which the architecture does not have"
+            )
         setattr(layers[owner], attribute, parameters[first])
 
 
