@@ -565,7 +565,7 @@ def test_a_layer_whose_plan_does_otherwise_parts_and_one_without_a_plan_is_noted
     model = bp.Sequential(bp.Dense(4, 6), bp.Tanh(), bp.Dense(6, 3)).initialize()
     replay = Plan.replay
     by_hand = bp.Sequential(bp.Dense(4, 6), faults.ByHand(), bp.Dense(6, 3))
-    noted = bp.audit(by_hand, bp.SoftmaxCrossEntropy(), X, LABELS, against="eager")
+    noted = bp.audit(by_hand, bp.SoftmaxCrossEntropy(), X, LABELS, against="planned")
     assert noted.passed
     assert "no plan was made" in noted.notes[0]
     assert "that no kernel made" in noted.notes[0]
@@ -692,7 +692,9 @@ def test_the_command_audits_recipes_files_and_models(tmp_path: Any, monkeypatch:
     assert results["passed"] is True
     assert "5 samples" in results["subject"]
     (tmp_path / "mine.toml").write_text(recipes.source("spiral"))
-    assert invoke("audit", "mine.toml", "--against", "eager").exit_code == 0
+    for against in ("eager", "planned", "float32", "float64"):
+        done = invoke("audit", "mine.toml", "--samples", "4", "--against", against)
+        assert (done.exit_code, " against " in done.stdout) == (0, True), done.output
     assert invoke("train", "spiral", "--epochs", "1", "--out", "m.safetensors").exit_code == 0
     saved = invoke("audit", "m.safetensors", "--samples", "2")
     assert saved.exit_code == 0, saved.output

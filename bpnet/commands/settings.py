@@ -102,7 +102,7 @@ def _usable_backend(choice: str | None) -> Any:
 
 
 def _other_side(choice: str) -> str:
-    if choice in ("eager", *FLOATING_DTYPES):
+    if choice in ("eager", "planned", *FLOATING_DTYPES):
         return choice
     try:
         get_backend(choice)
