@@ -170,7 +170,9 @@ class Bundle:
         try:
             return cls(**config)
         except (TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"the file's {name} cannot be made of {str(config)[:200]}: {error}") from error
+            raise CheckpointError(
+                f"the file's {name[:80]} cannot be made of {str(config)[:200]}: {str(error)[:200]}"
+            ) from error
 
     def explain(self, *, samples: Any = None, neurons: Any = None, weights: Any = None) -> Explanation:
         """Make the step again and explain it: `bpnet.explain` of what the first bad number comes from.
@@ -191,7 +193,9 @@ class Bundle:
                 x, y, weight, total, first = self._part()
                 record = run(self.model, x, self.loss, y, None, weight, total)
             except (ShapeError, DTypeError, DataError, ConfigError) as error:
-                raise CheckpointError(f"{self.path or 'the bundle'}: its step cannot be made again: {error}") from error
+                raise CheckpointError(
+                    f"{self.path or 'the bundle'}: its step cannot be made again: {str(error)[:500]}"
+                ) from error
             rows = [int(row) for row in self.rows[first : first + len(x)]]
             aim = Aim(record, self.finding, first)
             places = [aim.sample] if samples is None else _places(samples, rows)

@@ -33,7 +33,9 @@ ROWS = 4096  # of a batch whose losses are looked at one by one
 class Finding:
     """The first kernel that made a number infinite or NaN out of finite ones.
 
-    where     : the layer, as "Dense(64, 10) at '3'", the loss, or the penalties; direction : "forward" or "backward"
+    where     : the layer, as "Dense(64, 10) at '3'", the loss, or the penalties; or a parameter that was not finite
+                before the step, by an update
+    direction : "forward", "backward" or "update"
     kernel    : its name; index : of the first such number in the result; value : that number
     largest   : the largest absolute value among the kernel's arguments
     sample    : its row in the whole data, or None where the number belongs to no one sample
@@ -56,6 +58,12 @@ class Finding:
     part: int = 0
 
     def __str__(self) -> str:
+        if self.direction == "update":
+            return (
+                f"{self.where} is {self.value} at index {self.index} already before that step: the update before it "
+                f"made it so, by {self.kernel}, and not the batch. Clip gradients by clip_norm or clip_value, or take "
+                "a smaller learning rate"
+            )
         sample = "" if self.sample is None else f", which is sample {self.sample} of the data"
         if self.sample is not None and not self.index:
             sample = f", because of sample {self.sample} of the data"
@@ -173,6 +181,8 @@ def find(fit: Fit, done: int) -> Failure:
 
 def _finding(fit: Fit, inputs: tuple[Any, Any, Any], rows: Any) -> Finding | None:
     dtype = fit.trainer.model.store.dtype
+    if (updated := _not_finite_before(fit)) is not None:
+        return updated
     watch = _replay(fit, inputs, dtype, None)
     if watch.found is None:
         return None
@@ -180,6 +190,17 @@ def _finding(fit: Fit, inputs: tuple[Any, Any, Any], rows: Any) -> Finding | Non
     exact = _replay(fit, inputs, "float64", (number, finding.index)).exact if dtype != "float64" else None
     sample = None if finding.row is None else int(rows[finding.row])
     return replace(finding, sample=sample, exact=exact)
+
+
+def _not_finite_before(fit: Fit) -> Finding | None:
+    """The first parameter that is not finite: then no kernel of the step has made the number."""
+    for path, parameter in fit.trainer.model.parameters().items():
+        value = to_numpy(parameter.value)
+        if not all_finite(value):
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+            name, number = type(fit.trainer.optimizer).__name__, float(value[index])
+            return Finding(f"the parameter {path!r}", "update", name, index, number, 0.0, shape=tuple(value.shape))
+    return None
 
 
 def _replay(fit: Fit, inputs: tuple[Any, Any, Any], dtype: str, wanted: tuple[int, tuple[int, ...]] | None) -> _Watch:

@@ -60,7 +60,9 @@ def mutations(path: str, folder: Path, seed: int, n: int, attempt: Callable[[str
                 found = attempt(str(target))
         except bp.BpnetError as error:
             if len(str(error)) > LONGEST:
-                raise AssertionError(f"{what}: a message of {len(str(error))} characters: {str(error)[:300]}") from error
+                raise AssertionError(
+                    f"{what}: a message of {len(str(error))} characters: {str(error)[:300]}"
+                ) from error
             outcomes["refused"] += 1
         except Exception as error:
             raise AssertionError(f"{what}: {error!r}") from error

@@ -323,6 +323,20 @@ def test_the_penalties_are_named() -> None:
     error.bundle.explain()
 
 
+def test_an_update_that_overflowed_is_told_from_a_step_that_did() -> None:
+    """A learning rate of 1e30 makes infinite weights of finite gradients; the next batch is not to blame."""
+    model = bp.Dense(3, 2).initialize(0)
+    model.weight.value = np.zeros((3, 2))
+    error = failed(model, np.ones((50, 3)), np.full((50, 2), 1e10), optimizer=bp.SGD(1e30))
+    assert "in step 2 (epoch 1)" in str(error)
+    assert str(error).endswith(
+        "the parameter 'weight' is inf at index (0, 0) already before that step: the update before it made it so, by "
+        "SGD, and not the batch. Clip gradients by clip_norm or clip_value, or take a smaller learning rate"
+    )
+    assert error.bundle.finding.direction == "update"
+    assert "inf" in str(error.bundle.explain())
+
+
 # --- gradients ---
 
 
