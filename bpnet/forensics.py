@@ -210,7 +210,7 @@ def _replay(fit: Fit, inputs: tuple[Any, Any, Any], dtype: str, wanted: tuple[in
     twin.store.counters[...] = to_numpy(trainer.model.store.counters)
     loss = copy.deepcopy(trainer.loss)
     x, y, w = inputs
-    x = np.asarray(x, dtype)
+    x = np.asarray(x, dtype) if x.dtype.kind == "f" else x
     y = y if y.dtype.kind in "iu" else np.asarray(y, dtype)
     w = None if w is None else np.asarray(w, dtype)
     watch = _Watch()
