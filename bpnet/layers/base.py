@@ -17,7 +17,7 @@ from bpnet.dispatch import Array, Tracked, dtype_name, version
 from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
 from bpnet.layers.training import Trained
 from bpnet.layers.tree import first_of_each, held, live_config, recording, shown
-from bpnet.parameter import Parameter, Statistic, Stream
+from bpnet.parameter import Parameter, Stream
 from bpnet.random import check_seed
 from bpnet.store import Store
 
@@ -145,10 +145,6 @@ class Layer(Trained, Tracked):
     def streams(self) -> dict[str, Stream]:
         """Every random stream by path."""
         return first_of_each(self._members(Stream))
-
-    def statistics(self) -> dict[str, Statistic]:
-        """Every statistic by path: the parameters that training changes without a gradient."""
-        return {path: each for path, each in self.parameters().items() if isinstance(each, Statistic)}
 
     @property
     def n_parameters(self) -> int:
