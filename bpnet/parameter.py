@@ -203,7 +203,7 @@ class Parameter:
         self._pending = state["value"]
 
     def __repr__(self) -> str:
-        return f"Parameter({self.path or 'unattached'}, shape {self.shape})"
+        return f"{type(self).__name__}({self.path or 'unattached'}, shape {self.shape})"
 
 
 class Statistic(Parameter):
