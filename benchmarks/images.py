@@ -1,8 +1,8 @@
 """A training step of a convolutional network against PyTorch's: `python -m benchmarks.images`.
 
-28x28x1, conv 3x3 16, ReLU, pool, conv 3x3 32, ReLU, pool, 128, 10; batch 64, Adam, float32. Every peer runs in a
-of its own, from the same weights on the same batches, and the losses of the first steps are compared. Rounds alternate
-between the peers; a number is the best round's time of a step, beside it the median round's.
+28x28x1, conv 3x3 16, ReLU, pool, conv 3x3 32, ReLU, pool, 128, 10; batch 64, Adam, float32. Every peer runs in
+a process of its own, from the same weights on the same batches, and the losses of the first steps are compared. Rounds
+alternate between the peers; a number is the best round's time of a step, beside it the median round's.
 """
 
 from __future__ import annotations
