@@ -19,6 +19,7 @@ from bpnet.ops.activations import (
 from bpnet.ops.adaptive import adagrad_, lion_, rmsprop_
 from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, rows, split
 from bpnet.ops.atomic import mul, mul_backward, sum_backward, sum_terms
+from bpnet.ops.attention import attention, attention_backward, self_attention, self_attention_backward
 from bpnet.ops.counting import (
     above,
     accumulate_,
@@ -65,6 +66,7 @@ from bpnet.ops.elementwise_losses import (
     squared_error,
     squared_error_backward,
 )
+from bpnet.ops.layer_norm import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 from bpnet.ops.linear import linear, linear_backward
 from bpnet.ops.losses import (
     binary_cross_entropy,
@@ -87,9 +89,23 @@ from bpnet.ops.margins import (
     multiclass_hinge_rows,
     multiclass_hinge_rows_backward,
 )
-from bpnet.ops.random import dropout, dropout_backward, philox
+from bpnet.ops.random import dropout, dropout_backward, keep_mask, philox
 from bpnet.ops.rates import scale_rate_, set_rate_
 from bpnet.ops.regularization import average_, clip_norm_, clip_value_, penalty, penalty_gradient_
+from bpnet.ops.sequences import (
+    add_positions,
+    add_positions_backward,
+    add_sinusoid,
+    columns,
+    embedding,
+    embedding_backward,
+    matmul,
+    matmul_backward,
+    rotate,
+    transpose,
+    unembed,
+    unembed_backward,
+)
 from bpnet.ops.smooth import (
     elu,
     elu_backward,
@@ -97,6 +113,8 @@ from bpnet.ops.smooth import (
     gelu_backward,
     gelu_tanh,
     gelu_tanh_backward,
+    gelu_tanh_with_slope,
+    gelu_with_slope,
     glu,
     glu_backward,
     hardswish,
@@ -112,6 +130,8 @@ from bpnet.ops.smooth import (
     silu_backward,
     softplus,
     softplus_backward,
+    swiglu,
+    swiglu_backward,
 )
 from bpnet.ops.standardize import standardize, standardize_backward
 from bpnet.ops.update import adam_, advance_, amsgrad_, check_finite_, sgd_, sgd_momentum_
@@ -135,8 +155,13 @@ __all__ = [
     "adam_",
     "add",
     "add_",
+    "add_positions",
+    "add_positions_backward",
+    "add_sinusoid",
     "advance_",
     "amsgrad_",
+    "attention",
+    "attention_backward",
     "average_",
     "binary_cross_entropy",
     "binary_cross_entropy_backward",
@@ -148,6 +173,7 @@ __all__ = [
     "class_counts",
     "clip_norm_",
     "clip_value_",
+    "columns",
     "concatenate",
     "confusion",
     "copy",
@@ -159,6 +185,8 @@ __all__ = [
     "dropout_backward",
     "elu",
     "elu_backward",
+    "embedding",
+    "embedding_backward",
     "fill_",
     "focal_rows",
     "focal_rows_backward",
@@ -166,6 +194,8 @@ __all__ = [
     "gelu_backward",
     "gelu_tanh",
     "gelu_tanh_backward",
+    "gelu_tanh_with_slope",
+    "gelu_with_slope",
     "glu",
     "glu_backward",
     "hardswish",
@@ -175,11 +205,14 @@ __all__ = [
     "huber",
     "huber_backward",
     "increment_",
+    "keep_mask",
     "kl_divergence_rows",
     "kl_divergence_rows_backward",
     "label_targets",
     "label_weight",
     "largest",
+    "layer_norm",
+    "layer_norm_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
@@ -189,6 +222,8 @@ __all__ = [
     "log_cosh_backward",
     "log_softmax",
     "log_softmax_backward",
+    "matmul",
+    "matmul_backward",
     "mean_absolute_error",
     "mean_absolute_error_backward",
     "mean_squared_error",
@@ -216,9 +251,14 @@ __all__ = [
     "relu",
     "relu_backward",
     "reshape",
+    "rms_norm",
+    "rms_norm_backward",
     "rmsprop_",
+    "rotate",
     "rows",
     "scale_rate_",
+    "self_attention",
+    "self_attention_backward",
     "set_rate_",
     "sgd_",
     "sgd_momentum_",
@@ -255,8 +295,13 @@ __all__ = [
     "sum_log_loss",
     "sum_terms",
     "sum_weights",
+    "swiglu",
+    "swiglu_backward",
     "tanh",
     "tanh_backward",
+    "transpose",
+    "unembed",
+    "unembed_backward",
     "weighted",
     "weighted_sum",
     "weighted_sum_backward",

@@ -11,11 +11,15 @@ their references:
 from bpnet_numpy.kernels import (
     activations,
     adaptive,
+    attention,
     counting,
+    layer_norm,
     linear,
     losses,
     random,
     regularization,
+    sequences,
+    smooth,
     update,
     weighting,
 )
@@ -23,11 +27,15 @@ from bpnet_numpy.kernels import (
 __all__ = [
     "activations",
     "adaptive",
+    "attention",
     "counting",
+    "layer_norm",
     "linear",
     "losses",
     "random",
     "regularization",
+    "sequences",
+    "smooth",
     "update",
     "weighting",
 ]
