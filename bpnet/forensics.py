@@ -141,7 +141,7 @@ def _replay(fit: Fit, batch: tuple[Any, ...], dtype: str, wanted: tuple[int, tup
     twin.store.counters[...] = to_numpy(trainer.model.store.counters)
     loss = copy.deepcopy(trainer.loss)
     x, y, *weight = (to_numpy(each) for each in trainer._door.batch(*batch))
-    x = np.asarray(x, dtype)
+    x = x if twin.input_ids is not None else np.asarray(x, dtype)
     y = y if y.dtype.kind in "iu" else np.asarray(y, dtype)
     w = np.asarray(weight[0], dtype) if weight else None
     watch = _Watch()

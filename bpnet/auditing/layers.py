@@ -153,6 +153,7 @@ class InPlace(LayerCheck):
     def __init__(self, layer: Layer, x: Any, backend: Backend, seed: int) -> None:
         self.layer, self.x, self.backend, self.seed = layer, x, backend, seed
         self.shape, self.dtype, self.where = x.shape, "float64", ""
+        self.n_ids = None
 
     def model(self, dtype: str | None = None) -> Layer:
         """A copy with the layer's values."""

@@ -14,13 +14,18 @@ from bpnet.layers.activations import (
     Softplus,
     Tanh,
 )
+from bpnet.layers.attention import MultiHeadAttention
 from bpnet.layers.base import Layer
 from bpnet.layers.containers import Concatenate, Residual, Sequential
 from bpnet.layers.dense import Dense
 from bpnet.layers.dropout import Dropout
+from bpnet.layers.embedding import Embedding, Unembedding
 from bpnet.layers.flatten import Flatten
+from bpnet.layers.layer_norm import LayerNorm, RMSNorm
 from bpnet.layers.normalize import Normalize
-from bpnet.layers.parametric import GLU, PReLU
+from bpnet.layers.parametric import GLU, PReLU, SwiGLU
+from bpnet.layers.positions import LearnedPositions, SinusoidalPositions
+from bpnet.layers.transformer import TransformerBlock
 
 __all__ = [
     "ELU",
@@ -29,20 +34,29 @@ __all__ = [
     "Concatenate",
     "Dense",
     "Dropout",
+    "Embedding",
     "Flatten",
     "Hardswish",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
+    "LearnedPositions",
     "LogSoftmax",
     "Mish",
+    "MultiHeadAttention",
     "Normalize",
     "PReLU",
+    "RMSNorm",
     "ReLU",
     "Residual",
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPositions",
     "Softmax",
     "Softplus",
+    "SwiGLU",
     "Tanh",
+    "TransformerBlock",
+    "Unembedding",
 ]

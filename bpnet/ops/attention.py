@@ -149,7 +149,8 @@ def self_attention(
     qkv: Array, mask: Array | None, keep: Array | None, heads: int, causal: bool, rate: float
 ) -> tuple[Array, Array]:
     """`attention` of q, k and v that lie side by side, as one product makes them. qkv : (N, T, 3 h d)"""
-    return attention(*_thirds(qkv), mask, keep, heads, causal, rate)
+    found: tuple[Array, Array] = attention(*_thirds(qkv), mask, keep, heads, causal, rate)
+    return found
 
 
 @kernel

@@ -45,6 +45,7 @@ def check_layer(
     input_shape : of one sample, without the axis of the batch
     backends    : where it is to work; and on array_api_strict where that is installed, unless `strict` is False
     dtype       : of all checks but the derivatives, which are always held to differences in float64
+    A layer that takes ids (`input_ids`) gets random ones, and must return None as dx.
     Raises AssertionError, which says what is broken, where, and by how much.
     """
     make = (lambda: copy.deepcopy(layer)) if isinstance(layer, Layer) else layer
@@ -79,6 +80,7 @@ def derivatives(model: Layer, x: Any, *, seed: int = 0) -> dict[str, Comparison]
     reset(model)
     model.store.consume_gradients()
     y = model.forward(model.asarray(x))
+    ids = model.input_ids is not None  # which have no derivative
     dy = rng.normal(size=tuple(y.shape))
     dx = model.backward(model.asarray(dy))
     given = {path for path, parameter in model.parameters().items() if parameter._filled}
@@ -89,7 +91,7 @@ def derivatives(model: Layer, x: Any, *, seed: int = 0) -> dict[str, Comparison]
         return float(np.sum(to_numpy(model.forward(model.asarray(value))) * dy))
 
     factors = {"the number of samples": float(x.shape[0]), "the number of elements of y": float(dy.size)}
-    found = {"dx": compare(dx, loss, x, seed=seed, factors=factors)}
+    found = {} if ids and dx is None else {"dx": compare(dx, loss, x, seed=seed, factors=factors)}
     for path, parameter in model.parameters().items():
         if not parameter.trainable:
             continue
@@ -137,8 +139,12 @@ class LayerCheck:
     ) -> None:
         self.make, self.shape, self.backend, self.dtype, self.seed = make, shape, backend, dtype, seed
         rng = np.random.default_rng(seed)
-        self.x = rng.normal(size=shape)
-        self.x += np.where(np.abs(self.x) < 1e-3, 0.01, 0)  # away from a kink at 0
+        self.n_ids = make().input_ids
+        if self.n_ids is None:
+            self.x = rng.normal(size=shape)
+            self.x += np.where(np.abs(self.x) < 1e-3, 0.01, 0)  # away from a kink at 0
+        else:
+            self.x = rng.integers(0, self.n_ids, size=shape)
         self.where = f"{make()!r} on {backend.name}, x of shape {shape}"
 
     def run(self) -> None:
@@ -200,7 +206,8 @@ class LayerCheck:
         x = model.asarray(np.array(self.x))
         before = np.array(to_numpy(x))
         y = self.forward(model, x)
-        self.array("forward", "y", y, x)
+        like = model.store.values if self.n_ids is not None else x
+        self.array("forward", "y", y, like)
         if not same_bits(before, x):
             raise self.fail("forward wrote into x")
         dy = self.gradient_of(y, model)
@@ -210,6 +217,10 @@ class LayerCheck:
             raise self.fail("backward wrote into dy")
         if not same_bits(before, x):
             raise self.fail("backward wrote into x")
+        if self.n_ids is not None:
+            if dx is not None:
+                raise self.fail(f"backward returned {type(dx).__name__}; ids have no derivative, so dx must be None")
+            return
         self.array("backward", "dx", dx, x)
         if tuple(dx.shape) != self.shape:
             raise self.fail(f"dx has shape {tuple(dx.shape)}, not x's {self.shape}")
@@ -335,11 +346,12 @@ class LayerCheck:
         model = self.model()
         y = self.forward(model)
         dy = self.gradient_of(y, model)
-        expected = np.array(to_numpy(y)), np.array(to_numpy(self.call("backward", model.backward, dy)))
+        expected = y, self.call("backward", model.backward, dy)
+        expected = tuple(None if each is None else np.array(to_numpy(each)) for each in expected)
         y = self.call("forward of a strided x", self.forward, model, self.strided(model.asarray(self.x)))
         found = y, self.call("backward of a strided dy", model.backward, self.strided(dy))
         for name, a, b in zip(("y", "dx"), found, expected, strict=True):
-            if not self.close(to_numpy(a), b):
+            if b is not None and not self.close(to_numpy(a), b):
                 raise self.fail(f"{name} of a strided view {diagnose(to_numpy(a), b)}")
 
     def strided(self, array: Array) -> Array:
@@ -355,7 +367,7 @@ class LayerCheck:
         """A Trainer's planned steps give the bits of its eager ones."""
 
         def trained(plan: bool) -> dict[str, Any]:
-            width = self.shape[-1] if len(self.shape) > 1 else 0
+            width = self.shape[-1] if len(self.shape) > 1 and self.n_ids is None else 0
             model = Sequential(Dense(width, width), self.make()) if width else Sequential(self.make())
             model.initialize(seed=self.seed, backend=self.backend, dtype=self.dtype)
             targets = np.random.default_rng([self.seed, 3]).normal(size=tuple(model(model.asarray(self.x)).shape))
