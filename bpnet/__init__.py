@@ -22,6 +22,7 @@ from bpnet.errors import (
     StateError,
 )
 from bpnet.explain import explain
+from bpnet.generation import generate
 from bpnet.history import History
 from bpnet.inference import predict
 from bpnet.layers import (
@@ -201,6 +202,7 @@ __all__ = [
     "data",
     "errors",
     "explain",
+    "generate",
     "get_backend",
     "initializers",
     "kernel",

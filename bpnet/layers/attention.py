@@ -13,7 +13,7 @@ from bpnet.initializers import Initializer
 from bpnet.layers.base import Layer
 from bpnet.layers.dense import Dense
 from bpnet.layers.positions import check_sequence
-from bpnet.layers.tree import as_size, is_number
+from bpnet.layers.tree import as_size, is_number, typed
 from bpnet.parameter import Stream
 
 
@@ -234,3 +234,6 @@ class MultiHeadAttention(Layer):
     def _before_heads(self) -> list[Any]:
         layers = (self.qkv,) if self.n_context is None else (self.query, self.key_value)
         return [parameter for layer in layers for parameter in layer.parameters().values()]
+
+    def __repr__(self) -> str:
+        return typed(self)

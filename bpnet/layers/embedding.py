@@ -8,7 +8,7 @@ from bpnet.dispatch import Array, dtype_name, namespace
 from bpnet.errors import ConfigError, DTypeError, ShapeError
 from bpnet.initializers import Initializer
 from bpnet.layers.base import Layer
-from bpnet.layers.tree import as_size
+from bpnet.layers.tree import as_size, typed
 from bpnet.parameter import Parameter
 
 
@@ -23,6 +23,9 @@ class _Table(Layer):
                 f"{name} needs at least 1 token and 1 feature, whole numbers: got {name}({n_tokens!r}, {n_features!r})"
             )
         self.weight = Parameter((self.n_tokens, self.n_features), weight_initializer)
+
+    def __repr__(self) -> str:
+        return typed(self)
 
 
 class Embedding(_Table):

@@ -8,7 +8,7 @@ from bpnet.dispatch import Array
 from bpnet.errors import ConfigError
 from bpnet.initializers import ones, zeros
 from bpnet.layers.base import Layer
-from bpnet.layers.tree import as_size, is_number
+from bpnet.layers.tree import as_size, is_number, typed
 from bpnet.parameter import Parameter
 
 
@@ -39,6 +39,9 @@ class _Norm(Layer):
         """The input's."""
         self.check_input(self._zeros((1, *input_shape)), self.n_features, self.gain.value)
         return input_shape
+
+    def __repr__(self) -> str:
+        return typed(self)
 
 
 class LayerNorm(_Norm):

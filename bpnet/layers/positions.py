@@ -9,7 +9,7 @@ from bpnet.dispatch import Array
 from bpnet.errors import ConfigError, ShapeError
 from bpnet.initializers import Initializer
 from bpnet.layers.base import Layer
-from bpnet.layers.tree import as_size
+from bpnet.layers.tree import as_size, typed
 from bpnet.parameter import Parameter
 
 
@@ -94,6 +94,9 @@ class LearnedPositions(_Positions):
             self.weight.accumulate(ops.add_positions_backward(dy, self.n_positions))
         return dy if need_dx else None
 
+    def __repr__(self) -> str:
+        return typed(self)
+
 
 class SinusoidalPositions(_Positions):
     """y = x + sines and cosines of the position, of wavelengths from 2 pi to 20000 pi. [Vaswani et al. 2017, sec. 3.5]
@@ -113,3 +116,6 @@ class SinusoidalPositions(_Positions):
         shape, dtype = self.kept()
         self.check_gradient(dy, shape, dtype, shape, dtype)
         return dy if need_dx else None
+
+    def __repr__(self) -> str:
+        return typed(self)

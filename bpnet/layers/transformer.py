@@ -16,7 +16,7 @@ from bpnet.layers.dense import Dense
 from bpnet.layers.dropout import Dropout
 from bpnet.layers.layer_norm import LayerNorm, RMSNorm
 from bpnet.layers.parametric import SwiGLU
-from bpnet.layers.tree import as_size
+from bpnet.layers.tree import as_size, typed
 
 ACTIVATIONS: dict[str, Any] = {
     "gelu": GELU,
@@ -148,3 +148,6 @@ class TransformerBlock(Layer):
         if self.attention_dropout is not None:
             dy = self.attention_dropout.backward(dy)
         return self.attention.backward(dy, need_dx)
+
+    def __repr__(self) -> str:
+        return typed(self)

@@ -140,6 +140,7 @@ class LayerCheck:
         self.make, self.shape, self.backend, self.dtype, self.seed = make, shape, backend, dtype, seed
         rng = np.random.default_rng(seed)
         self.n_ids = make().input_ids
+        self.x: Any
         if self.n_ids is None:
             self.x = rng.normal(size=shape)
             self.x += np.where(np.abs(self.x) < 1e-3, 0.01, 0)  # away from a kink at 0
@@ -346,8 +347,8 @@ class LayerCheck:
         model = self.model()
         y = self.forward(model)
         dy = self.gradient_of(y, model)
-        expected = y, self.call("backward", model.backward, dy)
-        expected = tuple(None if each is None else np.array(to_numpy(each)) for each in expected)
+        first = y, self.call("backward", model.backward, dy)
+        expected = [None if each is None else np.array(to_numpy(each)) for each in first]
         y = self.call("forward of a strided x", self.forward, model, self.strided(model.asarray(self.x)))
         found = y, self.call("backward of a strided dy", model.backward, self.strided(dy))
         for name, a, b in zip(("y", "dx"), found, expected, strict=True):
