@@ -16,7 +16,7 @@ from bpnet.parameter import Parameter
 def check_sequence(layer: Layer, x: Array, width: int | str) -> None:
     """Raise ShapeError unless `x` is (N, T, D) with at least one position."""
     shape = tuple(getattr(x, "shape", ()))
-    if len(shape) != 3:
+    if len(shape) != 3 or shape[2] != (width if isinstance(width, int) else shape[2]):
         hint = "; for one sequence use x[None, ...]" if len(shape) == 2 else ""
         raise ShapeError(f"{layer!r} needs x of shape (N, T, {width}), got {shape}{hint}")
     if not shape[1]:
