@@ -195,7 +195,7 @@ def test_keys_are_written_as_people_write_them() -> None:
 
 
 def test_the_bundled_recipes_have_a_line_each_and_no_mistakes() -> None:
-    assert recipes.available() == ["diabetes", "digits", "fashion-mnist", "mnist", "spiral"]
+    assert recipes.available() == ["char-gpt", "diabetes", "digits", "fashion-mnist", "mnist", "spiral"]
     for name in recipes.available():
         recipe = recipes.find(name)
         assert recipe.name == recipe["data.name"] == name
