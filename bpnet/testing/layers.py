@@ -23,6 +23,7 @@ from bpnet.layers.serialization import known_layers
 from bpnet.losses import MeanSquaredError
 from bpnet.optimizers import Adam
 from bpnet.testing.differences import Comparison, compare, diagnose
+from bpnet.testing.inputs import random_input
 from bpnet.testing.strict import StrictBackend
 from bpnet.trainer import Trainer
 
@@ -134,18 +135,14 @@ def same_bits(a: Array, b: Array) -> bool:
 class LayerCheck:
     """The checks of one layer on one backend with one shape of x."""
 
+    n_ids: int | None = None  # that x may name, where the layer takes ids
+
     def __init__(
         self, make: Callable[[], Layer], shape: tuple[int, ...], backend: Backend, dtype: str, seed: int
     ) -> None:
         self.make, self.shape, self.backend, self.dtype, self.seed = make, shape, backend, dtype, seed
-        rng = np.random.default_rng(seed)
         self.n_ids = make().input_ids
-        self.x: Any
-        if self.n_ids is None:
-            self.x = rng.normal(size=shape)
-            self.x += np.where(np.abs(self.x) < 1e-3, 0.01, 0)  # away from a kink at 0
-        else:
-            self.x = rng.integers(0, self.n_ids, size=shape)
+        self.x = random_input(shape, self.n_ids, np.random.default_rng(seed))
         self.where = f"{make()!r} on {backend.name}, x of shape {shape}"
 
     def run(self) -> None:
