@@ -13,7 +13,7 @@ from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.kernels.common import Array, constant, first_like, floating
 
-CHUNK = 1 << 14
+CHUNK = 1 << 15
 SLOPE, CUBE = math.sqrt(2 / math.pi), 0.044715
 
 
@@ -30,7 +30,7 @@ def _scratch(like: Array, n: int) -> list[Array]:
 class _Tanh:
     """GELU by tanh: y = x p, p = (1 + tanh(u)) / 2, u = x (a + a b x^2).
 
-    The derivative is p + x dp/dx = p (1 + (1 - p) 2 x (a + 3 a b x^2)), since dp/du = 2 p (1 - p).
+    The derivative is p + x dp/dx = p + y (1 - p) 2 (a + 3 a b x^2), since dp/du = 2 p (1 - p).
     """
 
     def __init__(self, dtype: Any) -> None:
@@ -38,8 +38,8 @@ class _Tanh:
         self.slope, self.cube = constant(SLOPE, dtype), constant(SLOPE * CUBE, dtype)
         self.two, self.six = constant(2 * SLOPE, dtype), constant(6 * SLOPE * CUBE, dtype)
 
-    def share(self, x: Array, square: Array, p: Array) -> list[Call]:
-        """Calls that set square to x^2, and p."""
+    def value(self, x: Array, square: Array, p: Array, y: Array) -> list[Call]:
+        """Calls that set square to x^2, p, and y, which may be x."""
         return [
             partial(np.multiply, x, x, square),
             partial(np.multiply, square, self.cube, p),
@@ -48,18 +48,18 @@ class _Tanh:
             partial(np.tanh, p, p),
             partial(np.multiply, p, self.half, p),
             partial(np.add, p, self.half, p),
+            partial(np.multiply, x, p, y),
         ]
 
-    def derivative(self, x: Array, square: Array, p: Array, scratch: Array) -> list[Call]:
+    def derivative(self, square: Array, p: Array, y: Array, scratch: Array) -> list[Call]:
         """Calls that set square, which is x^2, to the slope."""
         return [
             partial(np.multiply, square, self.six, square),
             partial(np.add, square, self.two, square),
-            partial(np.multiply, square, x, square),
             partial(np.subtract, self.one, p, scratch),
             partial(np.multiply, square, scratch, square),
-            partial(np.add, square, self.one, square),
-            partial(np.multiply, square, p, square),
+            partial(np.multiply, square, y, square),
+            partial(np.add, square, p, square),
         ]
 
 
@@ -73,19 +73,18 @@ def _(out: Array, x: Array) -> list[Call]:
     square, p = _scratch(x, 2)
     calls: list[Call] = []
     for xs, ys in _pieces(x, out):
-        s, q = square[: xs.size], p[: xs.size]
-        calls += [*tanh.share(xs, s, q), partial(np.multiply, xs, q, ys)]
+        calls += tanh.value(xs, square[: xs.size], p[: xs.size], ys)
     return calls
 
 
 @ops.gelu_tanh_backward.register_bound(np.ndarray, accepts=lambda dy, x: _some(dy, x), allocate=first_like)
 def _(out: Array, dy: Array, x: Array) -> list[Call]:
     tanh = _Tanh(x.dtype)
-    square, p, scratch = _scratch(x, 3)
+    scratch = _scratch(x, 4)
     calls: list[Call] = []
     for dys, xs, dxs in _pieces(dy, x, out):
-        s, q, t = square[: xs.size], p[: xs.size], scratch[: xs.size]
-        calls += [*tanh.share(xs, s, q), *tanh.derivative(xs, s, q, t), partial(np.multiply, dys, s, dxs)]
+        s, p, y, t = (each[: xs.size] for each in scratch)
+        calls += [*tanh.value(xs, s, p, y), *tanh.derivative(s, p, y, t), partial(np.multiply, dys, s, dxs)]
     return calls
 
 
@@ -94,11 +93,11 @@ def _(out: Array, dy: Array, x: Array) -> list[Call]:
 )
 def _(out: Any, x: Array) -> list[Call]:
     tanh = _Tanh(x.dtype)
-    p, scratch = _scratch(x, 2)
+    scratch = _scratch(x, 2)
     calls: list[Call] = []
     for xs, ys, slopes in _pieces(x, *out):
-        q, t = p[: xs.size], scratch[: xs.size]
-        calls += [*tanh.share(xs, slopes, q), *tanh.derivative(xs, slopes, q, t), partial(np.multiply, xs, q, ys)]
+        p, t = (each[: xs.size] for each in scratch)
+        calls += [*tanh.value(xs, slopes, p, ys), *tanh.derivative(slopes, p, ys, t)]
     return calls
 
 
