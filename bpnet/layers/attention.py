@@ -119,7 +119,7 @@ class MultiHeadAttention(Layer):
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The input's."""
-        x = self._zeros((1, *input_shape))
+        x = self.blank(input_shape)
         check_sequence(self, x, self.n_features)
         self.output.check_input(x, self.n_features, self.output.weight.value)
         return input_shape

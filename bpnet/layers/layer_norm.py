@@ -37,7 +37,7 @@ class _Norm(Layer):
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The input's."""
-        self.check_input(self._zeros((1, *input_shape)), self.n_features, self.gain.value)
+        self.check_input(self.blank(input_shape), self.n_features, self.gain.value)
         return input_shape
 
     def __repr__(self) -> str:

@@ -46,6 +46,10 @@ class OnSequences:
         """The dtype that x has on its way into the model: the model's, or int64 for ids."""
         return "int64" if self.input_ids is not None else self.store.dtype
 
+    def blank(self, input_shape: tuple[int, ...]) -> Array:
+        """One sample of zeros, as this layer takes them: numbers, or ids."""
+        return self.backend.zeros((1, *input_shape), self.input_dtype)
+
     @property
     def max_positions(self) -> int | None:
         """How many positions a sequence may have; None: any number."""
@@ -66,7 +70,3 @@ class OnSequences:
         if not self.positionwise:
             raise StateError(f"{self!r} has no step: it does not say how to go on from the positions before")
         return self(x), None
-
-    def _zeros(self, shape: tuple[int, ...]) -> Array:
-        """Zeros of that shape, which the layer takes as x."""
-        return self.backend.zeros(shape, self.input_dtype)

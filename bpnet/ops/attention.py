@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.costs import Shaped
 from bpnet.ops.random import keep_scale
 
 KEPT = 1 << 22  # probabilities up to which they are kept: 16 MiB in float32
@@ -26,6 +27,51 @@ def query_blocks(n: int, heads: int, n_queries: int, n_keys: int) -> list[tuple[
     if not keeps_probabilities(n, heads, n_queries, n_keys):
         size = max(1, BLOCK // max(1, n * heads * n_keys))
     return [(start, min(start + size, n_queries)) for start in range(0, n_queries, max(1, size))]
+
+
+def _forward_flops(q: Array, k: Array, keep: Array | None, heads: int) -> int:
+    n, n_queries, width = map(int, q.shape)
+    s = n * heads * n_queries * int(k.shape[1])
+    return 4 * s * (width // heads) + (6 if keep is None else 7) * s + 2 * n * heads * n_queries
+
+
+def _backward_flops(q: Array, k: Array, keep: Array | None, heads: int) -> int:
+    n, n_queries, width = map(int, q.shape)
+    n_keys, size = int(k.shape[1]), width // heads
+    s = n * heads * n_queries * n_keys
+    again = 0 if keeps_probabilities(n, heads, n_queries, n_keys) else 2 * s * size + 3 * s
+    gathered = 2 * n * n_keys * width * max(1, len(query_blocks(n, heads, n_queries, n_keys)))
+    return 2 * n * n_queries * width + 8 * s * size + (3 if keep is None else 5) * s + gathered + again
+
+
+def _attention_flops(
+    q: Array, k: Array, v: Array, mask: Array | None, keep: Array | None, heads: int, causal: bool, rate: float
+) -> int:
+    return _forward_flops(q, k, keep, heads)
+
+
+def _attention_backward_flops(
+    dy: Array, y: Array, q: Array, k: Array, v: Array, kept: Array, mask: Array | None, keep: Array | None, heads: int,
+    causal: bool, rate: float,
+) -> int:  # fmt: skip
+    return _backward_flops(q, k, keep, heads)
+
+
+def _third(qkv: Array) -> Shaped:
+    return Shaped((*map(int, qkv.shape[:-1]), int(qkv.shape[-1]) // 3))
+
+
+def _self_attention_flops(
+    qkv: Array, mask: Array | None, keep: Array | None, heads: int, causal: bool, rate: float
+) -> int:
+    return _forward_flops(_third(qkv), _third(qkv), keep, heads)
+
+
+def _self_attention_backward_flops(
+    dy: Array, y: Array, qkv: Array, kept: Array, mask: Array | None, keep: Array | None, heads: int, causal: bool,
+    rate: float,
+) -> int:  # fmt: skip
+    return _backward_flops(_third(qkv), _third(qkv), keep, heads)
 
 
 def _heads(x: Array, heads: int) -> Array:
@@ -70,7 +116,7 @@ def _dropped(x: Array, keep: Array | None, rate: float) -> Array:
     return x if keep is None else namespace(x).where(keep, x * keep_scale(rate), 0)
 
 
-@kernel
+@kernel(flops=_attention_flops)
 def attention(
     q: Array, k: Array, v: Array, mask: Array | None, keep: Array | None, heads: int, causal: bool, rate: float
 ) -> tuple[Array, Array]:
@@ -96,7 +142,7 @@ def attention(
     return _joined(xp.concat(parts, axis=2)), kept[0] if len(kept) == 1 else xp.concat(kept, axis=2)
 
 
-@kernel
+@kernel(flops=_attention_backward_flops)
 def attention_backward(
     dy: Array,
     y: Array,
@@ -144,7 +190,7 @@ def _thirds(x: Array) -> tuple[Array, Array, Array]:
     return x[..., :width], x[..., width : 2 * width], x[..., 2 * width :]
 
 
-@kernel
+@kernel(flops=_self_attention_flops)
 def self_attention(
     qkv: Array, mask: Array | None, keep: Array | None, heads: int, causal: bool, rate: float
 ) -> tuple[Array, Array]:
@@ -153,7 +199,7 @@ def self_attention(
     return found
 
 
-@kernel
+@kernel(flops=_self_attention_backward_flops)
 def self_attention_backward(
     dy: Array,
     y: Array,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.costs import n_rows, size
 
 
 def _sum_over_rows(x: Array) -> Array:
@@ -12,7 +13,11 @@ def _sum_over_rows(x: Array) -> Array:
     return xp.sum(xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1])), axis=0)
 
 
-@kernel
+def _layer_norm_flops(x: Array, gain: Array, bias: Array | None, epsilon: float) -> int:
+    return (6 if bias is None else 7) * size(x) + 3 * n_rows(x)
+
+
+@kernel(flops=_layer_norm_flops)
 def layer_norm(x: Array, gain: Array, bias: Array | None, epsilon: float) -> tuple[Array, Array, Array]:
     """y = gain * h + bias, h = (x - mean) / sqrt(variance + epsilon), both over the last axis. [Ba, Kiros, Hinton 2016]
 
@@ -27,7 +32,25 @@ def layer_norm(x: Array, gain: Array, bias: Array | None, epsilon: float) -> tup
     return (y if bias is None else y + bias), h, r
 
 
-@kernel
+def _backward_flops(each: int, dy: Array, need_dx: bool, need_dgain: bool, need_dbias: bool) -> int:
+    return size(dy) * (each * bool(need_dx) + 2 * bool(need_dgain) + bool(need_dbias))
+
+
+def _layer_norm_backward_flops(
+    dy: Array, h: Array, r: Array, gain: Array, need_dx: bool = True, need_dgain: bool = True, need_dbias: bool = True
+) -> int:
+    return _backward_flops(8, dy, need_dx, need_dgain, need_dbias)
+
+
+def _unread(
+    dy: Array, h: Array, r: Array, gain: Array, need_dx: bool = True, need_dgain: bool = True, need_dbias: bool = False
+) -> tuple[int, ...]:
+    if need_dx:
+        return ()
+    return (2, 3) if need_dgain else (1, 2, 3)
+
+
+@kernel(flops=_layer_norm_backward_flops, unread=_unread)
 def layer_norm_backward(
     dy: Array, h: Array, r: Array, gain: Array, need_dx: bool = True, need_dgain: bool = True, need_dbias: bool = True
 ) -> tuple[Array | None, Array | None, Array | None]:
@@ -44,7 +67,7 @@ def layer_norm_backward(
     return dx, _sum_over_rows(dy * h) if need_dgain else None, _sum_over_rows(dy) if need_dbias else None
 
 
-@kernel
+@kernel(flops=lambda x, gain, epsilon: 4 * size(x) + 3 * n_rows(x))
 def rms_norm(x: Array, gain: Array, epsilon: float) -> tuple[Array, Array, Array]:
     """y = gain * h, h = x / sqrt(mean of x^2 + epsilon), over the last axis. [Zhang & Sennrich 2019]
 
@@ -56,7 +79,13 @@ def rms_norm(x: Array, gain: Array, epsilon: float) -> tuple[Array, Array, Array
     return h * gain, h, r
 
 
-@kernel
+def _rms_norm_backward_flops(
+    dy: Array, h: Array, r: Array, gain: Array, need_dx: bool = True, need_dgain: bool = True
+) -> int:
+    return _backward_flops(6, dy, need_dx, need_dgain, False)
+
+
+@kernel(flops=_rms_norm_backward_flops, unread=_unread)
 def rms_norm_backward(
     dy: Array, h: Array, r: Array, gain: Array, need_dx: bool = True, need_dgain: bool = True
 ) -> tuple[Array | None, Array | None]:

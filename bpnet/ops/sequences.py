@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.costs import n_rows, size
 
 ONE_HOT = 1 << 22  # elements of the one-hot rows that are made at a time
 
@@ -15,7 +16,7 @@ def _flat(ids: Array) -> Array:
     return xp.reshape(xp.astype(ids, xp.int64), (math.prod(ids.shape),))
 
 
-@kernel
+@kernel(flops=0)
 def embedding(ids: Array, W: Array) -> Array:
     """The rows of W that `ids` name: onehot(ids) W. An id outside 0 ... V - 1 names none, and gives zeros.
 
@@ -28,7 +29,7 @@ def embedding(ids: Array, W: Array) -> Array:
     return xp.reshape(xp.where(named[:, None], found, 0), (*ids.shape, W.shape[1]))
 
 
-@kernel
+@kernel(flops=lambda dy, ids, n_tokens: 2 * n_tokens * size(dy))
 def embedding_backward(dy: Array, ids: Array, n_tokens: int) -> Array:
     """Return dW = onehot(ids)^T dy: row v is the sum of dy over the places where the id is v.
 
@@ -46,7 +47,7 @@ def embedding_backward(dy: Array, ids: Array, n_tokens: int) -> Array:
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
 
 
-@kernel
+@kernel(flops=lambda x, W: 2 * size(x) * int(W.shape[0]))
 def unembed(x: Array, W: Array) -> Array:
     """y = x W^T: every row's scores against the rows of a table. x : (..., D); W : (V, D). Returns (..., V)."""
     xp = namespace(x)
@@ -54,7 +55,17 @@ def unembed(x: Array, W: Array) -> Array:
     return xp.reshape(y, (*x.shape[:-1], W.shape[0]))
 
 
-@kernel
+def _unembed_backward_flops(dy: Array, x: Array, W: Array, need_dx: bool = True, need_dW: bool = True) -> int:
+    return 2 * size(x) * int(W.shape[0]) * (bool(need_dx) + bool(need_dW))
+
+
+def _unembed_backward_unread(
+    dy: Array, x: Array, W: Array, need_dx: bool = True, need_dW: bool = True
+) -> tuple[int, ...]:
+    return (*(() if need_dW else (1,)), *(() if need_dx else (2,)))
+
+
+@kernel(flops=_unembed_backward_flops, unread=_unembed_backward_unread)
 def unembed_backward(
     dy: Array, x: Array, W: Array, need_dx: bool = True, need_dW: bool = True
 ) -> tuple[Array | None, Array | None]:
@@ -65,39 +76,39 @@ def unembed_backward(
     return dx, rows.T @ xp.reshape(x, (rows.shape[0], x.shape[-1])) if need_dW else None
 
 
-@kernel
+@kernel(flops=lambda x, y: 2 * size(x) * int(y.shape[-1]))
 def matmul(x: Array, y: Array) -> Array:
     """Return x y, a matrix product for every index of the leading axes. x : (..., M, K); y : (..., K, P)."""
     return namespace(x).matmul(x, y)
 
 
-@kernel
+@kernel(flops=lambda dz, x, y: 4 * size(x) * int(y.shape[-1]))
 def matmul_backward(dz: Array, x: Array, y: Array) -> tuple[Array, Array]:
     """dx = dz y^T and dy = x^T dz, for every index of the leading axes, which x and y share."""
     xp = namespace(dz)
     return xp.matmul(dz, xp.matrix_transpose(y)), xp.matmul(xp.matrix_transpose(x), dz)
 
 
-@kernel
+@kernel(flops=0)
 def transpose(x: Array, axes: tuple[int, ...]) -> Array:
     """Return a new array whose axis i is axis axes[i] of `x`. Its derivative is the transpose by the inverse order."""
     xp = namespace(x)
     return xp.asarray(xp.permute_dims(x, axes), copy=True)
 
 
-@kernel(view=True)
+@kernel(view=True, flops=0)
 def columns(x: Array, start: int, stop: int) -> Array:
     """Columns start ... stop - 1 of the last axis of `x`, sharing memory where that is possible."""
     return x[..., start:stop]
 
 
-@kernel(elementwise=True)
+@kernel(elementwise=True, flops=1)
 def add_positions(x: Array, table: Array, start: int) -> Array:
     """Return x[..., t, :] + table[start + t, :]. x : (..., T, D); table : (L, D), L at least start + T."""
     return x + table[start : start + x.shape[-2], :]
 
 
-@kernel
+@kernel(flops=1)
 def add_positions_backward(dy: Array, n_positions: int) -> Array:
     """dtable = sum of dy over all but the last two axes, and 0 at positions that were not there; dx is dy itself.
 
@@ -117,7 +128,12 @@ def angles(xp: Any, start: int, length: int, n: int, base: float, device: Any) -
     return positions[:, None] * speeds[None, :]
 
 
-@kernel(elementwise=True)
+def _add_sinusoid_flops(x: Array, start: int) -> int:
+    length, width = map(int, x.shape[-2:])
+    return size(x) + 3 * length * (width // 2) + 2 * (width // 2)
+
+
+@kernel(elementwise=True, flops=_add_sinusoid_flops)
 def add_sinusoid(x: Array, start: int) -> Array:
     """Add sin(p / 10000^(2 i / D)) to feature 2 i, the cosine of that to 2 i + 1, p = start + t. dx is dy itself.
 
@@ -130,7 +146,12 @@ def add_sinusoid(x: Array, start: int) -> Array:
     return x + xp.astype(table, x.dtype)
 
 
-@kernel
+def _rotate_flops(x: Array, head_size: int, n_columns: int, base: float, start: int, direction: float) -> int:
+    half = head_size // 2
+    return 4 * int(x.shape[-2]) * half + 2 * half + 3 * n_rows(x) * n_columns
+
+
+@kernel(flops=_rotate_flops)
 def rotate(x: Array, head_size: int, n_columns: int, base: float, start: int, direction: float) -> Array:
     """Turn each pair of features (i, i + head_size / 2) of each head by direction * p / base^(2 i / head_size).
 
