@@ -22,7 +22,8 @@ class InPlace(LayerCheck):
 
     def __init__(self, layer: Layer, x: Any, backend: Backend, seed: int) -> None:
         self.layer, self.x, self.backend, self.seed = layer, x, backend, seed
-        self.args, self.side, self.dtype, self.where = (x,), {}, "float64", ""
+        self.args, self.side = (x,), {}
+        self.dtype, self.where = "float64", ""
 
     def model(self, dtype: str | None = None) -> Layer:
         """A copy with the layer's values."""
