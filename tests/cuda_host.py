@@ -33,7 +33,7 @@ def why_not() -> str:
 
 @cache
 def driver() -> CheckingDriver:
-    """The one driver that the variants of `HostArray` launch by; it is made, and they are registered, when asked for."""
+    """The one driver that the variants of `HostArray` launch by, which are registered when it is first asked for."""
     found = CheckingDriver(HostDriver(load(_folder[0] if _folder else None)))
     register_variants(HostArray, found)
     return found

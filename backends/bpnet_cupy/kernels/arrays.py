@@ -18,7 +18,7 @@ def _moved(target: Array, source: Array) -> bool:
     """Whether the whole of `source` may be moved to `target` as it lies in memory."""
     if target.shape != source.shape or target.dtype != source.dtype or target.dtype not in MOVED:
         return False
-    return target.size > 0 and target.flags.c_contiguous and source.flags.c_contiguous
+    return bool(target.size > 0 and target.flags.c_contiguous and source.flags.c_contiguous)
 
 
 def register(array_type: type, driver: Driver) -> None:
@@ -57,9 +57,7 @@ def register(array_type: type, driver: Driver) -> None:
 
     @ops.fill_.register_bound(
         array_type,
-        accepts=lambda target, value: (
-            target.dtype in (*REAL, BOOL) and target.size > 0 and target.flags.c_contiguous
-        ),
+        accepts=lambda target, value: target.dtype in (*REAL, BOOL) and target.size > 0 and target.flags.c_contiguous,
         allocate=nothing,
     )
     def _(_: None, target: Array, value: float) -> list[Call]:
