@@ -8,6 +8,7 @@ from typing import Any
 
 import cuda_host
 import numpy as np
+import nvrtc
 import pytest
 import strict_backend
 
@@ -52,9 +53,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             short = reason.partition("cannot be used: ")[2].partition("; ")[0] or reason
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=f"{lacking}: {short}"))
-    if reason := cuda_host.why_not():
-        for item in items:
-            if item.get_closest_marker("cuda_host"):
+    for mark, why in (("cuda_host", cuda_host.why_not), ("nvrtc", nvrtc.why_not)):
+        marked = [item for item in items if item.get_closest_marker(mark)]
+        if marked and (reason := why()):
+            for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 

@@ -1260,7 +1260,10 @@ __global__ void count_correct(double* out /* 2 */, const T* scores /* rows * col
         sums[0] += counted && at == label;
         sums[1] += counted;
     });
-    if (grid_sum(sums, partial, counter) && threadIdx.x < 2) out[threadIdx.x] = sums[threadIdx.x];
+    if (grid_sum(sums, partial, counter) && threadIdx.x == 0) {
+        out[0] = sums[0];
+        out[1] = sums[1];
+    }
 }
 
 template <class T>
