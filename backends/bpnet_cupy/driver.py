@@ -10,12 +10,17 @@ from functools import cache, partial
 from importlib import resources
 from typing import Any, Protocol
 
+import numpy as np
+
 from bpnet.dispatch import Array, Call
 
 OPTIONS = ("-fmad=false",)
 """How the kernels are compiled. Products and sums are rounded one by one, as NumPy does, so that a fused body gives the
 bits of the single ones; what is bound by memory loses nothing by it. CuPy adds -ftz=true: float32 numbers below the
 smallest normal one count as 0."""
+
+NULL = np.uint64(0)
+"""The null pointer as an argument of a kernel."""
 
 Grid = int | tuple[int, ...]
 
@@ -100,7 +105,8 @@ class CudaDriver:
 
     def launch(self, name: str, grid: Grid, block: Grid, args: tuple[Any, ...], shared_bytes: int = 0) -> Call:
         """Bind a launch on what is the current stream when it is called."""
-        return partial(self._kernel(name), three(grid), three(block), args, shared_mem=shared_bytes)
+        passed = tuple(NULL if arg is None else arg for arg in args)  # CuPy passes no address at all for None
+        return partial(self._kernel(name), three(grid), three(block), passed, shared_mem=shared_bytes)
 
     def matmul(
         self,
