@@ -1,0 +1,525 @@
+"""Matrix products of row-major arrays by cublasLt, as prepared calls that a CUDA graph can capture.
+
+cublasLt is column-major, where the memory of a row-major X is that of X^T. So `out = a @ b` is asked for as
+`out^T = b^T a^T`: the operands change places, nothing is copied, and the vector of an epilogue, which runs along the
+rows of the column-major result, runs along the columns of `out`, as a bias does.
+
+Which algorithm computes a product is a function of the problem alone: the library's first choice for its shapes, types
+and alignments and a fixed workspace. Nothing is timed, so that a training can be resumed bit for bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from bpnet import ops
+from bpnet.dispatch import Array, Call, dtype_name
+from bpnet.errors import ConfigError, did_you_mean
+from bpnet_cupy import cublaslt
+from bpnet_cupy.cublaslt import COMPUTE, REAL, Algorithm, Descriptor, Heuristic, Layout, Preference
+
+WORKSPACE_BYTES = 32 * 1024**2
+MAX_ALIGNMENT = 256  # bytes
+PRECISIONS = ("float32", "tf32", "bf16")
+PER_THREAD_STREAM = 2  # the handle that means another stream in every thread
+
+_precision: ContextVar[str] = ContextVar("bpnet_cupy_precision", default="float32")
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """In the block, products of float32 arrays are computed so: "float32", "tf32" or "bf16". Raises ConfigError.
+
+    "tf32" and "bf16" round the operands to 11 and 8 bits on the way into the tensor cores; sums are float32.
+    """
+    if name not in PRECISIONS:
+        raise ConfigError(
+            f"matmul_precision must be one of {', '.join(map(repr, PRECISIONS))}, got {name!r}"
+            f"{did_you_mean(name, PRECISIONS)}"
+        )
+    token = _precision.set(name)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
+
+
+class Memory(Protocol):
+    """Where the arrays lie."""
+
+    def pointer(self, x: Array) -> int:
+        """The address of the first element."""
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """A C-contiguous array whose values are not set."""
+
+    def asarray(self, host: Any) -> Array:
+        """A copy of a NumPy array."""
+
+    def to_numpy(self, x: Array) -> Any:
+        """A NumPy array with the contents of `x`."""
+
+    def device(self) -> int:
+        """The number of the current device."""
+
+    def stream(self) -> int:
+        """The handle of the current stream."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an algorithm is chosen for: out (m, n) = a (m, k) b (k, n), `batch` times.
+
+    *_transposed : whether the array is the transposed view of what lies in memory; *_stride : elements between matrices
+    alignment    : of a, b, out and the epilogue's vector, in bytes
+    aux_ld       : elements between the rows of the epilogue's auxiliary array, 0 without one
+    """
+
+    device: int
+    dtype: str
+    compute: str
+    m: int
+    n: int
+    k: int
+    batch: int
+    a_transposed: bool
+    b_transposed: bool
+    a_stride: int
+    b_stride: int
+    alignment: tuple[int, int, int, int]
+    epilogue: str = ""
+    aux_ld: int = 0
+
+
+class _Operand(NamedTuple):
+    rows: int
+    columns: int
+    transposed: bool
+    stride: int
+
+
+def operand(x: Array) -> _Operand | None:
+    """How a matrix, or the matrices along the first axis, lie in memory; None where cublasLt cannot take it so."""
+    size = x.dtype.itemsize
+    rows, columns = x.shape[-2:]
+    s0, s1 = (stride // size for stride in x.strides[-2:])
+    plain = (columns == 1 or s1 == 1) and (rows == 1 or s0 == columns)
+    turned = (rows == 1 or s0 == 1) and (columns == 1 or s1 == rows)
+    if not (plain or turned):
+        return None
+    stride = x.strides[0] // size if x.ndim == 3 and x.shape[0] > 1 else 0
+    if stride not in (0, rows * columns):
+        return None
+    return _Operand(rows, columns, not plain, stride)
+
+
+def alignment(pointer: int, stride_bytes: int = 0) -> int:
+    """The largest power of two, up to 256, that divides the address of every matrix."""
+    both = pointer | stride_bytes | MAX_ALIGNMENT
+    return both & -both
+
+
+class Matmul:
+    """A prepared product. It holds its arrays, its descriptor and its layouts; a call takes nothing and allocates nothing.
+
+    The arguments are what cublasLtMatmul takes, but for the workspace and the stream, which are those of the call.
+    """
+
+    __slots__ = ("_after", "_before", "_function", "_kept", "_workspace")
+
+    def __init__(self, function: Any, before: tuple[Any, ...], workspace: Callable[[], Any], kept: Any) -> None:
+        self._function = function
+        self._before = before
+        self._workspace = workspace
+        self._kept = kept
+
+    def __call__(self) -> None:
+        status = self._function(*self._before, *self._workspace())
+        if status:
+            cublaslt.check(status, "cublasLtMatmul")
+
+
+class Gemm:
+    """cublasLt with its handles, algorithms and workspaces; one for all devices of a process.
+
+    library : as `cublaslt.load()` returns it
+    """
+
+    def __init__(self, library: Any, memory: Memory, workspace_bytes: int = WORKSPACE_BYTES) -> None:
+        self.library = library
+        self.memory = memory
+        self.workspace_bytes = workspace_bytes
+        self._handles: dict[int, Any] = {}
+        self._workspaces: dict[tuple[int, int, int], tuple[Any, int]] = {}
+        self._layouts: dict[tuple[Any, ...], Layout] = {}
+        self._algorithms: dict[Problem, Algorithm | None] = {}
+        self._trusted: dict[Problem, bool] = {}
+        self._scalars: dict[tuple[str, float], Any] = {}
+        self._lock = threading.RLock()
+
+    # --- what variants use ---
+
+    def product(
+        self,
+        out: Array,
+        a: Array,
+        b: Array,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        bias: Array | None = None,
+        activation: str = "",
+        column_sums: Array | None = None,
+    ) -> Call | None:
+        """A call that does out = activation(alpha a @ b + beta out + bias), or None where cublasLt has none for that.
+
+        column_sums : (N,) gets the sums of b's columns on the way: the bias's gradient where b is dy
+        An epilogue is given only after it has shown, on this problem, to be what the separate kernels are: the same
+        bits, NaN and infinities among the values.
+        """
+        names = {"relu": "relu", "gelu_tanh": "gelu", "": ""}
+        if activation not in names or (column_sums is not None and (activation or bias is not None)):
+            return None
+        if column_sums is not None:
+            epilogue = "bgrada"
+        else:
+            epilogue = "_".join(part for part in (names[activation], "bias" if bias is not None else "") if part)
+        vector = bias if column_sums is None else column_sums
+        if epilogue and (beta or alpha != 1.0 or out.ndim != 2):
+            return None
+        problem = self._problem(out, a, b, epilogue, vector, None)
+        if problem is None or (epilogue and not self._trust(problem)):
+            return None
+        return self._bind(problem, out, a, b, alpha, beta, vector, None)
+
+    def prepare(
+        self,
+        out: Array,
+        a: Array,
+        b: Array,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        epilogue: str = "",
+        vector: Array | None = None,
+        aux: Array | None = None,
+    ) -> Call | None:
+        """A call with any epilogue of `cublaslt.EPILOGUES`, as the library has it; None where it has no algorithm.
+
+        out    : (M, N) or (B, M, N), C-contiguous; a : (..., M, K), b : (..., K, N), each contiguous or transposed
+        vector : (N,) the bias, or what gets sums over M: of the result ("drelu_bgrad", "dgelu_bgrad"), of b ("bgrada");
+                 (M,) for "bgradb", which gets a's sums over K
+        aux    : what the forward form writes and the backward form reads, (M, L): bytes of bits with 8 L >= N and a
+                 multiple of 128 for ReLU, numbers with L >= N and a multiple of 8 for GELU
+        """
+        problem = self._problem(out, a, b, epilogue, vector, aux)
+        return None if problem is None else self._bind(problem, out, a, b, alpha, beta, vector, aux)
+
+    # --- the mapping ---
+
+    def _problem(
+        self, out: Array, a: Array, b: Array, epilogue: str, vector: Array | None, aux: Array | None
+    ) -> Problem | None:
+        dtype = dtype_name(out.dtype)
+        if dtype not in REAL or 0 in out.shape or 0 in a.shape:
+            return None
+        found_a, found_b, found_out = operand(a), operand(b), operand(out)
+        if found_a is None or found_b is None or found_out is None or found_out.transposed:
+            return None
+        m, n = out.shape[-2:]
+        size, pointer = out.dtype.itemsize, self.memory.pointer
+        return Problem(
+            device=self.memory.device(),
+            dtype=dtype,
+            compute=_precision.get() if dtype == "float32" else dtype,
+            m=m,
+            n=n,
+            k=found_a.columns,
+            batch=out.shape[0] if out.ndim == 3 else 1,
+            a_transposed=found_a.transposed,
+            b_transposed=found_b.transposed,
+            a_stride=found_a.stride,
+            b_stride=found_b.stride,
+            alignment=(
+                alignment(pointer(a), found_a.stride * size),
+                alignment(pointer(b), found_b.stride * size),
+                alignment(pointer(out), m * n * size if out.ndim == 3 else 0),
+                MAX_ALIGNMENT if vector is None else alignment(pointer(vector)),
+            ),
+            epilogue=epilogue,
+            aux_ld=0 if aux is None else aux.shape[1] * (8 if "relu" in epilogue else 1),
+        )
+
+    def _descriptor(self, problem: Problem, vector: int, aux: int) -> Descriptor:
+        scale = REAL[problem.dtype]
+        return Descriptor(
+            self.library,
+            COMPUTE[problem.compute],
+            scale,
+            transpose_a=problem.b_transposed,  # the column-major A is b, B is a
+            transpose_b=problem.a_transposed,
+            epilogue=problem.epilogue,
+            vector=vector,
+            aux=aux,
+            aux_ld=problem.aux_ld,
+        )
+
+    def _layouts_of(self, problem: Problem) -> tuple[Layout, Layout, Layout]:
+        m, n, k = problem.m, problem.n, problem.k
+        b_rows, b_columns = (k, n) if problem.b_transposed else (n, k)
+        a_rows, a_columns = (m, k) if problem.a_transposed else (k, m)
+        return (
+            self._layout(problem, b_rows, b_columns, problem.b_stride),
+            self._layout(problem, a_rows, a_columns, problem.a_stride),
+            self._layout(problem, n, m, m * n if problem.batch > 1 else 0),
+        )
+
+    def _layout(self, problem: Problem, rows: int, columns: int, stride: int) -> Layout:
+        """The layout of a column-major matrix without gaps between its columns."""
+        key = (problem.dtype, rows, columns, problem.batch, stride)
+        found = self._layouts.get(key)
+        if found is None:
+            found = self._layouts[key] = Layout(
+                self.library, problem.dtype, rows, columns, rows, batch=problem.batch, stride=stride
+            )
+        return found
+
+    def _bind(
+        self,
+        problem: Problem,
+        out: Array,
+        a: Array,
+        b: Array,
+        alpha: float,
+        beta: float,
+        vector: Array | None,
+        aux: Array | None,
+    ) -> Call | None:
+        pointer = self.memory.pointer
+        descriptor = self._descriptor(
+            problem, 0 if vector is None else pointer(vector), 0 if aux is None else pointer(aux)
+        )
+        first, second, result = layouts = self._layouts_of(problem)
+        algorithm = self._algorithm(problem, descriptor, layouts)
+        if algorithm is None:
+            return None
+        d = pointer(out)
+        before = (
+            self._handle(problem.device),
+            descriptor.handle,
+            ctypes.addressof(self._scalar(problem.dtype, alpha)),
+            pointer(b),
+            first.handle,
+            pointer(a),
+            second.handle,
+            ctypes.addressof(self._scalar(problem.dtype, beta)),
+            d,
+            result.handle,
+            d,
+            result.handle,
+            ctypes.addressof(algorithm),
+        )
+        kept = (self, descriptor, layouts, algorithm, out, a, b, vector, aux)
+        return Matmul(self.library.cublasLtMatmul, before, self._workspace, kept)
+
+    def _scalar(self, dtype: str, value: float) -> Any:
+        """alpha or beta in the host's memory, kept for as long as calls point to it."""
+        key = (dtype, value)
+        if key not in self._scalars:
+            self._scalars[key] = (ctypes.c_double if dtype == "float64" else ctypes.c_float)(value)
+        return self._scalars[key]
+
+    # --- algorithms ---
+
+    def _algorithm(self, problem: Problem, descriptor: Descriptor, layouts: tuple[Layout, ...]) -> Algorithm | None:
+        """The algorithm for a problem, the same in every run; None where the library has none.
+
+        With an epilogue it is that of the plain product where this can do it too: then both round alike.
+        """
+        with self._lock:
+            if problem not in self._algorithms:
+                chosen = None
+                if problem.epilogue:
+                    plain = _plain(problem)
+                    same = self._algorithm(plain, self._descriptor(plain, 0, 0), layouts)
+                    if same is not None and self._fits(problem, same, descriptor, layouts):
+                        chosen = same
+                self._algorithms[problem] = chosen or self._first(problem, descriptor, layouts)
+            return self._algorithms[problem]
+
+    def _fits(self, problem: Problem, algorithm: Algorithm, descriptor: Descriptor, layouts: Any) -> bool:
+        result = Heuristic()
+        a, b, d = (layout.handle for layout in layouts)
+        status = self.library.cublasLtMatmulAlgoCheck(
+            self._handle(problem.device),
+            descriptor.handle,
+            a,
+            b,
+            d,
+            d,
+            ctypes.addressof(algorithm),
+            ctypes.addressof(result),
+        )
+        return status == cublaslt.SUCCESS and result.workspace_bytes <= self.workspace_bytes
+
+    def _first(self, problem: Problem, descriptor: Descriptor, layouts: Any) -> Algorithm | None:
+        a, b, d, _ = problem.alignment
+        preference = Preference(self.library, self.workspace_bytes, {"A": b, "B": a, "C": d, "D": d})
+        result, count = Heuristic(), ctypes.c_int(0)
+        first, second, third = (layout.handle for layout in layouts)
+        status = self.library.cublasLtMatmulAlgoGetHeuristic(
+            self._handle(problem.device),
+            descriptor.handle,
+            first,
+            second,
+            third,
+            third,
+            preference.handle,
+            1,
+            ctypes.addressof(result),
+            ctypes.addressof(count),
+        )
+        if status == cublaslt.NOT_SUPPORTED or (status == cublaslt.SUCCESS and not count.value):
+            return None
+        cublaslt.check(status, "cublasLtMatmulAlgoGetHeuristic")
+        return result.algorithm if result.state == cublaslt.SUCCESS else None
+
+    def _handle(self, device: int) -> Any:
+        with self._lock:
+            if device not in self._handles:
+                handle = ctypes.c_void_p()
+                cublaslt.check(self.library.cublasLtCreate(ctypes.byref(handle)), "cublasLtCreate")
+                self._handles[device] = handle  # for the life of the process: the driver may be gone before us
+            return self._handles[device]
+
+    def _workspace(self) -> tuple[int, int, int]:
+        """(address, bytes, stream) for a call on the current stream; streams may run at once, so each has its own.
+
+        A workspace lives as long as this object, since graphs name its address.
+        """
+        stream = self.memory.stream()
+        key = (self.memory.device(), stream, threading.get_ident() if stream == PER_THREAD_STREAM else 0)
+        found = self._workspaces.get(key)
+        if found is None:
+            buffer = self.memory.empty((self.workspace_bytes // 8,), "float64")
+            found = self._workspaces[key] = (buffer, self.memory.pointer(buffer))
+        return found[1], self.workspace_bytes, stream
+
+    def prepare_stream(self) -> None:
+        """Have a workspace for the current stream, so that nothing is allocated while calls are captured."""
+        self._workspace()
+
+    # --- trust ---
+
+    def _trust(self, problem: Problem) -> bool:
+        """Whether the epilogue gives the bits of the plain product followed by kernels, on this problem."""
+        with self._lock:
+            if problem not in self._trusted:
+                self._trusted[problem] = False
+                self._trusted[problem] = all(self._agrees(problem, poisoned) for poisoned in (False, True))
+            return self._trusted[problem]
+
+    def _agrees(self, problem: Problem, poisoned: bool) -> bool:
+        a, b, vector = self._samples(problem, poisoned)
+        fused, plain = (self.memory.empty((problem.m, problem.n), problem.dtype) for _ in range(2))
+        first = self._bind(problem, fused, a, b, 1.0, 0.0, vector, None)
+        second = self._bind(_plain(problem), plain, a, b, 1.0, 0.0, None, None)
+        if first is None or second is None:
+            return False
+        first()
+        second()
+        host = self.memory.to_numpy
+        with np.errstate(all="ignore"):
+            if problem.epilogue == "bgrada":
+                sums = host(b).sum(axis=0, dtype=np.float64)  # of whole numbers, so in any order
+                return same_bits(host(fused), host(plain)) and same_bits(host(vector), sums.astype(problem.dtype))
+            expected = plain if vector is None else plain + vector
+            if "relu" in problem.epilogue:
+                expected = ops.relu(expected)
+            elif "gelu" in problem.epilogue:
+                expected = ops.gelu_tanh(expected)
+            return same_bits(host(fused), host(expected))
+
+    def _samples(self, problem: Problem, poisoned: bool) -> tuple[Array, Array, Array | None]:
+        """Operands that lie in memory as the problem's do, and the epilogue's vector."""
+        rng = np.random.Generator(np.random.Philox(0))
+        whole = problem.epilogue == "bgrada"
+
+        def sample(rows: int, columns: int) -> Any:
+            x = rng.integers(-3, 4, (rows, columns)) if whole else rng.standard_normal((rows, columns))
+            x = x.astype(problem.dtype)
+            if poisoned:
+                x[0, 0], x[-1, -1], x[-1, 0] = np.nan, np.inf, -np.inf
+            return x
+
+        m, n, k = problem.m, problem.n, problem.k
+        a, b = sample(m, k), sample(k, n)
+        vector = sample(1, n)[0] if "bias" in problem.epilogue or whole else None
+        asarray = self.memory.asarray
+        return (
+            asarray(np.ascontiguousarray(a.T)).T if problem.a_transposed else asarray(a),
+            asarray(np.ascontiguousarray(b.T)).T if problem.b_transposed else asarray(b),
+            None if vector is None else asarray(vector),
+        )
+
+
+def _plain(problem: Problem) -> Problem:
+    """The same product without its epilogue."""
+    return replace(problem, epilogue="", aux_ld=0, alignment=(*problem.alignment[:3], MAX_ALIGNMENT))
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Whether two host arrays hold the same numbers bit for bit; any NaN equals any other, and -0 equals 0."""
+    return bool(np.array_equal(a, b, equal_nan=True))
+
+
+class CupyMemory:
+    """CuPy's arrays on its current device and stream."""
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+        self._runtime = cupy.cuda.runtime
+        self._current = cupy.cuda.get_current_stream
+
+    def pointer(self, x: Array) -> int:
+        """The address in the device's memory."""
+        return int(x.data.ptr)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """From CuPy's pool, whose blocks start at multiples of 512 bytes."""
+        return self._cupy.empty(shape, dtype)
+
+    def asarray(self, host: Any) -> Array:
+        """Copied to the device."""
+        return self._cupy.asarray(host)
+
+    def to_numpy(self, x: Array) -> Any:
+        """Copied to the host; waits."""
+        return self._cupy.asnumpy(x)
+
+    def device(self) -> int:
+        """CuPy's current device."""
+        return int(self._runtime.getDevice())
+
+    def stream(self) -> int:
+        """CuPy's current stream."""
+        return int(self._current().ptr)
+
+
+_said: set[str] = set()
+
+
+def say_once(message: str) -> None:
+    """Warn, the first time that this is to be said in the process."""
+    if message not in _said:
+        _said.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
