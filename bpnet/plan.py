@@ -118,14 +118,32 @@ class Plan:
         self._result = self._array(result)
         whole = partial(backend.xp.asarray, self._result, copy=True)
         self._copy_result: Call = getattr(self._result, "copy", whole)  # the array's own method is several times faster
+        self._graph: Call | None = None
 
     def replay(self, *inputs: Array) -> Array:
         """Make the step with `inputs`, of the recorded shapes and dtypes; return a copy of its result."""
         for buffer, array in zip(self._inputs, inputs, strict=True):
             buffer[...] = array
-        for call in self._calls:
-            call()
+        if self._graph is not None:
+            self._graph()
+        else:
+            for call in self._calls:
+                call()
         return self._copy_result()
+
+    @property
+    def captured(self) -> bool:
+        """Whether the backend makes all calls at once."""
+        return self._graph is not None
+
+    def capture(self) -> None:
+        """Let the backend record the calls, which have been made before; raises what prevents it."""
+        record: Callable[[list[Call]], Call] = self.backend.capture  # type: ignore[attr-defined]  # of `Abilities`
+        self._graph = record(list(self._calls))
+
+    def release(self) -> None:
+        """Make the calls one by one again."""
+        self._graph = None
 
     def takes(self, *inputs: Array) -> bool:
         """Whether the inputs are of the library and the dtypes that were recorded."""

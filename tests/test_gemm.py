@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import bpnet as bp
 from bpnet_cupy import cublaslt
-from bpnet_cupy.gemm import PER_THREAD_STREAM, Gemm, alignment, operand, precision
+from bpnet_cupy.gemm import PER_THREAD_STREAM, Gemm
+from bpnet_cupy.problem import alignment, operand, precision
 
 
 def true_library() -> Any:
@@ -224,7 +225,7 @@ def test_the_gradient_of_a_bias_is_summed_on_the_way_to_that_of_the_weight() -> 
 
 @pytest.mark.parametrize("columns", [15, 17])
 def test_an_auxiliary_array_of_a_wrong_width_is_refused_by_the_library(columns: int) -> None:
-    gemm, library, memory = made()
+    gemm, _library, memory = made()
     x, W, b, out = epilogue_case(memory)
     with pytest.raises(cublaslt.CublasLtError, match="AlgoGetHeuristic failed with CUBLAS_STATUS_INVALID_VALUE"):
         gemm.prepare(out, x, W, epilogue="relu_aux_bias", vector=b, aux=memory.empty((6, columns), "uint8"))
@@ -293,7 +294,7 @@ def test_none_is_the_answer_where_the_library_has_no_algorithm() -> None:
 
 def test_the_algorithm_is_asked_for_once_a_problem_and_never_timed() -> None:
     gemm, library, memory = made()
-    x, W, b, out = epilogue_case(memory)
+    x, W, _b, out = epilogue_case(memory)
     for _ in range(3):
         gemm.prepare(out, x, W)
     other = memory.asarray(np.zeros((6, 3)))

@@ -156,7 +156,7 @@ class Owned:
         handle = getattr(self, "handle", None)
         if handle:
             getattr(self._library, f"cublasLt{self.kind}Destroy")(handle)
-            self.handle = None
+            self.handle = c_void_p()
 
 
 class Descriptor(Owned):

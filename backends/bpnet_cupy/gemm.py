@@ -12,126 +12,26 @@ from __future__ import annotations
 
 import ctypes
 import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Array, Call, dtype_name
-from bpnet.errors import ConfigError, did_you_mean
 from bpnet_cupy import cublaslt
 from bpnet_cupy.cublaslt import COMPUTE, REAL, Algorithm, Descriptor, Heuristic, Layout, Preference
+from bpnet_cupy.memory import Memory
+from bpnet_cupy.problem import MAX_ALIGNMENT, Problem, alignment, current_precision, operand, plain_of, same_bits
 
 WORKSPACE_BYTES = 32 * 1024**2
-MAX_ALIGNMENT = 256  # bytes
-PRECISIONS = ("float32", "tf32", "bf16")
 PER_THREAD_STREAM = 2  # the handle that means another stream in every thread
-
-_precision: ContextVar[str] = ContextVar("bpnet_cupy_precision", default="float32")
-
-
-@contextmanager
-def precision(name: str) -> Iterator[None]:
-    """In the block, products of float32 arrays are computed so: "float32", "tf32" or "bf16". Raises ConfigError.
-
-    "tf32" and "bf16" round the operands to 11 and 8 bits on the way into the tensor cores; sums are float32.
-    """
-    if name not in PRECISIONS:
-        raise ConfigError(
-            f"matmul_precision must be one of {', '.join(map(repr, PRECISIONS))}, got {name!r}"
-            f"{did_you_mean(name, PRECISIONS)}"
-        )
-    token = _precision.set(name)
-    try:
-        yield
-    finally:
-        _precision.reset(token)
-
-
-class Memory(Protocol):
-    """Where the arrays lie."""
-
-    def pointer(self, x: Array) -> int:
-        """The address of the first element."""
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """A C-contiguous array whose values are not set."""
-
-    def asarray(self, host: Any) -> Array:
-        """A copy of a NumPy array."""
-
-    def to_numpy(self, x: Array) -> Any:
-        """A NumPy array with the contents of `x`."""
-
-    def device(self) -> int:
-        """The number of the current device."""
-
-    def stream(self) -> int:
-        """The handle of the current stream."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What an algorithm is chosen for: out (m, n) = a (m, k) b (k, n), `batch` times.
-
-    *_transposed : whether the array is the transposed view of what lies in memory; *_stride : elements between matrices
-    alignment    : of a, b, out and the epilogue's vector, in bytes
-    aux_ld       : elements between the rows of the epilogue's auxiliary array, 0 without one
-    """
-
-    device: int
-    dtype: str
-    compute: str
-    m: int
-    n: int
-    k: int
-    batch: int
-    a_transposed: bool
-    b_transposed: bool
-    a_stride: int
-    b_stride: int
-    alignment: tuple[int, int, int, int]
-    epilogue: str = ""
-    aux_ld: int = 0
-
-
-class _Operand(NamedTuple):
-    rows: int
-    columns: int
-    transposed: bool
-    stride: int
-
-
-def operand(x: Array) -> _Operand | None:
-    """How a matrix, or the matrices along the first axis, lie in memory; None where cublasLt cannot take it so."""
-    size = x.dtype.itemsize
-    rows, columns = x.shape[-2:]
-    s0, s1 = (stride // size for stride in x.strides[-2:])
-    plain = (columns == 1 or s1 == 1) and (rows == 1 or s0 == columns)
-    turned = (rows == 1 or s0 == 1) and (columns == 1 or s1 == rows)
-    if not (plain or turned):
-        return None
-    stride = x.strides[0] // size if x.ndim == 3 and x.shape[0] > 1 else 0
-    if stride not in (0, rows * columns):
-        return None
-    return _Operand(rows, columns, not plain, stride)
-
-
-def alignment(pointer: int, stride_bytes: int = 0) -> int:
-    """The largest power of two, up to 256, that divides the address of every matrix."""
-    both = pointer | stride_bytes | MAX_ALIGNMENT
-    return both & -both
 
 
 class Matmul:
-    """A prepared product. It holds its arrays, its descriptor and its layouts; a call takes nothing and allocates nothing.
+    """A prepared product. It holds its arrays, its descriptor and its layouts; a call allocates nothing.
 
-    The arguments are what cublasLtMatmul takes, but for the workspace and the stream, which are those of the call.
+    before : what cublasLtMatmul takes before the workspace and the stream, which are those of the call
     """
 
     __slots__ = ("_after", "_before", "_function", "_kept", "_workspace")
@@ -143,6 +43,7 @@ class Matmul:
         self._kept = kept
 
     def __call__(self) -> None:
+        """Enqueue the product on the current stream."""
         status = self._function(*self._before, *self._workspace())
         if status:
             cublaslt.check(status, "cublasLtMatmul")
@@ -240,7 +141,7 @@ class Gemm:
         return Problem(
             device=self.memory.device(),
             dtype=dtype,
-            compute=_precision.get() if dtype == "float32" else dtype,
+            compute=current_precision() if dtype == "float32" else dtype,
             m=m,
             n=n,
             k=found_a.columns,
@@ -349,7 +250,7 @@ class Gemm:
             if problem not in self._algorithms:
                 chosen = None
                 if problem.epilogue:
-                    plain = _plain(problem)
+                    plain = plain_of(problem)
                     same = self._algorithm(plain, self._descriptor(plain, 0, 0), layouts)
                     if same is not None and self._fits(problem, same, descriptor, layouts):
                         chosen = same
@@ -432,7 +333,7 @@ class Gemm:
         a, b, vector = self._samples(problem, poisoned)
         fused, plain = (self.memory.empty((problem.m, problem.n), problem.dtype) for _ in range(2))
         first = self._bind(problem, fused, a, b, 1.0, 0.0, vector, None)
-        second = self._bind(_plain(problem), plain, a, b, 1.0, 0.0, None, None)
+        second = self._bind(plain_of(problem), plain, a, b, 1.0, 0.0, None, None)
         if first is None or second is None:
             return False
         first()
@@ -470,56 +371,3 @@ class Gemm:
             asarray(np.ascontiguousarray(b.T)).T if problem.b_transposed else asarray(b),
             None if vector is None else asarray(vector),
         )
-
-
-def _plain(problem: Problem) -> Problem:
-    """The same product without its epilogue."""
-    return replace(problem, epilogue="", aux_ld=0, alignment=(*problem.alignment[:3], MAX_ALIGNMENT))
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    """Whether two host arrays hold the same numbers bit for bit; any NaN equals any other, and -0 equals 0."""
-    return bool(np.array_equal(a, b, equal_nan=True))
-
-
-class CupyMemory:
-    """CuPy's arrays on its current device and stream."""
-
-    def __init__(self, cupy: Any) -> None:
-        self._cupy = cupy
-        self._runtime = cupy.cuda.runtime
-        self._current = cupy.cuda.get_current_stream
-
-    def pointer(self, x: Array) -> int:
-        """The address in the device's memory."""
-        return int(x.data.ptr)
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """From CuPy's pool, whose blocks start at multiples of 512 bytes."""
-        return self._cupy.empty(shape, dtype)
-
-    def asarray(self, host: Any) -> Array:
-        """Copied to the device."""
-        return self._cupy.asarray(host)
-
-    def to_numpy(self, x: Array) -> Any:
-        """Copied to the host; waits."""
-        return self._cupy.asnumpy(x)
-
-    def device(self) -> int:
-        """CuPy's current device."""
-        return int(self._runtime.getDevice())
-
-    def stream(self) -> int:
-        """CuPy's current stream."""
-        return int(self._current().ptr)
-
-
-_said: set[str] = set()
-
-
-def say_once(message: str) -> None:
-    """Warn, the first time that this is to be said in the process."""
-    if message not in _said:
-        _said.add(message)
-        warnings.warn(message, RuntimeWarning, stacklevel=3)
