@@ -1,4 +1,4 @@
-"""A plan recorded as one graph by a backend that can: the same bits, once a shape, and never in silence where it fails."""
+"""A plan recorded as one graph by a backend that can: the same bits, once a shape, and where it fails it is said."""
 
 from __future__ import annotations
 
@@ -193,9 +193,9 @@ def test_asked_for_it_a_step_that_cannot_be_planned_raises() -> None:
 
     trainer = made(AbleBackend(), lambda: bp.Sequential(bp.Dense(6, 3), Odd()), capture="on")
     x, y = batches(1)[0]
+    trainer.step(x, y)
     with pytest.raises(bp.StateError, match="cannot be one graph, because .* that no kernel made"):
-        for _ in range(3):
-            trainer.step(x, y)
+        trainer.step(x, y)
 
 
 def test_without_memory_for_a_proof_steps_are_eager(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,8 +223,8 @@ def test_off_records_nothing() -> None:
 def test_on_needs_a_backend_that_can() -> None:
     with pytest.raises(
         bp.ConfigError,
-        match="Trainer: capture='on' needs a backend that can record a step as one graph, as 'cupy' can; 'numpy' cannot. "
-        "Leave capture='auto'",
+        match="Trainer: capture='on' needs a backend that can record a step as one graph, as 'cupy' can; "
+        "'numpy' cannot. Leave capture='auto'",
     ):
         made("numpy", capture="on")
     trainer = made("numpy")
@@ -356,13 +356,9 @@ def test_a_changed_precision_is_planned_and_captured_anew() -> None:
 
 
 def test_a_precision_is_refused_where_it_is_unknown_or_cannot_be_had() -> None:
-    with pytest.raises(
-        bp.ConfigError, match="matmul_precision must be one of 'float32', 'tf32', 'bf16', got 'tf23'; did"
-    ):
+    with pytest.raises(bp.ConfigError, match="must be one of 'float32', 'tf32', 'bf16', got 'tf23'; did you"):
         made(AbleBackend(), matmul_precision="tf23")
-    with pytest.raises(
-        bp.ConfigError, match="matmul_precision='tf32' is for backends .*; 'numpy' computes products in"
-    ):
+    with pytest.raises(bp.ConfigError, match="precision='tf32' is for backends .*; 'numpy' computes products in"):
         made("numpy", matmul_precision="tf32")
 
 
@@ -417,9 +413,7 @@ def test_lack_of_memory_names_the_layer_and_leaves_all_as_it_was(direction: str,
     with pytest.raises(bp.OutOfMemoryError) as raised:
         trainer.step(x, y)
     text = str(raised.value)
-    assert text.startswith(
-        f"out of memory in ask of Hungry(), layer '1.1' with a batch of 8: {what}. Take a smaller batch"
-    )
+    assert text.startswith(f"out of memory in ask of Hungry(), layer '1.1' with a batch of 8: {what}. Take")
     assert "micro_batch_size=" in text
     assert isinstance(raised.value, MemoryError)
     assert LARGE.pop()() is None, "the step's arrays are still held"
@@ -437,9 +431,7 @@ def test_lack_of_memory_in_the_loss_and_in_a_fit_is_named_too(monkeypatch: pytes
         raise MemoryError
 
     monkeypatch.setattr(trainer.loss, "backward", none_left)
-    with pytest.raises(
-        bp.OutOfMemoryError, match="out of memory in .* with a batch of 4: the host has no more. Take a smaller"
-    ):
+    with pytest.raises(bp.OutOfMemoryError, match="out of memory in .* with a batch of 4: the host has no more. Take"):
         trainer.fit(x, y, epochs=1, batch_size=4, progress=False)
     monkeypatch.undo()
     assert np.isfinite(trainer.fit(x, y, epochs=1, batch_size=4, progress=False)["loss"][-1])

@@ -396,7 +396,7 @@ def test_an_unknown_precision_names_those_known() -> None:
     with (
         pytest.raises(
             bp.ConfigError,
-            match="matmul_precision must be one of 'float32', 'tf32', 'bf16', got 'tf23'; did you mean 'tf32'",
+            match="must be one of 'float32', 'tf32', 'bf16', got 'tf23'; did you mean 'tf32'",
         ),
         precision("tf23"),
     ):

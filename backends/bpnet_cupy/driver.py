@@ -111,12 +111,10 @@ class CudaDriver:
         bias: Array | None = None,
         activation: str = "",
     ) -> Call | None:
-        """Bind CuPy's product, which cannot be captured in a graph; there is none with an epilogue."""
-        if bias is not None or activation:
-            return None
-        if alpha != 1.0 or beta != 0.0:
-            return partial(_scaled_product, self._cupy.matmul, out, a, b, alpha, beta)
-        return partial(self._cupy.matmul, a, b, out)
+        """Bind cublasLt's product, with the epilogue where it has proved itself; see `bpnet_cupy.products`."""
+        from bpnet_cupy.products import product
+
+        return product(out, a, b, alpha=alpha, beta=beta, bias=bias, activation=activation)
 
     @cache  # noqa: B019  (there is one driver)
     def _kernel(self, name: str) -> Any:
@@ -127,11 +125,6 @@ class CudaDriver:
         from bpnet_cupy.names import name_expressions
 
         return self._cupy.RawModule(code=source(), options=OPTIONS, name_expressions=name_expressions(kind))
-
-
-def _scaled_product(matmul: Any, out: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
-    product = alpha * matmul(a, b)
-    out[...] = product + beta * out if beta else product
 
 
 def three(size: Grid) -> tuple[int, ...]:
