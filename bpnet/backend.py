@@ -66,6 +66,7 @@ _FACTORIES: dict[str, Factory] = {
     "torch": _builtin("bpnet_torch", "TorchBackend"),
 }
 provide_variants("numpy", lambda: importlib.import_module("bpnet_numpy.kernels"))
+provide_variants("cupy", lambda: importlib.import_module("bpnet_cupy.variants"))
 provide_variants("torch", lambda: importlib.import_module("bpnet_torch.autograd"))
 
 _READY: dict[str, Backend] = {}
