@@ -15,26 +15,116 @@ from typing import Any
 
 import numpy as np
 
+from bpnet_cupy.host.arrays import HostArray, unwrapped
 
-class StubArray(np.ndarray[Any, Any]):
-    """NumPy's array with CuPy's names; `device_id` is where it was made."""
 
-    device_id = 0
+class StubArray(HostArray):
+    """An array with CuPy's names; what is made of it is of its kind and on its device."""
 
-    def __array_finalize__(self, source: Any) -> None:
-        self.device_id = getattr(source, "device_id", 0)
+    __slots__ = ("device_id",)
+    stub: Any = None
+
+    def __init__(self, array: Any, device_id: int | None = None) -> None:
+        super().__init__(array)
+        self.device_id = self.stub.current_device() if device_id is None else device_id
 
     @property
-    def data(self) -> Any:  # type: ignore[override]
-        return SimpleNamespace(ptr=self.__array_interface__["data"][0], device_id=self.device_id)
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=self.array.__array_interface__["data"][0], device_id=self.device_id)
+
+    @property
+    def device(self) -> str:
+        return f"stub {self.device_id}"
+
+    def __array_namespace__(self, api_version: str | None = None) -> Any:
+        return self.stub.namespace
+
+    def __getitem__(self, key: Any) -> Any:
+        return type(self)(self.array[unwrapped(key)], self.device_id)
+
+    def reshape(self, *shape: Any) -> Any:
+        return type(self)(self.array.reshape(*shape), self.device_id)
+
+    @property
+    def T(self) -> Any:
+        return type(self)(self.array.T, self.device_id)
+
+    def copy(self) -> Any:
+        return type(self)(self.array.copy(), self.device_id)
 
     def set(self, host: Any, stream: Any = None) -> None:
         assert host.shape == self.shape
         assert host.dtype == self.dtype
-        self.stub.log.append(("copy", stream.name, stream.stub.pinned(host)))
-        self[...] = host
+        self.stub.log.append(("copy", stream.name, self.stub.pinned(host)))
+        self.array[...] = host
 
-    stub: Any = None
+    def tolist(self) -> Any:
+        return self.array.tolist()
+
+
+def _operator(name: str) -> Any:
+    def operate(self: StubArray, *others: Any) -> Any:
+        found = getattr(self.array, name)(*map(unwrapped, others))
+        return found if found is NotImplemented else type(self)(np.asarray(found), self.device_id)
+
+    return operate
+
+
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+):
+    setattr(StubArray, f"__{_name}__", _operator(f"__{_name}__"))
+    setattr(StubArray, f"__r{_name}__", _operator(f"__r{_name}__"))
+for _name in "lt le gt ge eq ne neg pos abs invert".split():
+    setattr(StubArray, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+class StubNamespace:
+    """NumPy's functions on stub arrays, on the device of the first of them."""
+
+    def __init__(self, stub: Stub) -> None:
+        self._stub = stub
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(np, name)
+        if isinstance(found, type) or not callable(found) or name in ("finfo", "iinfo", "isdtype", "result_type"):
+            return found
+
+        def call(*args: Any, device: Any = None, **settings: Any) -> Any:
+            inside = {key: unwrapped(value) for key, value in settings.items()}
+            first = next((x for x in _flat(args) if isinstance(x, StubArray)), None)
+            number = self._stub.current_device() if first is None else first.device_id
+            return _wrapped(found(*map(unwrapped, args), **inside), lambda x: self._stub.ndarray(x, number))
+
+        return call
+
+
+def _flat(args: Any) -> Iterator[Any]:
+    for each in args:
+        if isinstance(each, (tuple, list)):
+            yield from _flat(each)
+        else:
+            yield each
+
+
+def _wrapped(result: Any, wrap: Callable[[Any], Any]) -> Any:
+    if isinstance(result, (np.ndarray, np.generic)):
+        return wrap(np.asarray(result))
+    if isinstance(result, (tuple, list)) and any(isinstance(each, np.ndarray) for each in result):
+        return tuple(_wrapped(each, wrap) for each in result)
+    return result
 
 
 class CUDARuntimeError(RuntimeError):
@@ -69,7 +159,8 @@ class Stub:
         self.allocators: list[Any] = []
         self.pinned_memory: list[Any] = []
         self.__version__ = "14.0.0"
-        self.ndarray = type("ndarray", (StubArray,), {"stub": self, "__module__": "cupy"})
+        self.ndarray = type("ndarray", (StubArray,), {"stub": self, "__module__": "cupy", "__slots__": ()})
+        self.namespace = StubNamespace(self)
         numbers = itertools.count(1)
         stub = self
 
@@ -230,26 +321,27 @@ class Stub:
 
     # --- arrays ---
 
-    def _made(self, array: Any) -> Any:
-        found = array.view(self.ndarray)
-        found.device_id = self.current_device()
-        return found
-
     def asarray(self, x: Any, dtype: Any = None, order: str = "C") -> Any:
-        if isinstance(x, StubArray) and (dtype is None or x.dtype == dtype):
+        if isinstance(x, StubArray) and (dtype is None or x.dtype == dtype) and x.flags.c_contiguous:
             return x
-        return self._made(np.array(x, dtype=dtype, order=order))
+        return self.ndarray(np.array(unwrapped(x), dtype=dtype, order=order))
 
     def asnumpy(self, x: Any) -> Any:
-        return np.array(x)
+        return x.array.copy()
 
     def zeros(self, shape: Any, dtype: Any = "float64") -> Any:
         if self.compile_error is not None:
             raise self.compile_error
-        return self._made(np.zeros(shape, dtype))
+        return self.ndarray(np.zeros(shape, dtype))
 
     def empty(self, shape: Any, dtype: Any = "float64") -> Any:
-        return self._made(np.empty(shape, dtype))
+        return self.ndarray(np.empty(shape, dtype))
+
+    def matmul(self, a: Any, b: Any, out: Any = None) -> Any:
+        if out is None:
+            return self.ndarray(a.array @ b.array)
+        np.matmul(a.array, b.array, out.array)
+        return out
 
     def get_default_memory_pool(self) -> Any:
         return self.pool

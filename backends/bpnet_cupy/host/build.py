@@ -52,7 +52,7 @@ def compiler() -> str | None:
 def program(text: str, names: tuple[str, ...]) -> str:
     """A C++ program with the kernels of `text` and a table of the named instances."""
     lines = (f'    {{"{n}", host::Entry<&{n}>::call, host::Entry<&{n}>::signature}},\n' for n in names)
-    return f"#define BPNET_ON_HOST 1\n#line 1 \"kernels.cu\"\n{text}\n{_TAIL % ''.join(lines)}"
+    return f'#define BPNET_ON_HOST 1\n#line 1 "kernels.cu"\n{text}\n{_TAIL % "".join(lines)}'
 
 
 def build(text: str, names: tuple[str, ...], folder: Path | None = None) -> Path:

@@ -57,9 +57,7 @@ def register(array_type: type, driver: Driver) -> None:
 
     @ops.fill_.register_bound(
         array_type,
-        accepts=lambda target, value: (
-            target.dtype in (*REAL, BOOL) and target.size > 0 and target.flags.c_contiguous
-        ),
+        accepts=lambda target, value: target.dtype in (*REAL, BOOL) and target.size > 0 and target.flags.c_contiguous,
         allocate=nothing,
     )
     def _(_: None, target: Array, value: float) -> list[Call]:

@@ -87,9 +87,15 @@ def register(array_type: type, driver: Driver) -> None:
     def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
         dx, dW, db = out
         dy, x = dy.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])
-        calls = [] if dW is None else [_plain(driver, dW, x.T, dy)]
-        if db is not None:
-            calls.append(column_sum(driver, db, dy))
+        both = None
+        if dW is not None and db is not None:
+            both = driver.matmul(dW, x.T, dy, column_sums=db)
+        if both is not None:
+            calls = [both]
+        else:
+            calls = [] if dW is None else [_plain(driver, dW, x.T, dy)]
+            if db is not None:
+                calls.append(column_sum(driver, db, dy))
         if dx is not None:
             calls.append(_plain(driver, dx.reshape(x.shape), dy, W.T))
         return calls

@@ -57,9 +57,7 @@ def register(array_type: type, driver: Driver) -> None:
     def scalar(x: Array, *_: Any) -> Array:
         return driver.empty((), x.dtype)
 
-    def cross_entropy(
-        out: Any, logits: Array, labels: Array, normalizer: float, scale: float | None
-    ) -> list[Call]:
+    def cross_entropy(out: Any, logits: Array, labels: Array, normalizer: float, scale: float | None) -> list[Call]:
         rows, columns = logits.shape
         width = lanes(columns)
         grid = row_sum_grid(rows, width)
@@ -145,5 +143,3 @@ def register(array_type: type, driver: Driver) -> None:
 
 def _flag(value: bool) -> str:
     return "true" if value else "false"
-
-
