@@ -87,7 +87,7 @@ for _name in (
 ):
     setattr(StubArray, f"__{_name}__", _operator(f"__{_name}__"))
     setattr(StubArray, f"__r{_name}__", _operator(f"__r{_name}__"))
-for _name in "lt le gt ge eq ne neg pos abs invert".split():
+for _name in ["lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert"]:
     setattr(StubArray, f"__{_name}__", _operator(f"__{_name}__"))
 
 

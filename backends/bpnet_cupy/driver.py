@@ -64,8 +64,8 @@ class Driver(Protocol):
         a, b : (M, K) and (K, N), each C-contiguous or the transposed view (`x.T`) of what is
         bias : (N,); activation : the name of an op ("relu", "gelu_tanh") or ""
         column_sums : (N,), gets the sums of b's columns, as the gradient of a bias where b is dy
-        None is an answer for those three only: a plain product always has a call. An epilogue that is given has the bits
-        of the plain product with the kernels behind it, but for `column_sums`, which may be added in another order.
+        None is an answer for those three only: a plain product always has a call. An epilogue that is given has the
+        bits of the plain product with the kernels behind it; `column_sums` may be added in another order.
         """
 
 
@@ -117,9 +117,7 @@ class CudaDriver:
         """Bind cublasLt's product, with the epilogue where it has proved itself; see `bpnet_cupy.products`."""
         from bpnet_cupy.products import product
 
-        return product(
-            out, a, b, alpha=alpha, beta=beta, bias=bias, activation=activation, column_sums=column_sums
-        )
+        return product(out, a, b, alpha=alpha, beta=beta, bias=bias, activation=activation, column_sums=column_sums)
 
     @cache  # noqa: B019  (there is one driver)
     def _kernel(self, name: str) -> Any:
