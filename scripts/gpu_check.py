@@ -105,9 +105,8 @@ def facts(backend: bp.Backend) -> dict[str, Any]:
 
 
 def network(rate: float = 0.3) -> bp.Layer:
-    return bp.Sequential(
-        bp.Dense(64, 96), bp.ReLU(), bp.Dropout(rate), bp.Dense(96, 32), bp.GELU("tanh"), bp.Dense(32, 10)
-    )
+    hidden = [bp.Dense(64, 96), bp.ReLU(), bp.Dropout(rate), bp.Dense(96, 32), bp.GELU("tanh")]
+    return bp.Sequential(*hidden, bp.Dense(32, 10))
 
 
 def trainer(backend: bp.Backend | str, **options: Any) -> bp.Trainer:
@@ -154,10 +153,8 @@ def weights_and_masks_at_step_0_are_numpys_to_the_bit(backend: bp.Backend) -> st
 
 def losses_stay_within_1e_4_of_numpys_over_100_steps(backend: bp.Backend) -> str:
     given = batches(100)
-    both = [
-        np.array([float(bp.to_numpy(each.step(x, y))) for x, y in given])
-        for each in (trainer(backend), trainer("numpy"))
-    ]
+    trainers = trainer(backend), trainer("numpy")
+    both = [np.array([float(bp.to_numpy(each.step(x, y))) for x, y in given]) for each in trainers]
     off = float(np.max(np.abs(both[0] - both[1])))
     assert off <= 1e-4, f"the largest difference is {off:.3g}"
     return f"largest difference {off:.2g}, last loss {both[0][-1]:.4f}"
@@ -369,17 +366,8 @@ def write(report: dict[str, Any], findings: Sequence[Finding], status: Path, res
 
 def table(report: dict[str, Any], findings: Sequence[Finding]) -> str:
     """The findings as Markdown, under a sentence that says where they were made."""
-    names = (
-        "date",
-        "commit",
-        "device",
-        "cuda driver",
-        "cuda runtime",
-        "backend",
-        "version of the backend",
-        "python",
-        "numpy",
-    )
+    names = ["date", "commit", "device", "cuda driver", "cuda runtime", "backend", "version of the backend"]
+    names += ["python", "numpy"]
     where = "; ".join(f"{name} {report[name]}" for name in names if report.get(name))
     lines = [f"Checked by `scripts/gpu_check.py`: {where}.", "", "| check | | seen |", "|---|---|---|"]
     for each in findings:

@@ -24,11 +24,13 @@ class Driver(Protocol):
     """A device as the variants see it.
 
     array_type : the class of its arrays; they have shape, dtype, size, nbytes, flags.c_contiguous, reshape, T
-    sm_count   : how many multiprocessors it has; a grid need not be larger than a few times that
     """
 
     array_type: Any
-    sm_count: int
+
+    @property
+    def sm_count(self) -> int:
+        """How many multiprocessors the device has; a grid need not be larger than a few times that."""
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
         """A C-contiguous array whose values are not set. Called when a call is bound, never in one."""

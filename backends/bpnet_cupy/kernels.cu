@@ -302,8 +302,8 @@ __global__ void prelu(T* out /* n */, const T* x /* n */, const T* a /* slopes *
 }
 
 template <class T>
-__global__ void prelu_backward(T* dx /* n */, const T* dy /* n */, const T* x /* n */, const T* a /* slopes */,
-                               int64 n, int64 slopes) {
+__global__ void prelu_backward(T* dx /* n */, const T* dy /* n */, const T* x /* n */, const T* a /* slopes */, int64 n,
+                               int64 slopes) {
     for (int64 i = first_thread(); i < n; i += all_threads()) {
         dx[i] = x[i] > 0 ? dy[i] : a[column_of(i, slopes)] * dy[i];
     }
@@ -427,13 +427,17 @@ __global__ void slope_sum(T* out /* 1 */, const T* dy /* n */, const T* x /* n *
 
 // W threads share a row: lanes of a warp where W <= 32, else a block of W threads.
 template <int W, class S> __device__ S row_sum(S value) {
-    if constexpr (W <= 32) return lane_sum<W>(value);
-    else return block_sum(value);
+    if constexpr (W <= 32)
+        return lane_sum<W>(value);
+    else
+        return block_sum(value);
 }
 
 template <int W, class S> __device__ S row_max(S value) {
-    if constexpr (W <= 32) return lane_max<W>(value);
-    else return block_max(value);
+    if constexpr (W <= 32)
+        return lane_max<W>(value);
+    else
+        return block_max(value);
 }
 
 // body(row, lane, alive) for all rows, by all threads equally often, so that it may sum over its row.
@@ -624,9 +628,7 @@ struct AbsoluteError {
     template <class T> static __device__ T slope(T y, T t, T factor) { return sign(y - t) * factor; }
 };
 struct SigmoidCrossEntropy {
-    template <class T> static __device__ T value(T x, T t) {
-        return maximum(x, T(0)) - x * t + log1p(exp(-fabs(x)));
-    }
+    template <class T> static __device__ T value(T x, T t) { return maximum(x, T(0)) - x * t + log1p(exp(-fabs(x))); }
     template <class T> static __device__ T slope(T x, T t, T factor) { return (sigmoid(x) - t) * factor; }
 };
 struct BinaryCrossEntropy {
@@ -642,8 +644,8 @@ struct BinaryCrossEntropy {
 
 template <class T, class F>
 __global__ void loss_sum(T* loss /* 1 */, const T* y /* n */, const T* targets /* n */,
-                         const double* normalizer /* 1? */, double* partial /* gridDim.x? */, unsigned* counter /* 1? */,
-                         int64 n, double number) {
+                         const double* normalizer /* 1? */, double* partial /* gridDim.x? */,
+                         unsigned* counter /* 1? */, int64 n, double number) {
     double sums[1] = {0}, factor = inverse(normalizer, number);
     for_all<T>(n, aligned(y, targets), [&](auto count, int64 i) {
         constexpr int m = decltype(count)::value;
@@ -962,7 +964,8 @@ __global__ void penalty_gradient(T* grad /* n */, const T* value /* n */, int64 
 // out = before + l1 sum |w| + l2 sum w^2, where `before` is no array 0: one launch an array, each adds its own.
 template <class T>
 __global__ void penalty(double* out /* 1 */, const double* before /* 1? */, const T* value /* n */,
-                        double* partial /* 2 * gridDim.x? */, unsigned* counter /* 1? */, int64 n, double l1, double l2) {
+                        double* partial /* 2 * gridDim.x? */, unsigned* counter /* 1? */, int64 n, double l1,
+                        double l2) {
     double sums[2] = {0, 0};
     for_all<T>(n, aligned(value), [&](auto count, int64 i) {
         T w[decltype(count)::value];
@@ -996,23 +999,25 @@ template <class T> __global__ void clip_value(T* grads /* n */, int64 n, T limit
 // The sum of squares of any float64, in three sums of numbers of like size: no square overflows or is lost.
 // [Blue 1978: A portable Fortran program to find the Euclidean norm of a vector]
 // The squares of float32 numbers all fit into the middle one.
-constexpr double SMALL = 1e-140, LARGE = 1e140, UP = 1e170, DOWN = 1e-170;
+struct Squares {
+    static constexpr double SMALL = 1e-140, LARGE = 1e140, UP = 1e170, DOWN = 1e-170;
+};
 
 template <class T> __device__ void add_square(double (&sums)[3], T x) {
     double size = fabs((double)x);
-    if (sizeof(T) == 8 && size > LARGE) {
-        sums[2] += (size * DOWN) * (size * DOWN);
-    } else if (sizeof(T) == 8 && size < SMALL) {
-        sums[0] += (size * UP) * (size * UP);
+    if (sizeof(T) == 8 && size > Squares::LARGE) {
+        sums[2] += (size * Squares::DOWN) * (size * Squares::DOWN);
+    } else if (sizeof(T) == 8 && size < Squares::SMALL) {
+        sums[0] += (size * Squares::UP) * (size * Squares::UP);
     } else {
         sums[1] += size * size;
     }
 }
 
 __device__ inline double norm_of(const double (&sums)[3]) {
-    if (sums[2] > 0) return UP * sqrt(sums[2] + sums[1] * DOWN * DOWN);
-    if (sums[1] > 0 || is_nan(sums[1])) return sqrt(sums[1] + sums[0] * DOWN * DOWN);
-    return DOWN * sqrt(sums[0]);
+    if (sums[2] > 0) return Squares::UP * sqrt(sums[2] + sums[1] * Squares::DOWN * Squares::DOWN);
+    if (sums[1] > 0 || is_nan(sums[1])) return sqrt(sums[1] + sums[0] * Squares::DOWN * Squares::DOWN);
+    return Squares::DOWN * sqrt(sums[0]);
 }
 
 // scale = limit / norm where the norm is finite and above the limit, else 1; ok becomes false where it is not finite.
@@ -1071,7 +1076,21 @@ __global__ void scale_rate(double* target /* 1 */, const double* learning_rate /
 }
 
 // A schedule's formula in postfix form; kernels/rates.py writes the programs. Depth: how many numbers wait at most.
-enum Instruction { NUMBER, STEP, ADD, SUBTRACT, MULTIPLY, DIVIDE, POWER, LESS, LESS_EQUAL, MINIMUM, FLOOR, COSINE, WHERE };
+enum Instruction {
+    NUMBER,
+    STEP,
+    ADD,
+    SUBTRACT,
+    MULTIPLY,
+    DIVIDE,
+    POWER,
+    LESS,
+    LESS_EQUAL,
+    MINIMUM,
+    FLOOR,
+    COSINE,
+    WHERE
+};
 
 __global__ void set_rate(double* learning_rate /* 1 */, const int64* counters /* 1 */, const int* program /* length */,
                          const double* numbers /* length */, int64 length) {
@@ -1215,8 +1234,9 @@ __global__ void weighted_sum(T* out /* 1 */, const T* values /* n */, const T* w
 }
 
 template <class T>
-__global__ void weighted_sum_backward(T* out /* n */, const T* weights /* samples? */, const double* normalizer /* 1? */,
-                                      int64 n, int64 samples, double number, T scale) {
+__global__ void weighted_sum_backward(T* out /* n */, const T* weights /* samples? */,
+                                      const double* normalizer /* 1? */, int64 n, int64 samples, double number,
+                                      T scale) {
     T factor = scale * T(inverse(normalizer, number));
     int64 of_sample = weights ? n / samples : 1;
     for (int64 i = first_thread(); i < n; i += all_threads()) {

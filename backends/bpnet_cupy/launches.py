@@ -94,7 +94,7 @@ def signature(name: str) -> tuple[Parameter, ...]:
     return tuple(Parameter(p.name, typed(p.type), p.extent, p.optional) for p in parameters)
 
 
-def check(name: str, grid: Grid, block: Grid, args: tuple[Any, ...], array_type: type) -> None:
+def check(name: str, grid: Grid, block: Grid, args: tuple[Any, ...], array_type: Any) -> None:
     """Raise LaunchError where the launch does not fit the kernel or the device."""
     if name not in _compiled():
         raise LaunchError(f"{name} is not among the names that are compiled (bpnet_cupy.names)")
@@ -117,7 +117,7 @@ def check(name: str, grid: Grid, block: Grid, args: tuple[Any, ...], array_type:
             raise LaunchError(f"{where}: must be a {parameter.element.__name__} number, got {_described(arg)}")
 
 
-def _check_array(where: str, parameter: Parameter, arg: Any, numbers: dict[str, int], array_type: type) -> None:
+def _check_array(where: str, parameter: Parameter, arg: Any, numbers: dict[str, int], array_type: Any) -> None:
     if arg is None:
         if not parameter.optional:
             raise LaunchError(f"{where}: None, where the kernel needs an array")

@@ -109,26 +109,13 @@ def _attribute(name: str) -> Any:
     return property(lambda self: getattr(self.array, name))
 
 
-for _name in (
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "matmul",
-    "and",
-    "or",
-    "xor",
-    "lshift",
-    "rshift",
-):
+_BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
+for _name in _BINARY.split():
     setattr(HostArray, f"__{_name}__", _operator(f"__{_name}__"))
     setattr(HostArray, f"__r{_name}__", _operator(f"__r{_name}__"))
-for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert"):
+for _name in "lt le gt ge eq ne neg pos abs invert".split():
     setattr(HostArray, f"__{_name}__", _operator(f"__{_name}__"))
-for _name in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags"):
+for _name in "shape dtype ndim size nbytes itemsize strides flags".split():
     setattr(HostArray, _name, _attribute(_name))
 
 

@@ -21,9 +21,10 @@ class HostBackend:
     def asarray(self, x: Any, dtype: str | None = None) -> Any:
         """Return `x` as an array of this backend in C order, itself where nothing has to change."""
         if isinstance(x, HostArray):
-            if (dtype is None or x.dtype == dtype) and x.flags.c_contiguous:
+            inside = x.array
+            if (dtype is None or inside.dtype == dtype) and inside.flags.c_contiguous:
                 return x
-            return HostArray(np.array(x.array, dtype=dtype, order="C"))
+            return HostArray(np.array(inside, dtype=dtype, order="C"))
         return HostArray(np.array(x, dtype=dtype, order="C"))
 
     def to_numpy(self, x: Any) -> Any:

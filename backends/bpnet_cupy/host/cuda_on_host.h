@@ -43,10 +43,10 @@ struct Fiber {
     enum State { ready, at_barrier, at_shuffle, finished };
     State state = finished;
     bool begun = false;
-    int line = 0;                // of the barrier or shuffle that it waits at
-    unsigned mask = 0;           // of the shuffle
-    unsigned shuffles = 0;       // so far
-    unsigned warp_epoch = 0;     // counts shuffles too: accesses before and after one are ordered within a warp
+    int line = 0;             // of the barrier or shuffle that it waits at
+    unsigned mask = 0;        // of the shuffle
+    unsigned shuffles = 0;    // so far
+    unsigned warp_epoch = 0;  // counts shuffles too: accesses before and after one are ordered within a warp
     dim3 thread;
     jmp_buf place;
     ucontext_t start;
@@ -197,9 +197,10 @@ inline bool release() {
         return true;
     }
     if (gone < machine.threads && machine.failure.empty()) {
-        machine.failure = !same           ? "threads of one block wait at different barriers"
-                          : gone && waiting ? "line " + std::to_string(line) + ": a barrier that some threads never reach"
-                                            : "threads wait for each other at a shuffle or a barrier";
+        machine.failure = !same ? "threads of one block wait at different barriers"
+                          : gone && waiting
+                              ? "line " + std::to_string(line) + ": a barrier that some threads never reach"
+                              : "threads wait for each other at a shuffle or a barrier";
     }
     return false;
 }
@@ -273,7 +274,8 @@ template <class T> struct Ref {
     operator T() const {
         Cell& cell = shared.cells[index];
         const Fiber& fiber = *machine.fibers[machine.current];
-        if (!cell.written) fail("shared " + shared.name + "[" + std::to_string(index) + "] is read before it is written");
+        if (!cell.written)
+            fail("shared " + shared.name + "[" + std::to_string(index) + "] is read before it is written");
         if (!ordered(cell.write, machine.current, fiber)) {
             fail("shared " + shared.name + "[" + std::to_string(index) + "] is read beside another thread's write");
         }
@@ -319,14 +321,22 @@ template <class T> SharedArray<T> shared_array(const void* key, const char* name
 
 // How a parameter's type is called in a signature.
 template <class T> constexpr const char* code() {
-    if constexpr (std::is_same_v<T, float>) return "float";
-    else if constexpr (std::is_same_v<T, double>) return "double";
-    else if constexpr (std::is_same_v<T, int>) return "int";
-    else if constexpr (std::is_same_v<T, unsigned>) return "unsigned";
-    else if constexpr (std::is_same_v<T, long long>) return "long long";
-    else if constexpr (std::is_same_v<T, unsigned long long>) return "unsigned long long";
-    else if constexpr (std::is_same_v<T, bool>) return "bool";
-    else return "?";
+    if constexpr (std::is_same_v<T, float>)
+        return "float";
+    else if constexpr (std::is_same_v<T, double>)
+        return "double";
+    else if constexpr (std::is_same_v<T, int>)
+        return "int";
+    else if constexpr (std::is_same_v<T, unsigned>)
+        return "unsigned";
+    else if constexpr (std::is_same_v<T, long long>)
+        return "long long";
+    else if constexpr (std::is_same_v<T, unsigned long long>)
+        return "unsigned long long";
+    else if constexpr (std::is_same_v<T, bool>)
+        return "bool";
+    else
+        return "?";
 }
 
 template <class T> std::string parameter() {
@@ -358,7 +368,7 @@ template <class... A, void (*kernel)(A...)> struct Entry<kernel> {
 #define blockDim (host::machine.block)
 #define gridDim (host::machine.grid)
 
-#define SHARED(type, name, size) \
+#define SHARED(type, name, size)         \
     static const char key_of_##name = 0; \
     host::SharedArray<type> name = host::shared_array<type>(&key_of_##name, #name, size)
 #define HOST_CHECK(condition) host::check(condition, #condition, __LINE__)

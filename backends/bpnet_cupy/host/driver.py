@@ -26,7 +26,8 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray[Any, A
     size = int(np.prod(shape)) * kind.itemsize
     raw = np.zeros(size + GUARD, np.uint8)
     start = -raw.__array_interface__["data"][0] % GUARD
-    return raw[start : start + size].view(kind).reshape(shape)
+    found: np.ndarray[Any, Any] = raw[start : start + size].view(kind).reshape(shape)
+    return found
 
 
 class HostDriver:

@@ -9,7 +9,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_cupy.driver import Driver
-from bpnet_cupy.kernels.common import BLOCK, Array, alike, blocks, named, packs, partial_blocks, real, scratch
+from bpnet_cupy.kernels.common import BLOCK, Array, alike, blocks, named, op, packs, partial_blocks, real, scratch
 from bpnet_cupy.kernels.linear import column_sum
 from bpnet_cupy.names import ACTIVATIONS
 
@@ -21,15 +21,13 @@ def register(array_type: type, driver: Driver) -> None:
         return driver.empty(x.shape, x.dtype)
 
     def forward(name: str, struct: str) -> None:
-        @getattr(ops, name).register_bound(array_type, accepts=lambda x, *_: real(x), allocate=first_like)
+        @op(name).register_bound(array_type, accepts=lambda x, *_: real(x), allocate=first_like)
         def _(out: Array, x: Array, a: float = 0.0) -> list[Call]:
             args = (out, x, np.int64(x.size), x.dtype.type(a))
             return [driver.launch(f"activation<{named(x)}, {struct}>", packs(driver, x.size, x.dtype), BLOCK, args)]
 
     def backward(name: str, struct: str) -> None:
-        @getattr(ops, name).register_bound(
-            array_type, accepts=lambda dy, saved, *_: alike(dy, saved), allocate=first_like
-        )
+        @op(name).register_bound(array_type, accepts=lambda dy, saved, *_: alike(dy, saved), allocate=first_like)
         def _(out: Array, dy: Array, saved: Array, a: float = 0.0) -> list[Call]:
             args = (out, dy, saved, np.int64(dy.size), dy.dtype.type(a))
             kernel = f"activation_backward<{named(dy)}, {struct}>"

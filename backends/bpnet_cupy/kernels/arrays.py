@@ -18,7 +18,7 @@ def _moved(target: Array, source: Array) -> bool:
     """Whether the whole of `source` may be moved to `target` as it lies in memory."""
     if target.shape != source.shape or target.dtype != source.dtype or target.dtype not in MOVED:
         return False
-    return target.size > 0 and target.flags.c_contiguous and source.flags.c_contiguous
+    return bool(target.size > 0 and target.flags.c_contiguous and source.flags.c_contiguous)
 
 
 def register(array_type: type, driver: Driver) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from bpnet import ops
+from bpnet.dispatch import Kernel
 from bpnet_cupy.driver import Driver
 from bpnet_cupy.names import TYPES
 
@@ -22,6 +24,12 @@ PARTIALS = 256
 """Blocks of a sum at most. It depends on nothing, so that a sum has the same bits on every device."""
 
 
+def op(name: str) -> Kernel:
+    """The op of that name."""
+    found: Kernel = getattr(ops, name)
+    return found
+
+
 def real(*arrays: Array) -> bool:
     """Whether all arrays are C-contiguous, not empty, and of one dtype, float32 or float64."""
     dtype = arrays[0].dtype
@@ -35,22 +43,22 @@ def alike(*arrays: Array) -> bool:
 
 def flag(ok: Array) -> bool:
     """Whether `ok` is one bool."""
-    return ok.size == 1 and ok.dtype == BOOL
+    return bool(ok.size == 1 and ok.dtype == BOOL)
 
 
 def rate(x: Array) -> bool:
     """Whether `x` is one float64 number."""
-    return x.size == 1 and x.dtype == FLOAT64
+    return bool(x.size == 1 and x.dtype == FLOAT64)
 
 
 def counts(counters: Array) -> bool:
     """Whether these are the store's counters."""
-    return counters.dtype == INT64 and counters.ndim == 1 and counters.size > 0 and counters.flags.c_contiguous
+    return bool(counters.dtype == INT64 and counters.ndim == 1 and counters.size > 0 and counters.flags.c_contiguous)
 
 
 def labels_of(labels: Array, rows: int) -> bool:
     """Whether these are the labels of so many rows, in a dtype that the kernels take."""
-    return labels.size == rows and labels.dtype in LABELS and labels.flags.c_contiguous
+    return bool(labels.size == rows and labels.dtype in LABELS and labels.flags.c_contiguous)
 
 
 def number(x: Any) -> bool:

@@ -20,6 +20,7 @@ from bpnet_cupy.kernels.common import (
     normal,
     normalizer_args,
     number,
+    op,
     packs,
     partial_blocks,
     real,
@@ -76,7 +77,7 @@ def register(array_type: type, driver: Driver) -> None:
         return cross_entropy(out, logits, labels, normalizer, scale)
 
     def label_slope(name: str, sign: float) -> None:
-        @getattr(ops, name).register_bound(array_type, accepts=of_labels, allocate=first_like)
+        @op(name).register_bound(array_type, accepts=of_labels, allocate=first_like)
         def _(out: Array, p: Array, labels: Array, normalizer: float, scale: float) -> list[Call]:
             slope = p.dtype.type(reciprocal(normalizer, sign * scale))
             args = (out, p, labels, *map(np.int64, p.shape), slope)
@@ -118,7 +119,7 @@ def register(array_type: type, driver: Driver) -> None:
         return [driver.launch(kernel, row_grid(driver, p.shape[0], width), BLOCK, args)]
 
     def single(name: str, struct: str, factor: float) -> None:
-        @getattr(ops, name).register_bound(
+        @op(name).register_bound(
             array_type, accepts=lambda y, t, normalizer: alike(y, t) and normal(normalizer), allocate=scalar
         )
         def _(out: Array, y: Array, targets: Array, normalizer: Any) -> list[Call]:
@@ -127,7 +128,7 @@ def register(array_type: type, driver: Driver) -> None:
             args = (out, y, targets, total, *scratch(driver, grid), np.int64(y.size), value)
             return [driver.launch(f"loss_sum<{named(y)}, {struct}>", grid, BLOCK, args)]
 
-        @getattr(ops, f"{name}_backward").register_bound(
+        @op(f"{name}_backward").register_bound(
             array_type,
             accepts=lambda y, t, normalizer, scale: alike(y, t) and normal(normalizer) and number(scale),
             allocate=first_like,

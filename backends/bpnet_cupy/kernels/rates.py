@@ -9,7 +9,6 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call
-from bpnet.ops.rates import Formula
 from bpnet_cupy.driver import Driver
 from bpnet_cupy.kernels.common import FLOAT64, Array, counts, nothing, rate
 
@@ -112,7 +111,7 @@ _TAKEN = {"NUMBER": 0, "STEP": 0, "FLOOR": 1, "COSINE": 1, "WHERE": 3}
 
 
 @lru_cache(maxsize=256)
-def program_of(schedule: Formula) -> tuple[tuple[str, float], ...] | None:
+def program_of(schedule: Any) -> tuple[tuple[str, float], ...] | None:
     """The schedule's rate as a program, or None where it uses what no instruction stands for."""
     try:
         found = schedule.rate(Term(("STEP", 0.0)), Terms)
@@ -139,7 +138,7 @@ def register(array_type: type, driver: Driver) -> None:
         ),
         allocate=nothing,
     )
-    def _(_: None, learning_rate: Array, counters: Array, schedule: Formula) -> list[Call]:
+    def _(_: None, learning_rate: Array, counters: Array, schedule: Any) -> list[Call]:
         program = program_of(schedule)
         assert program is not None
         codes = driver.constants([INSTRUCTIONS.index(instruction) for instruction, _ in program], np.dtype("int32"))

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_cupy.driver import Driver
-from bpnet_cupy.kernels.common import BLOCK, Array, alike, lanes, named, row_grid
+from bpnet_cupy.kernels.common import BLOCK, Array, alike, lanes, named, op, row_grid
 
 
 def register(array_type: type, driver: Driver) -> None:
@@ -19,7 +18,7 @@ def register(array_type: type, driver: Driver) -> None:
         return driver.empty(x.shape, x.dtype)
 
     def by_row(name: str) -> None:
-        @getattr(ops, name).register_bound(
+        @op(name).register_bound(
             array_type, accepts=lambda *arrays: arrays[0].ndim > 0 and alike(*arrays), allocate=first_like
         )
         def _(out: Array, *arrays: Array) -> list[Call]:
