@@ -31,18 +31,23 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stub]:
         stub = Stub(*args, **options)
         monkeypatch.setitem(sys.modules, "cupy", stub)
         monkeypatch.setitem(sys.modules, "array_api_compat.cupy", stub.namespace)
+        monkeypatch.setattr("array_api_compat.cupy", stub.namespace, raising=False)
         monkeypatch.setitem(sys.modules, "cupyx", SimpleNamespace(empty_pinned=stub.empty_pinned))
         monkeypatch.setattr("bpnet_cupy.trouble.installed", lambda: ["cupy-cuda13x"])
         monkeypatch.setattr("bpnet_cupy.products.prepare_stream", lambda: stub.enqueue("workspace"))
         for name in [name for name in registry._READY if name.startswith("cupy")]:
             del registry._READY[name]
         for op in dispatch.kernels():
-            op._table.pop(stub.ndarray, None)
+            op._registered[stub.ndarray] = []  # reference bodies, whatever runs on the class below it
+        stubs.append(stub)
         return stub
 
+    stubs: list[Stub] = []
     yield put
     for op in dispatch.kernels():
         op._table.clear()
+        for stub in stubs:
+            op._registered.pop(stub.ndarray, None)
 
 
 def model() -> bp.Layer:

@@ -270,7 +270,7 @@ class Gemm:
             ctypes.addressof(algorithm),
             ctypes.addressof(result),
         )
-        return status == cublaslt.SUCCESS and result.workspace_bytes <= self.workspace_bytes
+        return bool(status == cublaslt.SUCCESS and result.workspace_bytes <= self.workspace_bytes)
 
     def _first(self, problem: Problem, descriptor: Descriptor, layouts: Any) -> Algorithm | None:
         a, b, d, _ = problem.alignment
