@@ -37,7 +37,7 @@ template <class... P> __device__ bool aligned(const P*... pointers) { return ((a
 template <class T, int m> __device__ void load(T (&to)[m], const T* from) {
     if constexpr (m > 1) {
         static_assert(m % Pack<T>::size == 0, "whole packs");
-        HOST_CHECK(aligned(from));
+        HOST_CHECK(address(from) % 16 == 0);
         for (int k = 0; k < m; k += Pack<T>::size) {
             Pack<T> pack = *reinterpret_cast<const Pack<T>*>(from + k);
             for (int j = 0; j < Pack<T>::size; ++j) to[k + j] = pack.element[j];
@@ -50,7 +50,7 @@ template <class T, int m> __device__ void load(T (&to)[m], const T* from) {
 template <class T, int m> __device__ void store(T* to, const T (&from)[m]) {
     if constexpr (m > 1) {
         static_assert(m % Pack<T>::size == 0, "whole packs");
-        HOST_CHECK(aligned(to));
+        HOST_CHECK(address(to) % 16 == 0);
         for (int k = 0; k < m; k += Pack<T>::size) {
             Pack<T> pack;
             for (int j = 0; j < Pack<T>::size; ++j) pack.element[j] = from[k + j];

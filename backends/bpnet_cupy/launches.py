@@ -96,6 +96,7 @@ def signature(name: str) -> tuple[Parameter, ...]:
 
 def check(name: str, grid: Grid, block: Grid, args: tuple[Any, ...], array_type: Any) -> None:
     """Raise LaunchError where the launch does not fit the kernel or the device."""
+    parameters = signature(name)
     if name not in _compiled():
         raise LaunchError(f"{name} is not among the names that are compiled (bpnet_cupy.names)")
     grid, block = three(grid), three(block)
@@ -104,10 +105,9 @@ def check(name: str, grid: Grid, block: Grid, args: tuple[Any, ...], array_type:
             raise LaunchError(f"{name}: a {what} of {sizes}; each must be from 1 to {limits}")
     if math.prod(block) > THREADS or math.prod(block) % WARP:
         raise LaunchError(f"{name}: a block of {block}; it must be whole warps of {WARP}, at most {THREADS} threads")
-    parameters = signature(name)
     if len(args) != len(parameters):
         raise LaunchError(f"{name} takes {len(parameters)} arguments, got {len(args)}")
-    numbers = {p.name: int(arg) for p, arg in zip(parameters, args, strict=True) if isinstance(arg, np.integer)}
+    numbers = {p.name: int(arg) for p, arg in zip(parameters, args, strict=True) if isinstance(arg, (int, np.integer))}
     numbers |= {f"gridDim_{axis}": size for axis, size in zip("xyz", grid, strict=True)}
     for parameter, arg in zip(parameters, args, strict=True):
         where = f"{name}, {parameter.name}"
@@ -136,7 +136,7 @@ def _check_array(where: str, parameter: Parameter, arg: Any, numbers: dict[str, 
 
 
 def _described(arg: Any) -> str:
-    return f"a {type(arg).__name__}" if not isinstance(arg, (int, float)) else f"the Python number {arg!r}"
+    return f"the Python number {arg!r}" if type(arg) in (int, float, bool) else f"a {type(arg).__name__}"
 
 
 @cache

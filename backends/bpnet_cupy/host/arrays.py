@@ -113,9 +113,9 @@ _BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
 for _name in _BINARY.split():
     setattr(HostArray, f"__{_name}__", _operator(f"__{_name}__"))
     setattr(HostArray, f"__r{_name}__", _operator(f"__r{_name}__"))
-for _name in "lt le gt ge eq ne neg pos abs invert".split():
+for _name in ["lt", "le", "gt", "ge", "eq", "ne", "neg", "pos", "abs", "invert"]:
     setattr(HostArray, f"__{_name}__", _operator(f"__{_name}__"))
-for _name in "shape dtype ndim size nbytes itemsize strides flags".split():
+for _name in ["shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides", "flags"]:
     setattr(HostArray, _name, _attribute(_name))
 
 
