@@ -43,6 +43,9 @@ class Abilities(Protocol):
         array that they name. Raises what prevents it; the calls can then still be made one by one.
         """
 
+    def writer(self, buffer: Array) -> Callable[[Array], None]:
+        """A function that copies an array of the same shape and dtype into `buffer`, faster than an assignment."""
+
     def uploader(self) -> Uploader:
         """A way for batches from the host's memory."""
 

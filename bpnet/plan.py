@@ -119,11 +119,17 @@ class Plan:
         whole = partial(backend.xp.asarray, self._result, copy=True)
         self._copy_result: Call = getattr(self._result, "copy", whole)  # the array's own method is several times faster
         self._graph: Call | None = None
+        writer = getattr(backend, "writer", None)
+        self._writers = None if writer is None else [writer(buffer) for buffer in self._inputs]
 
     def replay(self, *inputs: Array) -> Array:
         """Make the step with `inputs`, of the recorded shapes and dtypes; return a copy of its result."""
-        for buffer, array in zip(self._inputs, inputs, strict=True):
-            buffer[...] = array
+        if self._writers is None:
+            for buffer, array in zip(self._inputs, inputs, strict=True):
+                buffer[...] = array
+        else:
+            for write, array in zip(self._writers, inputs, strict=True):
+                write(array)
         if self._graph is not None:
             self._graph()
         else:

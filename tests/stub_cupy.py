@@ -30,7 +30,17 @@ class StubArray(HostArray):
 
     @property
     def data(self) -> Any:
-        return SimpleNamespace(ptr=self.array.__array_interface__["data"][0], device_id=self.device_id)
+        return SimpleNamespace(
+            ptr=self.array.__array_interface__["data"][0],
+            device_id=self.device_id,
+            array=self.array,
+            copy_from_device_async=self._copy,
+        )
+
+    def _copy(self, source: Any, size: int) -> None:
+        assert size == self.nbytes == source.array.nbytes
+        self.stub.log.append(("copy on the device", self.stub.current_stream().name))
+        self.array[...] = source.array
 
     @property
     def device(self) -> str:
@@ -264,7 +274,10 @@ class Stub:
                 **runtime_functions,
             ),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+            set_pinned_memory_allocator=self.set_pinned_memory_allocator,
         )
+        self.pinned_pool = SimpleNamespace(malloc=lambda size: ("page-locked", size))
+        self.pinned_allocator = self.pinned_pool.malloc
         self.pool = SimpleNamespace(
             used_bytes=lambda: 3 * 2**30, free_all_blocks=lambda: self.log.append(("free all",))
         )
@@ -342,6 +355,12 @@ class Stub:
             return self.ndarray(a.array @ b.array)
         np.matmul(a.array, b.array, out.array)
         return out
+
+    def set_pinned_memory_allocator(self, allocator: Any) -> None:
+        self.pinned_allocator = allocator
+
+    def get_default_pinned_memory_pool(self) -> Any:
+        return self.pinned_pool
 
     def get_default_memory_pool(self) -> Any:
         return self.pool

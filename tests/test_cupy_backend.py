@@ -225,6 +225,40 @@ def test_a_call_that_fails_ends_the_capture_and_is_what_is_raised(install: Calla
     assert backend.capture([lambda: None]) is not None  # the stream is usable again
 
 
+def test_a_call_that_copies_from_the_host_cannot_be_captured(install: Callable[..., Stub]) -> None:
+    stub = install()
+    backend: Any = bp.get_backend("cupy")
+    others: list[Any] = []
+
+    def copies() -> None:
+        elsewhere = threading.Thread(target=lambda: others.append(stub.pinned_allocator(8)))
+        elsewhere.start()
+        elsewhere.join()
+        stub.pinned_allocator(64)
+
+    with pytest.raises(bp.BackendError, match="a call copies numbers from the host, which a graph cannot repeat"):
+        backend.capture([copies])
+    assert others == [("page-locked", 8)]  # of other threads' uploads
+    assert stub.pinned_allocator(64) == ("page-locked", 64)
+
+
+def test_inputs_are_written_by_one_copy_where_they_are_contiguous(install: Callable[..., Stub]) -> None:
+    stub = install()
+    backend: Any = bp.get_backend("cupy")
+    buffer = backend.zeros((3, 2), "float32")
+    write = backend.writer(buffer)
+    x = backend.asarray(np.arange(6, dtype=np.float32).reshape(3, 2))
+    stub.log.clear()
+    with backend.scope():
+        write(x)
+    assert ("copy on the device", backend.stream.name) in stub.log
+    assert buffer.tolist() == x.tolist()
+    stub.log.clear()
+    write(backend.asarray(np.arange(6, dtype=np.float32).reshape(2, 3)).T)
+    assert buffer.tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert stub.log == []
+
+
 def test_what_a_graph_names_lives_as_long_as_the_graph(install: Callable[..., Stub]) -> None:
     import gc
     import weakref

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,9 +38,8 @@ class CupyBackend:
         self.name = "cupy" if device is None else f"cupy:{device}"
         self.xp: Any = xp
         self.array_type: Any = cupy.ndarray
-        self._device = cupy.cuda.Device(self.index)
-        check_compiler(cupy, self._device)
-        with self._device:
+        check_compiler(cupy, self._here)
+        with self._here:
             self.stream, self._capture_stream, self._copy_stream = (
                 cupy.cuda.Stream(non_blocking=True) for _ in range(3)
             )
@@ -49,19 +48,24 @@ class CupyBackend:
 
             follow_the_array(cupy)
 
+    @property
+    def _here(self) -> Any:
+        """The device, to be entered: such an object remembers what was current before, so each thread needs its own."""
+        return self._cupy.cuda.Device(self.index)
+
     def asarray(self, x: Any, dtype: str | None = None) -> Any:
         """Return `x` (host or device) as a CuPy array on this device."""
-        with self._device:
+        with self._here:
             return self._cupy.asarray(x, dtype=dtype, order="C")
 
     def to_numpy(self, x: Any) -> Any:
         """Copy `x` to the host; waits for the device."""
-        with self._device:
+        with self._here:
             return self._cupy.asnumpy(x)
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Return zeros on the device; CuPy's pool starts every block at a multiple of 512 bytes."""
-        with self._device:
+        with self._here:
             return self._cupy.zeros(shape, dtype=dtype)
 
     def __repr__(self) -> str:
@@ -70,7 +74,7 @@ class CupyBackend:
     def describe(self) -> dict[str, str]:
         """Return CuPy's version, the GPU's name and the CUDA runtime and driver versions."""
         runtime = self._cupy.cuda.runtime
-        with self._device:
+        with self._here:
             name = runtime.getDeviceProperties(self.index)["name"].decode()
         return {
             "version": self._cupy.__version__,
@@ -81,7 +85,7 @@ class CupyBackend:
 
     def synchronize(self) -> None:
         """Wait until the device has finished the work of this backend's streams and of the current one."""
-        with self._device:
+        with self._here:
             self._cupy.cuda.get_current_stream().synchronize()
             self.stream.synchronize()
             self._copy_stream.synchronize()
@@ -95,7 +99,7 @@ class CupyBackend:
         Events join it with what the thread's current stream had to do before, and has to do behind it.
         """
         cuda = self._cupy.cuda
-        with self._device, precision(matmul_precision):
+        with self._here, precision(matmul_precision):
             outer = cuda.get_current_stream()
             if outer.ptr == self.stream.ptr:
                 yield
@@ -111,14 +115,26 @@ class CupyBackend:
         """Record prepared calls, all of which were made before, as one CUDA graph."""
         from bpnet_cupy.products import prepare_stream
 
-        return capture(self._cupy, self._device, self._capture_stream, calls, prepare_stream)
+        return capture(self._cupy, self._here, self._capture_stream, calls, prepare_stream)
+
+    def writer(self, buffer: Any) -> Callable[[Any], None]:
+        """A function that copies arrays like `buffer` into it: one asynchronous copy where they are contiguous."""
+        copy, size = buffer.data.copy_from_device_async, buffer.nbytes
+
+        def write(x: Any) -> None:
+            if x.flags.c_contiguous:
+                copy(x.data, size)
+            else:
+                buffer[...] = x
+
+        return write
 
     def uploader(self) -> CupyUploader:
         """A way for batches through page-locked memory, on a stream of their own."""
         from cupyx import empty_pinned
 
-        return CupyUploader(self._cupy, empty_pinned, self._device, self._copy_stream)
+        return CupyUploader(self._cupy, empty_pinned, self.index, self._copy_stream)
 
     def explain_memory_error(self, error: MemoryError) -> str:
         """How much was asked for, what is used, and what limits it; the pool then gives back what nobody uses."""
-        return memory_report(self._cupy, self._device, error)
+        return memory_report(self._cupy, self._here, error)

@@ -116,8 +116,8 @@ def load() -> Any:
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib
 
-        path = load_nvidia_dynamic_lib("cublasLt").abs_path
-        return typed(ctypes.CDLL(path))
+        path = load_nvidia_dynamic_lib("cublasLt").abs_path  # which has loaded it
+        return typed(ctypes.CDLL(path or "libcublasLt.so"))
     except Exception as error:  # each version of cuda-pathfinder has an exception of its own
         raise CublasLtError(
             f"cublasLt cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}); it comes with "

@@ -9,10 +9,12 @@ launch, which a capture forbids, so all calls have been made once before.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from bpnet.dispatch import Call
+from bpnet.errors import BackendError
 
 _PER_PROCESS = threading.Lock()  # a capture is of a stream, but pools and the first use of libraries are everybody's
 
@@ -46,7 +48,7 @@ def capture(cupy: Any, device: Any, stream: Any, calls: Sequence[Call], prepare:
     with _PER_PROCESS, device, stream:
         prepare()
         pool = cuda.MemoryPool()
-        with cuda.using_allocator(pool.malloc):
+        with cuda.using_allocator(pool.malloc), _no_copies_from_the_host(cupy):
             stream.begin_capture()
             whole = False
             try:
@@ -57,6 +59,30 @@ def capture(cupy: Any, device: Any, stream: Any, calls: Sequence[Call], prepare:
                 graph = _end(stream, whole)
         graph.upload(stream)
     return Graph(graph, pool, tuple(calls))
+
+
+@contextmanager
+def _no_copies_from_the_host(cupy: Any) -> Iterator[None]:
+    """Let this thread get no page-locked memory, through which CuPy copies host arrays.
+
+    The graph would copy again at each launch, from memory that has become somebody else's: other numbers in silence.
+    """
+    thread = threading.get_ident()
+    malloc = cupy.get_default_pinned_memory_pool().malloc
+
+    def allocate(size: int) -> Any:
+        if threading.get_ident() == thread:
+            raise BackendError(
+                "a call copies numbers from the host, which a graph cannot repeat; a kernel's constants are to be "
+                "brought to the device when it is bound"
+            )
+        return malloc(size)
+
+    cupy.cuda.set_pinned_memory_allocator(allocate)
+    try:
+        yield
+    finally:
+        cupy.cuda.set_pinned_memory_allocator(malloc)
 
 
 def _end(stream: Any, whole: bool) -> Any:

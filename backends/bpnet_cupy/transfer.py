@@ -35,21 +35,25 @@ class _Place:
 class CupyUploader:
     """`bpnet.abilities.Uploader` on a CUDA device.
 
-    stream : a non-blocking one for copies alone; empty_pinned : cupyx.empty_pinned
+    index : of the device; stream : a non-blocking one for copies alone; empty_pinned : cupyx.empty_pinned
     """
 
-    def __init__(self, cupy: Any, empty_pinned: Any, device: Any, stream: Any) -> None:
+    def __init__(self, cupy: Any, empty_pinned: Any, index: int, stream: Any) -> None:
         self._cupy = cupy
         self._empty_pinned = empty_pinned
-        self._device = device
+        self._index = index
         self._stream = stream
         self._closed = False
         self._present: _Place | None = None
         self._free: queue.Queue[_Place | None] = queue.Queue()
-        with device:
+        with self._here:
             self._places = [_Place(cupy.cuda) for _ in range(PLACES)]
         for place in self._places:
             self._free.put(place)
+
+    @property
+    def _here(self) -> Any:
+        return self._cupy.cuda.Device(self._index)
 
     def send(self, arrays: Sequence[Any]) -> _Place:
         """Copy host arrays into page-locked memory, and let the copy stream bring them to the device."""
@@ -57,7 +61,7 @@ class CupyUploader:
         if place is None or self._closed:
             self._free.put(None)
             raise StateError("this uploader is closed")
-        with self._device, self._stream:
+        with self._here, self._stream:
             place.filled.synchronize()  # the copy before has left the page-locked memory
             self._stream.wait_event(place.used)
             given = []
@@ -97,7 +101,7 @@ class CupyUploader:
         self._free.put(None)
         if self._present is not None:
             self._present.used.record(self._cupy.cuda.get_current_stream())
-        with self._device:
+        with self._here:
             self._stream.synchronize()
             for place in self._places:
                 place.used.synchronize()

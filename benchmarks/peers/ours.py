@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +22,7 @@ class Bpnet(Peer):
     def __init__(self, threads: int, backend: str = "numpy", **options: Any) -> None:
         super().__init__(threads)
         self.options = options
+        self.scope = ExitStack()
         self.backend = bp.get_backend(backend)
 
     def versions(self) -> dict[str, str]:
@@ -51,6 +53,8 @@ class Bpnet(Peer):
         optimizer = bp.Adam(LEARNING_RATE, beta1=BETA1, beta2=BETA2, epsilon=EPSILON)
         options = self.options if self.precision == "float32" else self.options | {"matmul_precision": self.precision}
         self.trainer = bp.Trainer(self.model, bp.SoftmaxCrossEntropy(), optimizer, **options)
+        self.scope.close()
+        self.scope.enter_context(self.trainer.working())  # as a fit does, for all of its steps
 
     def step(self, x: Any, labels: Any) -> float:
         return float(self.trainer.step(x, labels))
@@ -69,19 +73,18 @@ class Bpnet(Peer):
 
     def bring(self, batches: list[Any]) -> float:
         """As a fit on a memory map does: by the backend's uploader where it has one."""
-        with self.trainer.working():
-            make = getattr(self.backend, "uploader", None)
-            start = perf_counter()
-            if make is None:
-                for x in batches:
-                    self.backend.asarray(x)
-            else:
-                uploader = make()
-                for x in batches:
-                    uploader.receive(uploader.send((x,)))
-                uploader.close()
-            self.wait()
-            return perf_counter() - start
+        make = getattr(self.backend, "uploader", None)
+        start = perf_counter()
+        if make is None:
+            for x in batches:
+                self.backend.asarray(x)
+        else:
+            uploader = make()
+            for x in batches:
+                uploader.receive(uploader.send((x,)))
+            uploader.close()
+        self.wait()
+        return perf_counter() - start
 
     def arrived_sum(self, x: Any) -> float:
         xp = self.backend.xp
