@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cuda_host
 import numpy as np
 import pytest
 from fake_cublaslt import FakeCublasLt, HostMemory, gelu_tanh, gelu_tanh_slope
@@ -14,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bpnet as bp
+from bpnet.testing.kernels import check_kernel
 from bpnet_cupy import cublaslt
 from bpnet_cupy.gemm import PER_THREAD_STREAM, Gemm
+from bpnet_cupy.host.arrays import HostArray
 from bpnet_cupy.problem import alignment, operand, precision
 
 
@@ -527,3 +532,91 @@ def test_a_library_that_is_not_there_is_named_with_the_remedy(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
     with pytest.raises(cublaslt.CublasLtError, match=r'cublasLt cannot be loaded .*pip install "bpnet-xp\[cuda12\]"'):
         cublaslt.load()
+
+
+# --- together with the kernels, over the cases of every op ---
+
+
+class ArrayMemory(HostMemory):
+    """The same for the arrays on which the kernels run here."""
+
+    def pointer(self, x: Any) -> int:
+        return super().pointer(x.array if isinstance(x, HostArray) else x)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        return HostArray(super().empty(shape, dtype))
+
+    def asarray(self, host: Any) -> Any:
+        found = self.empty(host.shape, str(host.dtype))
+        found.array[...] = host
+        return found
+
+    def to_numpy(self, x: Any) -> Any:
+        return x.array
+
+
+@contextmanager
+def products_by(library: FakeCublasLt) -> Iterator[bp.Backend]:
+    """The backend of the kernels on the host, with its matrix products by this library."""
+    backend, gemm = bp.get_backend("cuda_host"), Gemm(library, ArrayMemory(), workspace_bytes=4096)
+
+    def matmul(out: Any, a: Any, b: Any, **options: Any) -> Any:
+        call = gemm.product(out, a, b, **options) if out.size and a.size else None
+        return plain(out, a, b, **options) if call is None else call
+
+    inner = cuda_host.driver().driver
+    plain = inner.matmul
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inner, "matmul", matmul)
+        yield backend
+
+
+@pytest.mark.cuda_host
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_linear_and_its_derivatives_are_the_references_in_every_case(dtype: str) -> None:
+    library = FakeCublasLt(REAL)
+    with products_by(library) as backend:
+        for op in (bp.ops.linear, bp.ops.linear_backward):
+            check_kernel(op, backend, dtype)
+    library.assert_no_errors()
+    assert {call["epilogue"] for call in library.calls} == {"", "bias", "relu_bias", "bgrada"}
+
+
+@pytest.mark.cuda_host
+def test_a_library_without_epilogues_leaves_them_to_the_kernels() -> None:
+    library = FakeCublasLt(REAL, lacks=lambda epilogue, problem: bool(epilogue))
+    with products_by(library) as backend:
+        for op in (bp.ops.linear, bp.ops.linear_backward):
+            check_kernel(op, backend, "float32")
+    library.assert_no_errors()
+    assert {call["epilogue"] for call in library.calls} == {""}
+
+
+@pytest.mark.cuda_host
+@pytest.mark.parametrize("activate", [lambda x: np.maximum(x, 0), lambda x: np.fmax(x, 0)], ids=["right", "hides NaN"])
+def test_planned_steps_with_epilogues_have_the_bits_of_eager_ones(activate: Any) -> None:
+    rng = np.random.default_rng(0)
+    given = [(rng.normal(size=(8, 6)).astype(np.float32), rng.integers(0, 3, 8)) for _ in range(6)]
+    library = FakeCublasLt(REAL, activate=activate)
+
+    def train(where: Any, plan: bool) -> tuple[list[bytes], Any, str]:
+        hidden = [bp.Dense(6, 16), bp.ReLU(), bp.Dropout(0.2), bp.Dense(16, 8), bp.GELU("tanh")]
+        model = bp.Sequential(*hidden, bp.Dense(8, 3))
+        trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(0.01), backend=where, plan=plan, seed=1)
+        losses = []
+        for number, (x, y) in enumerate(given):
+            if number == 2:  # the plan is made, and proved
+                library.calls.clear()
+            losses.append(bp.to_numpy(trainer.step(x, y)).tobytes())
+        return losses, bp.to_numpy(model.store.values), trainer.plan_report()
+
+    with products_by(library) as backend:
+        eager = train(backend, False)
+        planned = train(backend, True)
+    library.assert_no_errors()
+    assert planned[0] == eager[0]
+    assert planned[1].tobytes() == eager[1].tobytes()
+    assert "planned, " in planned[2]
+    used = [call["epilogue"] for call in library.calls]
+    assert used.count("relu_bias") == (4 if np.isnan(activate(np.nan)) else 0)
+    np.testing.assert_allclose(planned[1], train("numpy", True)[1], atol=1e-5)

@@ -106,7 +106,8 @@ class Dataset:
         Copies them; those of a memory map come into memory. Raises DTypeError, ShapeError, DataError.
         """
         rows = _rows(indices, len(self))
-        return self._of(lambda array: _Taker(array, rows).take(0, len(rows)), f"{self.split} [{len(rows)} picked]".strip())
+        n = len(rows)
+        return self._of(lambda array: _Taker(array, rows).take(0, n), f"{self.split} [{n} picked]".strip())
 
     def _of(self, take: Callable[[Any], Any], split: str) -> Dataset:
         weight = None if self.weight is None else take(self.weight)
