@@ -355,6 +355,27 @@ __global__ void combine(T* out /* n */, const T* x /* n */, const T* y /* n */, 
     });
 }
 
+// A block of columns from one matrix into another; widths and beginnings are counted in elements.
+template <class T>
+__global__ void copy_columns(T* to /* (rows - 1) * to_width + to_begin + columns */,
+                             const T* from /* (rows - 1) * from_width + from_begin + columns */, int64 rows,
+                             int64 columns, int64 to_width, int64 to_begin, int64 from_width, int64 from_begin) {
+    for (int64 i = first_thread(); i < rows * columns; i += all_threads()) {
+        int64 row = row_of(i, columns), column = i - row * columns;
+        to[row * to_width + to_begin + column] = from[row * from_width + from_begin + column];
+    }
+}
+
+// (x - mean) / std, mean and std for each of `columns` numbers that follow each other; without a mean x / std.
+template <class T>
+__global__ void standardize(T* out /* n */, const T* x /* n */, const T* mean /* columns? */,
+                            const T* std /* columns */, int64 n, int64 columns) {
+    for (int64 i = first_thread(); i < n; i += all_threads()) {
+        int64 column = column_of(i, columns);
+        out[i] = (mean ? x[i] - mean[column] : x[i]) / std[column];
+    }
+}
+
 template <class T> __global__ void fill(T* out /* n */, int64 n, T value) {
     for (int64 i = first_thread(); i < n; i += all_threads()) out[i] = value;
 }
@@ -618,29 +639,102 @@ __global__ void categorical_cross_entropy_backward(T* out /* rows * columns */, 
     }
 }
 
-// Losses of single elements: value(y, t), and slope(y, t), both before the division by the normalizer.
+// Losses of single elements: value(y, t, s), and slope(y, t, s), its derivative by y. The settings s are the op's.
+template <class T> struct Settings {
+    T a, b, c;
+};
+
 struct SquaredError {
-    template <class T> static __device__ T value(T y, T t) { return (y - t) * (y - t); }
-    template <class T> static __device__ T slope(T y, T t, T factor) { return (y - t) * factor; }  // factor holds the 2
+    template <class T> static __device__ T value(T y, T t, Settings<T>) { return (y - t) * (y - t); }
+    template <class T> static __device__ T slope(T y, T t, Settings<T>) { return 2 * (y - t); }
 };
 struct AbsoluteError {
-    template <class T> static __device__ T value(T y, T t) { return fabs(y - t); }
-    template <class T> static __device__ T slope(T y, T t, T factor) { return sign(y - t) * factor; }
+    template <class T> static __device__ T value(T y, T t, Settings<T>) { return fabs(y - t); }
+    template <class T> static __device__ T slope(T y, T t, Settings<T>) { return sign(y - t); }
 };
 struct SigmoidCrossEntropy {
-    template <class T> static __device__ T value(T x, T t) { return maximum(x, T(0)) - x * t + log1p(exp(-fabs(x))); }
-    template <class T> static __device__ T slope(T x, T t, T factor) { return (sigmoid(x) - t) * factor; }
+    template <class T> static __device__ T value(T x, T t, Settings<T>) {
+        return maximum(x, T(0)) - x * t + log1p(exp(-fabs(x)));
+    }
+    template <class T> static __device__ T slope(T x, T t, Settings<T>) { return sigmoid(x) - t; }
 };
 struct BinaryCrossEntropy {
-    template <class T> static __device__ T value(T p, T t) {
+    template <class T> static __device__ T value(T p, T t, Settings<T>) {
         constexpr T tiny = Limits<T>::smallest_normal;
         return -(t * log(maximum(p, tiny)) + (1 - t) * log(maximum(1 - p, tiny)));
     }
-    template <class T> static __device__ T slope(T p, T t, T factor) {
+    template <class T> static __device__ T slope(T p, T t, Settings<T>) {
         constexpr T tiny = Limits<T>::smallest_normal;
-        return ((1 - t) / maximum(1 - p, tiny) - t / maximum(p, tiny)) * factor;
+        return (1 - t) / maximum(1 - p, tiny) - t / maximum(p, tiny);
     }
 };
+struct Huber {  // a = delta
+    template <class T> static __device__ T value(T y, T t, Settings<T> s) {
+        T e = fabs(y - t), c = minimum(e, s.a);
+        return c * (e - T(0.5) * c);
+    }
+    template <class T> static __device__ T slope(T y, T t, Settings<T> s) { return maximum(minimum(y - t, s.a), -s.a); }
+};
+struct LogCosh {
+    template <class T> static __device__ T value(T y, T t, Settings<T>) {
+        T e = fabs(y - t);
+        return e + log1p(exp(-2 * e)) - T(0.69314718055994530942);  // log 2
+    }
+    template <class T> static __device__ T slope(T y, T t, Settings<T>) { return tanh(y - t); }
+};
+struct Poisson {
+    template <class T> static __device__ T value(T x, T t, Settings<T>) { return exp(x) - t * x; }
+    template <class T> static __device__ T slope(T x, T t, Settings<T>) { return exp(x) - t; }
+};
+struct BinaryFocal {  // a = gamma, b = the weight of 1, c = the weight of 0
+    template <class T> static __device__ T value(T x, T t, Settings<T> s) {
+        T p = sigmoid(x), q = sigmoid(-x);
+        T hit = s.b * t * pow(q, s.a) * softplus(-x);
+        return hit + s.c * (1 - t) * pow(p, s.a) * softplus(x);
+    }
+    template <class T> static __device__ T slope(T x, T t, Settings<T> s) {
+        T p = sigmoid(x), q = sigmoid(-x);
+        T hit = s.b * t * pow(q, s.a) * (-s.a * p * softplus(-x) - q);
+        return hit + s.c * (1 - t) * pow(p, s.a) * (s.a * q * softplus(x) + p);
+    }
+};
+struct Hinge {  // a = whether the loss is squared
+    template <class T> static __device__ T value(T y, T t, Settings<T> s) {
+        T missing = maximum(1 - t * y, T(0));
+        return s.a != 0 ? missing * missing : missing;
+    }
+    template <class T> static __device__ T slope(T y, T t, Settings<T> s) {
+        T missing = maximum(1 - t * y, T(0));
+        return s.a != 0 ? -2 * t * missing : -t * sign(missing);
+    }
+};
+
+template <class T, class F>
+__global__ void loss_each(T* out /* n */, const T* y /* n */, const T* targets /* n */, int64 n, T a, T b, T c) {
+    for_all<T>(n, aligned(out, y, targets), [&](auto count, int64 i) {
+        constexpr int m = decltype(count)::value;
+        T v[m], t[m];
+        load(v, y + i);
+        load(t, targets + i);
+        for (int j = 0; j < m; ++j) v[j] = F::value(v[j], t[j], Settings<T>{a, b, c});
+        store(out + i, v);
+    });
+}
+
+// Where dl is 0 the derivative is 0, even if the slope is not finite.
+template <class T, class F>
+__global__ void loss_each_backward(T* out /* n */, const T* dl /* n */, const T* y /* n */, const T* targets /* n */,
+                                   int64 n, T a, T b, T c) {
+    for_all<T>(n, aligned(out, dl, y, targets), [&](auto count, int64 i) {
+        constexpr int m = decltype(count)::value;
+        T d[m], v[m], t[m];
+        load(d, dl + i);
+        load(v, y + i);
+        load(t, targets + i);
+        for (int j = 0; j < m; ++j) d[j] = d[j] == 0 ? d[j] * 0 : d[j] * F::slope(v[j], t[j], Settings<T>{a, b, c});
+        store(out + i, d);
+    });
+}
 
 template <class T, class F>
 __global__ void loss_sum(T* loss /* 1 */, const T* y /* n */, const T* targets /* n */,
@@ -652,7 +746,7 @@ __global__ void loss_sum(T* loss /* 1 */, const T* y /* n */, const T* targets /
         T a[m], b[m];
         load(a, y + i);
         load(b, targets + i);
-        for (int j = 0; j < m; ++j) sums[0] += (double)F::value(a[j], b[j]);
+        for (int j = 0; j < m; ++j) sums[0] += (double)F::value(a[j], b[j], Settings<T>{});
     });
     if (grid_sum(sums, partial, counter) && threadIdx.x == 0) *loss = factor == 0 ? T(0) : T(sums[0] * factor);
 }
@@ -666,7 +760,7 @@ __global__ void loss_slope(T* out /* n */, const T* y /* n */, const T* targets 
         T a[m], b[m];
         load(a, y + i);
         load(b, targets + i);
-        for (int j = 0; j < m; ++j) a[j] = F::slope(a[j], b[j], factor);
+        for (int j = 0; j < m; ++j) a[j] = F::slope(a[j], b[j], Settings<T>{}) * factor;
         store(out + i, a);
     });
 }

@@ -44,7 +44,20 @@ LOSSES = {
     "sigmoid_binary_cross_entropy": "SigmoidCrossEntropy",
     "binary_cross_entropy": "BinaryCrossEntropy",
 }
-"""The struct of kernels.cu for an elementwise loss."""
+"""The struct of kernels.cu for a loss summed in one pass."""
+
+SINGLE_LOSSES = {
+    "squared_error": "SquaredError",
+    "absolute_error": "AbsoluteError",
+    "huber": "Huber",
+    "log_cosh": "LogCosh",
+    "poisson": "Poisson",
+    "sigmoid_cross_entropy": "SigmoidCrossEntropy",
+    "probability_cross_entropy": "BinaryCrossEntropy",
+    "binary_focal": "BinaryFocal",
+    "hinge": "Hinge",
+}
+"""The same for a loss of single elements."""
 
 # For every kernel, what its template's parameters may be.
 _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
@@ -72,6 +85,10 @@ _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "categorical_cross_entropy_backward": (REALS, LABELS),
     "loss_sum": (REALS, tuple(LOSSES.values())),
     "loss_slope": (REALS, tuple(LOSSES.values())),
+    "loss_each": (REALS, tuple(SINGLE_LOSSES.values())),
+    "loss_each_backward": (REALS, tuple(SINGLE_LOSSES.values())),
+    "copy_columns": (REALS,),
+    "standardize": (REALS,),
     "philox": (),
     "keep_mask": (),
     "dropout": (REALS,),
