@@ -66,6 +66,32 @@ def fuse_loss(steps: list[Step], wanted: set[Value]) -> list[Step]:
     return [step for i, step in enumerate(fused) if i not in gone]
 
 
+def fuse_accumulation(steps: list[Step], wanted: set[Value]) -> list[Step]:
+    """Let `linear_backward` add to gradients where additions right behind it are all that reads dW and db."""
+    readers = _readers(steps)
+    fused, gone = list(steps), set[int]()
+    for i, step in enumerate(steps):
+        if step.kernel is not ops.linear_backward:
+            continue
+        dx, *gradients = step.out
+        given = [each for each in gradients if each is not None]
+        behind = steps[i + 1 : i + 1 + len(given)]
+        whole = gradients[0] is not None and [each.args[1:] for each in behind] == [(each,) for each in given]
+        if whole and all(
+            each.kernel is ops.add_
+            and each.args[0].fixed is not None
+            and (each.args[0].shape, each.args[0].dtype) == (value.shape, value.dtype)
+            and len(readers[value]) == 1
+            and value not in wanted
+            for each, value in zip(behind, given, strict=True)
+        ):
+            dy, x, W, *need_dx = step.args[:4]
+            gW, gb = behind[0].args[0], behind[1].args[0] if len(given) == 2 else None
+            fused[i] = Step(ops.linear_backward_add_, (gW, gb, dy, x, W, *need_dx), dx)
+            gone.update(range(i + 1, i + 1 + len(given)))
+    return [step for i, step in enumerate(fused) if i not in gone]
+
+
 def write_in_place(steps: list[Step], wanted: set[Value]) -> list[Step]:
     """Let a call write where a following `copy_` into a fixed array would bring its result."""
     readers = _readers(steps)
@@ -109,7 +135,10 @@ class Plan:
     def __init__(self, trace: Trace, result: Value, backend: Backend) -> None:
         self.backend = backend
         wanted = {result}
-        self.steps = write_in_place(fuse_loss(fuse_activations(trace.steps, wanted), wanted), wanted)
+        steps = fuse_loss(fuse_activations(trace.steps, wanted), wanted)
+        if any(issubclass(backend.array_type, cls) for cls, _ in ops.linear_backward_add_.variants()):
+            steps = fuse_accumulation(steps, wanted)
+        self.steps = write_in_place(steps, wanted)
         self._buffers: dict[Value, Array] = {}
         self._calls: list[Call] = []
         self.bytes = 0

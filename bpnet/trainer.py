@@ -97,12 +97,15 @@ class Trainer(Working):
         self._totals: Totals | None = None
         self._stop = ""
         self._whole_batch = Step(self, None, counted=False)
+        place = get_backend(backend) if backend is not None else model.backend if model.initialized else None
+        if place is not None:
+            check_abilities(place, self.capture, self.matmul_precision)
+        self._check_capture()
         if not model.initialized:
             model.materialize_with(self.seed, backend)
         elif backend is not None and get_backend(backend) is not model.backend:
             model.to(backend)
         check_abilities(model.backend, self.capture, self.matmul_precision)
-        self._check_capture()
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

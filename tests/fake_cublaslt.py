@@ -64,6 +64,7 @@ class FakeCublasLt:
         self.real = real
         self.lacks = lacks
         self.activate = activate
+        self.rounds_twice = False  # where it adds to what is there
         self.calls: list[dict[str, Any]] = []
         self.heuristics: list[dict[str, Any]] = []
         self.errors: list[BaseException] = []
@@ -275,6 +276,7 @@ class FakeCublasLt:
                 value = dtype.type(scalars[0]) * value
             if scalars[1]:
                 value = value + dtype.type(scalars[1]) * z
+                value = np.nextafter(value, dtype.type(np.inf)) if self.rounds_twice else value
             vector = at(found["vector"], columns if epilogue == "bgradb" else rows, dtype) if found["vector"] else None
             if "bias" in epilogue:
                 value = value + vector[:, None]

@@ -276,6 +276,22 @@ def test_the_sums_of_columns_are_used_where_they_are_right() -> None:
     np.testing.assert_allclose(dW, x.T @ dy, rtol=1e-5, atol=1e-6)
 
 
+def test_a_product_is_added_to_what_is_there_where_that_has_the_bits_of_an_addition() -> None:
+    for rounds_twice in (False, True):
+        gemm, library, memory = made()
+        library.rounds_twice = rounds_twice
+        rng = np.random.default_rng(0)
+        x, dy, dW = (memory.asarray(rng.normal(size=shape).astype("float32")) for shape in ((6, 3), (6, 5), (3, 5)))
+        expected = dW + x.T @ dy
+        call = gemm.product(dW, x.T, dy, beta=1.0)
+        if rounds_twice:
+            assert call is None
+        else:
+            run(library, call)
+            assert dW.tobytes() == expected.tobytes()
+        library.assert_no_errors()
+
+
 def test_what_no_epilogue_can_do_has_no_call() -> None:
     gemm, library, memory = made()
     x, W, b, out = epilogue_case(memory)
@@ -526,12 +542,18 @@ def test_the_constants_are_those_of_the_header() -> None:
     assert (ctypes.sizeof(cublaslt.Algorithm), ctypes.sizeof(cublaslt.Heuristic)) == (64, 96)
 
 
+@needs_library
+def test_the_version_is_said() -> None:
+    assert re.fullmatch(r"cublasLt 1[23]\.\d+\.\d+", cublaslt.products_by())
+
+
 def test_a_library_that_is_not_there_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
     with pytest.raises(cublaslt.CublasLtError, match=r'cublasLt cannot be loaded .*pip install "bpnet-xp\[cuda12\]"'):
         cublaslt.load()
+    assert cublaslt.products_by().startswith("CuPy's, because cublasLt cannot be loaded")
 
 
 # --- together with the kernels, over the cases of every op ---
@@ -576,10 +598,11 @@ def products_by(library: FakeCublasLt) -> Iterator[bp.Backend]:
 def test_linear_and_its_derivatives_are_the_references_in_every_case(dtype: str) -> None:
     library = FakeCublasLt(REAL)
     with products_by(library) as backend:
-        for op in (bp.ops.linear, bp.ops.linear_backward):
+        for op in (bp.ops.linear, bp.ops.linear_backward, bp.ops.linear_backward_add_):
             check_kernel(op, backend, dtype)
     library.assert_no_errors()
     assert {call["epilogue"] for call in library.calls} == {"", "bias", "relu_bias", "bgrada"}
+    assert {call["beta"] for call in library.calls} == {0, 1}
 
 
 @pytest.mark.cuda_host
@@ -620,3 +643,26 @@ def test_planned_steps_with_epilogues_have_the_bits_of_eager_ones(activate: Any)
     used = [call["epilogue"] for call in library.calls]
     assert used.count("relu_bias") == (4 if np.isnan(activate(np.nan)) else 0)
     np.testing.assert_allclose(planned[1], train("numpy", True)[1], atol=1e-5)
+
+
+@pytest.mark.cuda_host
+def test_gradients_of_micro_batches_are_added_in_the_products() -> None:
+    rng = np.random.default_rng(0)
+    given = [(rng.normal(size=(8, 6)).astype(np.float32), rng.integers(0, 3, 8)) for _ in range(6)]
+    library = FakeCublasLt(REAL)
+
+    def train(where: Any, plan: bool) -> tuple[list[bytes], Any, str]:
+        model = bp.Sequential(bp.Dense(6, 16), bp.ReLU(), bp.Dense(16, 4, bias=False), bp.Tanh(), bp.Dense(4, 3))
+        trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(0.01), backend=where, plan=plan, seed=1)
+        losses = [bp.to_numpy(trainer.step(x, y, micro_batch_size=3)).tobytes() for x, y in given]
+        return losses, bp.to_numpy(model.store.values), trainer.plan_report()
+
+    with products_by(library) as backend:
+        eager, planned = train(backend, False), train(backend, True)
+    library.assert_no_errors()
+    assert planned[0] == eager[0]
+    assert planned[1].tobytes() == eager[1].tobytes()
+    assert planned[2].count("linear_backward_add_(") == 6  # of three layers, in the second and the third part
+    assert " add_(" not in planned[2]
+    np.testing.assert_allclose(planned[1], train("numpy", True)[1], atol=1e-5)
+    assert "linear_backward_add_" not in train("numpy", True)[2]

@@ -8,6 +8,7 @@ from typing import Any
 
 from bpnet.dispatch import Call
 from bpnet.errors import BackendError
+from bpnet_cupy.cublaslt import products_by
 from bpnet_cupy.graph import Graph, capture
 from bpnet_cupy.problem import precision
 from bpnet_cupy.transfer import CupyUploader
@@ -72,7 +73,7 @@ class CupyBackend:
         return f"<backend {self.name}, GPU {self.index}>"
 
     def describe(self) -> dict[str, str]:
-        """Return CuPy's version, the GPU's name and the CUDA runtime and driver versions."""
+        """Return CuPy's version, the GPU's name, the CUDA runtime and driver versions, and who makes products."""
         runtime = self._cupy.cuda.runtime
         with self._here:
             name = runtime.getDeviceProperties(self.index)["name"].decode()
@@ -81,6 +82,7 @@ class CupyBackend:
             "device": f"cuda:{self.index} {name}",
             "cuda runtime": str(runtime.runtimeGetVersion()),
             "cuda driver": str(runtime.driverGetVersion()),
+            "products": products_by(),
         }
 
     def synchronize(self) -> None:

@@ -125,6 +125,15 @@ def load() -> Any:
         ) from error
 
 
+def products_by() -> str:
+    """Who makes matrix products here: "cublasLt 13.2.0", or CuPy, with the reason."""
+    try:
+        version = int(load().cublasLtGetVersion())
+    except CublasLtError as error:
+        return f"CuPy's, because {error}"
+    return f"cublasLt {version // 10000}.{version % 10000 // 100}.{version % 100}"
+
+
 def check(status: int, function: str) -> None:
     """Raise CublasLtError unless a call has succeeded."""
     if status != SUCCESS:

@@ -64,7 +64,7 @@ class Gemm:
         self._workspaces: dict[tuple[int, int, int], tuple[Any, int]] = {}
         self._layouts: dict[tuple[Any, ...], Layout] = {}
         self._algorithms: dict[Problem, Algorithm | None] = {}
-        self._trusted: dict[Problem, bool] = {}
+        self._trusted: dict[tuple[Problem, float], bool] = {}
         self._scalars: dict[tuple[str, float], Any] = {}
         self._lock = threading.RLock()
 
@@ -96,10 +96,12 @@ class Gemm:
         else:
             epilogue = "_".join(part for part in (names[activation], "bias" if bias is not None else "") if part)
         vector = bias if column_sums is None else column_sums
-        if epilogue and (beta or alpha != 1.0 or out.ndim != 2):
+        if epilogue and (alpha != 1.0 or out.ndim != 2 or (beta and (beta != 1.0 or epilogue != "bgrada"))):
             return None
         problem = self._problem(out, a, b, epilogue, vector, None)
-        if problem is None or (epilogue and not self._trust(problem)):
+        if problem is None or (epilogue and not self._trust(problem, beta)):
+            return None
+        if beta == 1.0 == alpha and not self._trust(plain_of(problem), beta):
             return None
         return self._bind(problem, out, a, b, alpha, beta, vector, None)
 
@@ -322,18 +324,21 @@ class Gemm:
 
     # --- trust ---
 
-    def _trust(self, problem: Problem) -> bool:
-        """Whether the epilogue gives the bits of the plain product followed by kernels, on this problem."""
+    def _trust(self, problem: Problem, beta: float) -> bool:
+        """Whether the epilogue, or adding to what is there, gives the bits of separate kernels on this problem."""
+        key = (problem, beta)
         with self._lock:
-            if problem not in self._trusted:
-                self._trusted[problem] = False
-                self._trusted[problem] = all(self._agrees(problem, poisoned) for poisoned in (False, True))
-            return self._trusted[problem]
+            if key not in self._trusted:
+                self._trusted[key] = False
+                if problem.batch == 1:
+                    self._trusted[key] = all(self._agrees(problem, beta, poisoned) for poisoned in (False, True))
+            return self._trusted[key]
 
-    def _agrees(self, problem: Problem, poisoned: bool) -> bool:
-        a, b, vector = self._samples(problem, poisoned)
+    def _agrees(self, problem: Problem, beta: float, poisoned: bool) -> bool:
+        a, b, vector, before = self._samples(problem, poisoned)
         fused, plain = (self.memory.empty((problem.m, problem.n), problem.dtype) for _ in range(2))
-        first = self._bind(problem, fused, a, b, 1.0, 0.0, vector, None)
+        fused[...] = before
+        first = self._bind(problem, fused, a, b, 1.0, beta, vector, None)
         second = self._bind(plain_of(problem), plain, a, b, 1.0, 0.0, None, None)
         if first is None or second is None:
             return False
@@ -344,16 +349,18 @@ class Gemm:
             if problem.epilogue == "bgrada":
                 sums = host(b).sum(axis=0, dtype=np.float64)  # of whole numbers, so in any order
                 whole = same_bits(host(vector), sums.astype(problem.dtype))
-                return whole and same_bits(host(fused), host(plain))
+                return whole and same_bits(host(fused), host(before + plain if beta else plain))
             expected = plain if vector is None else plain + vector
+            if beta:
+                expected = before + plain
             if "relu" in problem.epilogue:
                 expected = ops.relu(expected)
             elif "gelu" in problem.epilogue:
                 expected = ops.gelu_tanh(expected)
             return same_bits(host(fused), host(expected))
 
-    def _samples(self, problem: Problem, poisoned: bool) -> tuple[Array, Array, Array | None]:
-        """Operands that lie in memory as the problem's do, and the epilogue's vector."""
+    def _samples(self, problem: Problem, poisoned: bool) -> tuple[Array, Array, Array | None, Array]:
+        """Operands that lie in memory as the problem's do, the epilogue's vector, and what the result is added to."""
         rng = np.random.Generator(np.random.Philox(0))
         whole = problem.epilogue == "bgrada"
 
@@ -372,4 +379,5 @@ class Gemm:
             asarray(np.ascontiguousarray(a.T)).T if problem.a_transposed else asarray(a),
             asarray(np.ascontiguousarray(b.T)).T if problem.b_transposed else asarray(b),
             None if vector is None else asarray(vector),
+            asarray(sample(m, n)),
         )

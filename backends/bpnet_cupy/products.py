@@ -60,12 +60,29 @@ def product(
                 say_once(f"{error}; {NOT_IN_GRAPHS}")
         if call is not None:
             return call
+        if plain and alpha == 1.0 == beta:
+            return _in_two(out, a, b)
         if plain:
             say_once(
                 f"cublasLt has no algorithm for a product of {out.dtype}, {tuple(a.shape)} by {tuple(b.shape)}; "
                 f"{NOT_IN_GRAPHS}"
             )
     return by_cupy(out, a, b, alpha, beta) if plain else None
+
+
+def _in_two(out: Array, a: Array, b: Array) -> Call | None:
+    """out = out + a @ b by a product of its own and an addition."""
+    import cupy
+
+    found = cupy.empty(out.shape, out.dtype)
+    call = product(found, a, b)
+    assert call is not None
+    return partial(_then_add, call, cupy.add, out, found)
+
+
+def _then_add(call: Call, add: Any, out: Array, found: Array) -> None:
+    call()
+    add(out, found, out)
 
 
 def by_cupy(out: Array, a: Array, b: Array, alpha: float, beta: float) -> Call:
