@@ -267,6 +267,19 @@ def test_an_epilogue_that_rounds_otherwise_is_not_used() -> None:
     library.assert_no_errors()
 
 
+def test_an_epilogue_without_room_for_its_proof_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemm, library, memory = made()
+    x, W, b, out = epilogue_case(memory)
+
+    def full(shape: tuple[int, ...], dtype: str) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "empty", full)
+        assert gemm.product(out, x, W, bias=b) is None
+    assert run(library, gemm.product(out, x, W))["epilogue"] == ""
+
+
 def test_the_sums_of_columns_are_used_where_they_are_right() -> None:
     gemm, library, memory = made()
     dW, db = memory.empty((3, 5), "float32"), memory.empty((5,), "float32")

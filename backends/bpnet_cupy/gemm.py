@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -331,7 +332,8 @@ class Gemm:
             if key not in self._trusted:
                 self._trusted[key] = False
                 if problem.batch == 1:
-                    self._trusted[key] = all(self._agrees(problem, beta, poisoned) for poisoned in (False, True))
+                    with suppress(MemoryError):  # without room for a proof the separate kernels do the same
+                        self._trusted[key] = all(self._agrees(problem, beta, poisoned) for poisoned in (False, True))
             return self._trusted[key]
 
     def _agrees(self, problem: Problem, beta: float, poisoned: bool) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # or it takes most of the GPU's memory from all others
 
 import jax
 
