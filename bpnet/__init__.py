@@ -18,6 +18,7 @@ from bpnet.errors import (
     DTypeError,
     MissingExtraError,
     NonFiniteError,
+    OutOfMemoryError,
     ShapeError,
     StateError,
 )
@@ -153,6 +154,7 @@ __all__ = [
     "Normalize",
     "OneCycle",
     "Optimizer",
+    "OutOfMemoryError",
     "PReLU",
     "Parameter",
     "Perplexity",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.abilities import Uploader
 from bpnet.backend import to_numpy
 from bpnet.data.checks import check_finite, check_label_form, check_range, check_weights
 from bpnet.data.dataset import Dataset, as_array, batches
@@ -30,6 +31,24 @@ def _looked_at(found: Iterable[tuple[Any, ...]]) -> Generator[tuple[Any, ...], N
     for batch in found:
         check_finite(batch[0], "x")
         yield batch
+
+
+def _sent(found: Iterable[tuple[Any, ...]], uploader: Uploader, door: Door) -> Generator[Any, None, None]:
+    for batch in found:
+        yield uploader.send(door.host_batch(*batch))
+
+
+def _uploaded(
+    found: Iterable[tuple[Any, ...]], uploader: Uploader, door: Door
+) -> Generator[tuple[Array, ...], None, None]:
+    """The batches on the device, each until the next one is asked for; a thread reads and sends meanwhile."""
+    sent = prefetch(_sent(found, uploader, door))
+    try:
+        for each in sent:
+            yield uploader.receive(each)
+    finally:
+        uploader.close()  # first: the thread may be waiting for a place, and is waited for
+        sent.close()
 
 
 class Door:
@@ -63,13 +82,26 @@ class Door:
         """The inputs of a step: (x, y), or (x, y, weight) where there are weights."""
         return (self.x(x), self.y(y)) if weight is None else (self.x(x), self.y(y), self.x(weight))
 
+    def host_batch(self, x: Any, y: Any, weight: Any = None) -> tuple[Any, ...]:
+        """The same on the host, in the dtypes that `batch` has."""
+        dtype, y = self.model.store.dtype, as_array(y, "y")
+        if self._labels(y) and not namespace(y).isdtype(y.dtype, "integral"):
+            check_label_form(y, 1)
+        target = np.asarray(to_numpy(y), dtype="int64" if self._labels(y) else dtype)
+        values = np.asarray(to_numpy(as_array(x, "x")), dtype=dtype)
+        return (values, target) if weight is None else (values, target, np.asarray(to_numpy(weight), dtype=dtype))
+
     def batches(self, data: Dataset, batch_size: int, **order: Any) -> Generator[tuple[Any, ...], None, None]:
         """The batches of `data` in the `order` of `bpnet.data.batches`.
 
-        Where data may exceed memory, a thread makes the next batches meanwhile, and looks at their values.
+        Where data may exceed memory, a thread makes the next batches meanwhile, and looks at their values; where the
+        backend has an uploader it sends them to the device too.
         """
         found = batches(data, batch_size, **order)
-        return prefetch(_looked_at(found)) if may_exceed_memory(data.x) else found
+        if not may_exceed_memory(data.x):
+            return found
+        uploader = getattr(self.model.backend, "uploader", None)
+        return prefetch(_looked_at(found)) if uploader is None else _uploaded(_looked_at(found), uploader(), self)
 
     def moved(self, data: Dataset) -> Dataset:
         """The data on the model's device where that is not the host, so that batches are taken there."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bpnet import ops
+from bpnet.abilities import scope_of
 from bpnet.backend import FLOATING_DTYPES, Backend
 from bpnet.dispatch import Array, note_change
 from bpnet.errors import CheckpointError, ConfigError, StateError
@@ -52,8 +53,9 @@ AVERAGE = "average"  # the slot of the values' moving averages
 
 
 def _load(backend: Backend, host: Any) -> Array:
-    array = backend.zeros(host.shape, str(host.dtype))
-    array[...] = backend.asarray(host)
+    with scope_of(backend):  # assignments are made on the current device
+        array = backend.zeros(host.shape, str(host.dtype))
+        array[...] = backend.asarray(host)
     return array
 
 

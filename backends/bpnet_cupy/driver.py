@@ -63,14 +63,16 @@ class Driver(Protocol):
         beta: float = 0.0,
         bias: Array | None = None,
         activation: str = "",
+        column_sums: Array | None = None,
     ) -> Call | None:
         """A call that does out = activation(alpha a @ b + beta out + bias), or None where there is none for that.
 
         out : (M, N), or (B, M, N) for batches, C-contiguous
         a, b : (M, K) and (K, N), each C-contiguous or the transposed view (`x.T`) of what is
         bias : (N,); activation : the name of an op ("relu", "gelu_tanh") or ""
-        None is an answer for `bias` and `activation` only: a plain product always has a call. An epilogue that is given
-        has the bits of the plain product with the kernels behind it.
+        column_sums : (N,), gets the sums of b's columns, as the gradient of a bias where b is dy
+        None is an answer for those three only: a plain product always has a call. An epilogue that is given has the
+        bits of the plain product with the kernels behind it; `column_sums` may be added in another order.
         """
 
 
@@ -118,13 +120,12 @@ class CudaDriver:
         beta: float = 0.0,
         bias: Array | None = None,
         activation: str = "",
+        column_sums: Array | None = None,
     ) -> Call | None:
-        """Bind CuPy's product, which cannot be captured in a graph; there is none with an epilogue."""
-        if bias is not None or activation:
-            return None
-        if alpha != 1.0 or beta != 0.0:
-            return partial(_scaled_product, self._cupy.matmul, out, a, b, alpha, beta)
-        return partial(self._cupy.matmul, a, b, out)
+        """Bind cublasLt's product, with the epilogue where it has proved itself; see `bpnet_cupy.products`."""
+        from bpnet_cupy.products import product
+
+        return product(out, a, b, alpha=alpha, beta=beta, bias=bias, activation=activation, column_sums=column_sums)
 
     @cache  # noqa: B019  (there is one driver)
     def _kernel(self, name: str) -> Any:
@@ -135,11 +136,6 @@ class CudaDriver:
         from bpnet_cupy.names import name_expressions
 
         return self._cupy.RawModule(code=source(), options=OPTIONS, name_expressions=name_expressions(kind))
-
-
-def _scaled_product(matmul: Any, out: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
-    product = alpha * matmul(a, b)
-    out[...] = product + beta * out if beta else product
 
 
 def three(size: Grid) -> tuple[int, ...]:

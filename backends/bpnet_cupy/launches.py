@@ -188,6 +188,7 @@ class CheckingDriver:
         beta: float = 0.0,
         bias: Array | None = None,
         activation: str = "",
+        column_sums: Array | None = None,
     ) -> Call | None:
         """Check a product."""
         for x in (out, a, b):
@@ -200,7 +201,11 @@ class CheckingDriver:
             raise LaunchError(f"matmul: into shape {out.shape} and strides {out.strides}, {inner} terms each")
         if bias is not None and (bias.shape != (columns,) or bias.dtype != out.dtype or not bias.flags.c_contiguous):
             raise LaunchError(f"matmul: a bias of shape {bias.shape} for {columns} columns")
-        call: Call | None = self.driver.matmul(out, a, b, alpha=alpha, beta=beta, bias=bias, activation=activation)
+        if column_sums is not None and (column_sums.shape != (columns,) or column_sums.dtype != out.dtype):
+            raise LaunchError(f"matmul: sums of shape {column_sums.shape} for {columns} columns")
+        call: Call | None = self.driver.matmul(
+            out, a, b, alpha=alpha, beta=beta, bias=bias, activation=activation, column_sums=column_sums
+        )
         return call if self.run or call is None else _nothing
 
 

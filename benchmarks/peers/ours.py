@@ -1,7 +1,9 @@
-"""bpnet on its NumPy backend."""
+"""bpnet: a Trainer's step, and the model's call."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -9,34 +11,81 @@ import numpy as np
 import bpnet as bp
 from benchmarks.peers.base import Peer
 from benchmarks.reference import BETA1, BETA2, EPSILON, LEARNING_RATE
+from benchmarks.workloads import Problem
 
 
 class Bpnet(Peer):
-    """A Trainer's step, and the model's call. plan : as in `bpnet.Trainer`."""
+    """bpnet on one of its backends. options : of `bpnet.Trainer`, such as plan=False or capture="off"."""
 
-    def __init__(self, threads: int, plan: bool = True) -> None:
+    metrics = (*Peer.metrics, "input")
+
+    def __init__(self, threads: int, backend: str = "numpy", **options: Any) -> None:
         super().__init__(threads)
-        self.plan = plan
+        self.options = options
+        self.scope = ExitStack()
+        self.backend = bp.get_backend(backend)
 
     def versions(self) -> dict[str, str]:
-        return {"bpnet": bp.__version__, "numpy": np.__version__}
+        about = (
+            {} if self.backend.name == "numpy" else {f"{self.backend.name} {k}": v for k, v in self._about().items()}
+        )
+        return {"bpnet": bp.__version__, "numpy": np.__version__} | about
+
+    def _about(self) -> dict[str, str]:
+        return self.backend.describe()
+
+    def blas(self) -> str:
+        return super().blas() if self.backend.name == "numpy" else "cublasLt"
+
+    def load(self, problem: Problem) -> None:
+        super().load(problem)
+        asarray = self.backend.asarray
+        self.batches = [(asarray(x), asarray(labels)) for x, labels in problem.batches]
 
     def reset(self) -> None:
         self.dense = [bp.Dense(*weight.shape) for weight in self.weights]
         layers: list[bp.Layer] = []
         for dense in self.dense:
             layers += [dense, bp.ReLU()]
-        self.model = bp.Sequential(*layers[:-1]).initialize(backend="numpy")
+        self.model = bp.Sequential(*layers[:-1]).initialize(backend=self.backend)
         for dense, weight in zip(self.dense, self.weights, strict=True):
             dense.weight.value = weight  # the biases are drawn as zeros
         optimizer = bp.Adam(LEARNING_RATE, beta1=BETA1, beta2=BETA2, epsilon=EPSILON)
-        self.trainer = bp.Trainer(self.model, bp.SoftmaxCrossEntropy(), optimizer, plan=self.plan)
+        options = self.options if self.precision == "float32" else self.options | {"matmul_precision": self.precision}
+        self.trainer = bp.Trainer(self.model, bp.SoftmaxCrossEntropy(), optimizer, **options)
+        self.scope.close()
+        self.scope.enter_context(self.trainer.working())  # as a fit does, for all of its steps
 
     def step(self, x: Any, labels: Any) -> float:
         return float(self.trainer.step(x, labels))
 
+    def queue(self, x: Any, labels: Any) -> Any:
+        return self.trainer.step(x, labels)
+
     def infer(self, x: Any) -> Any:
         return self.model(x)
 
+    def wait(self) -> None:
+        self.backend.synchronize()
+
     def gradients(self) -> list[Any] | None:
-        return [dense.weight.grad for dense in self.dense]
+        return [bp.to_numpy(dense.weight.grad) for dense in self.dense]
+
+    def bring(self, batches: list[Any]) -> float:
+        """As a fit on a memory map does: by the backend's uploader where it has one."""
+        make = getattr(self.backend, "uploader", None)
+        start = perf_counter()
+        if make is None:
+            for x in batches:
+                self.backend.asarray(x)
+        else:
+            uploader = make()
+            for x in batches:
+                uploader.receive(uploader.send((x,)))
+            uploader.close()
+        self.wait()
+        return perf_counter() - start
+
+    def arrived_sum(self, x: Any) -> float:
+        xp = self.backend.xp
+        return float(xp.sum(self.backend.asarray(x), dtype=xp.float64))

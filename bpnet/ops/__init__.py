@@ -65,7 +65,7 @@ from bpnet.ops.elementwise_losses import (
     squared_error,
     squared_error_backward,
 )
-from bpnet.ops.linear import linear, linear_backward
+from bpnet.ops.linear import linear, linear_backward, linear_backward_add_
 from bpnet.ops.losses import (
     binary_cross_entropy,
     binary_cross_entropy_backward,
@@ -184,6 +184,7 @@ __all__ = [
     "leaky_relu_backward",
     "linear",
     "linear_backward",
+    "linear_backward_add_",
     "lion_",
     "log_cosh",
     "log_cosh_backward",

@@ -87,12 +87,58 @@ def register(array_type: type, driver: Driver) -> None:
     def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
         dx, dW, db = out
         dy, x = dy.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])
-        calls = [] if dW is None else [_plain(driver, dW, x.T, dy)]
-        if db is not None:
-            calls.append(column_sum(driver, db, dy))
+        both = None
+        if dW is not None and db is not None:
+            both = driver.matmul(dW, x.T, dy, column_sums=db)
+        if both is not None:
+            calls = [both]
+        else:
+            calls = [] if dW is None else [_plain(driver, dW, x.T, dy)]
+            if db is not None:
+                calls.append(column_sum(driver, db, dy))
         if dx is not None:
             calls.append(_plain(driver, dx.reshape(x.shape), dy, W.T))
         return calls
+
+    @ops.linear_backward_add_.register_bound(
+        array_type,
+        accepts=lambda gW, gb, dy, x, W, *_: (
+            real(gW, dy, x, W) and dy.ndim > 1 and (gb is None or (gb.dtype == gW.dtype and gb.flags.c_contiguous))
+        ),
+        allocate=lambda gW, gb, dy, x, W, need_dx=True: driver.empty(x.shape, dy.dtype) if need_dx else None,
+    )
+    def _(
+        dx: Array | None, gW: Array, gb: Array | None, dy: Array, x: Array, W: Array, need_dx: bool = True
+    ) -> list[Call]:
+        dy, x = dy.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])
+        db = None if gb is None else driver.empty(gb.shape, gb.dtype)
+        calls = _gradients_added(driver, gW, db, dy, x)
+        if db is not None:
+            calls.append(_sum(driver, gb, db))
+        if dx is not None:
+            calls.append(_plain(driver, dx.reshape(x.shape), dy, W.T))
+        return calls
+
+
+def _gradients_added(driver: Driver, gW: Array, db: Array | None, dy: Array, x: Array) -> list[Call]:
+    """gW = gW + x^T dy, and db = the sum of dy in the way that `linear_backward` takes, for the same bits."""
+    if db is not None:
+        both = driver.matmul(gW, x.T, dy, beta=1.0, column_sums=db)
+        if both is not None:
+            return [both]
+        dW = driver.empty(gW.shape, gW.dtype)
+        both = driver.matmul(dW, x.T, dy, column_sums=db)
+        if both is not None:
+            return [both, _sum(driver, gW, dW)]
+    added = driver.matmul(gW, x.T, dy, beta=1.0)
+    assert added is not None
+    return [added] if db is None else [added, column_sum(driver, db, dy)]
+
+
+def _sum(driver: Driver, target: Array, source: Array) -> Call:
+    """target = target + source."""
+    args = (target, target, source, np.int64(source.size))
+    return driver.launch(f"combine<{named(source)}, Sum>", packs(driver, source.size, source.dtype), BLOCK, args)
 
 
 def _plain(driver: Driver, out: Array, a: Array, b: Array) -> Call:
