@@ -3,6 +3,7 @@
 from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
 from bpnet.auditing import AuditReport, audit
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
+from bpnet.bundle import Bundle, load_bundle
 from bpnet.callbacks import Callback
 from bpnet.checkpoint import Checkpoint
 from bpnet.contracts import strict
@@ -111,6 +112,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "BinaryFocalLoss",
     "BpnetError",
+    "Bundle",
     "Callback",
     "CategoricalCrossEntropy",
     "Checkpoint",
@@ -189,6 +191,7 @@ __all__ = [
     "initializers",
     "kernel",
     "load",
+    "load_bundle",
     "metrics",
     "namespace",
     "ops",

@@ -31,6 +31,7 @@ LEVELS = {
     "checkpoint": 5,
     "contracts": 5,
     "forensics": 5,
+    "bundle": 5,
     "door": 5,
     "fitting": 5,
     "identity": 5,

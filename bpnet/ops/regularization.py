@@ -43,16 +43,31 @@ def clip_norm_(grads: Array, ok: Array, limit: float) -> None:
     if grads.shape[0] == 0:
         return
     xp = namespace(grads)
-    peak = xp.max(xp.abs(grads), keepdims=True)
-    some = xp.logical_and(peak > 0, xp.isfinite(peak))
-    parts = grads / xp.where(some, peak, xp.ones_like(peak))
-    total = xp.sum(parts * parts, dtype=xp.float64, keepdims=True)
-    norm = xp.where(xp.isfinite(peak), xp.astype(peak, xp.float64) * xp.sqrt(total), xp.astype(peak, xp.float64))
+    norm = _norm(grads)
     finite = xp.isfinite(norm)
     above = xp.logical_and(finite, norm > limit)
     scale = xp.where(above, limit / xp.where(above, norm, xp.ones_like(norm)), xp.ones_like(norm))
     grads[...] = grads * xp.astype(scale, grads.dtype)
     ok[...] = xp.logical_and(ok, xp.reshape(finite, ()))
+
+
+@kernel
+def check_norm_(ok: Array, grads: Array) -> None:
+    """Make `ok` False where the Euclidean norm of `grads`, (n,), is NaN or infinite; it stays False once it is."""
+    if grads.shape[0]:
+        xp = namespace(grads)
+        ok[...] = xp.logical_and(ok, xp.reshape(xp.isfinite(_norm(grads)), ()))
+
+
+def _norm(grads: Array) -> Array:
+    """The Euclidean norm, (1,) float64, of an array that is not empty; NaN or infinite where an element is."""
+    xp = namespace(grads)
+    peak = xp.max(xp.abs(grads), keepdims=True)
+    some = xp.logical_and(peak > 0, xp.isfinite(peak))
+    parts = grads / xp.where(some, peak, xp.ones_like(peak))
+    total = xp.sum(parts * parts, dtype=xp.float64, keepdims=True)
+    wide = xp.astype(peak, xp.float64)
+    return xp.where(xp.isfinite(peak), wide * xp.sqrt(total), wide)
 
 
 @kernel
