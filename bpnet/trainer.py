@@ -193,7 +193,7 @@ class Trainer(Working):
     def _run(self, step: Step, given: tuple[Any, ...]) -> Array:
         """Make one step on a batch of any kind: from its plan where there is one that takes it as it is."""
         store = self.model.store
-        if not self._scoped and hasattr(store.backend, "scope"):
+        if store.scoped and not self._scoped:
             with self.working():
                 return self._run(step, given)
         accumulating = store.filled
