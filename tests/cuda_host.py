@@ -5,6 +5,7 @@ Everything between dispatch and the kernel's result is what runs on a GPU too, b
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -28,6 +29,8 @@ _folder: list[Path] = []
 
 def why_not() -> str:
     """Why the kernels cannot be compiled here, or '' when they can."""
+    if sys.platform != "linux":
+        return f"the kernels are run on the host on Linux only, this is {sys.platform}"
     return "" if compiler() else "no C++ compiler (g++, or what CXX names)"
 
 

@@ -268,6 +268,28 @@ def test_a_change_for_the_worse_in_kernels_cu_is_found(what: str, mutants: dict[
             compare(op_name, name)
 
 
+def test_indices_beyond_32_bits_are_computed_in_64() -> None:
+    """What no array here is large enough for: rows and columns of elements far out."""
+    text = (
+        source()
+        + """
+__global__ void far_out(int64* out, const int64* i, const int64* columns, int64 n) {
+    for (int64 k = first_thread(); k < n; k += all_threads()) {
+        out[2 * k] = row_of(i[k], columns[k]);
+        out[2 * k + 1] = column_of(i[k], columns[k]);
+    }
+}
+"""
+    )
+    driver = HostDriver(Kernels(build(text, ("far_out",))))
+    places = [0, 5, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**32 + 5, 2**40 + 11, 7]
+    widths = [7, 5, 3, 2**31 - 1, 10, 7, 2**33, 1000, 2**35]
+    out = driver.zeros(2 * len(places), np.dtype("int64"))
+    args = (out, driver.constants(places, I64), driver.constants(widths, I64), I64(len(places)))
+    driver.launch("far_out", 1, 32, args)()
+    assert out.array.tolist() == [part for i, c in zip(places, widths, strict=True) for part in divmod(i, c)]
+
+
 def arrays(*sizes: int, dtype: Any = F32) -> tuple[HostArray, ...]:
     return tuple(HostArray(np.zeros(size, dtype)) for size in sizes)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,14 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX") or "g++")
 
 
+@cache
+def _kept() -> Path:
+    """A folder that is removed when the interpreter ends."""
+    found = tempfile.TemporaryDirectory(prefix="bpnet-cuda-host-")
+    atexit.register(found.cleanup)
+    return Path(found.name)
+
+
 def program(text: str, names: tuple[str, ...]) -> str:
     """A C++ program with the kernels of `text` and a table of the named instances."""
     lines = (f'    {{"{n}", host::Entry<&{n}>::call, host::Entry<&{n}>::signature}},\n' for n in names)
@@ -68,7 +78,7 @@ def build(text: str, names: tuple[str, ...], folder: Path | None = None) -> Path
     header = resources.files("bpnet_cupy.host").joinpath("cuda_on_host.h").read_text()
     whole = program(text, names)
     mark = hashlib.sha256("\0".join((header, whole, command, *OPTIONS)).encode()).hexdigest()[:16]
-    folder = Path(tempfile.mkdtemp(prefix="bpnet-cuda-host-")) if folder is None else folder
+    folder = _kept() if folder is None else folder
     library = folder / f"kernels-{mark}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory() as scratch:
