@@ -7,6 +7,7 @@ from bpnet.bundle import Bundle, load_bundle
 from bpnet.callbacks import Callback
 from bpnet.checkpoint import Checkpoint
 from bpnet.contracts import strict
+from bpnet.costing import CostReport, cost
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
 from bpnet.errors import (
@@ -124,6 +125,7 @@ __all__ = [
     "Constant",
     "ContractError",
     "Cosine",
+    "CostReport",
     "DTypeError",
     "DataError",
     "Dataset",
@@ -184,6 +186,7 @@ __all__ = [
     "audit",
     "backend_names",
     "callbacks",
+    "cost",
     "data",
     "errors",
     "explain",

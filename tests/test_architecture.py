@@ -30,6 +30,7 @@ LEVELS = {
     "callbacks": 5,
     "checkpoint": 5,
     "contracts": 5,
+    "costing": 5,
     "forensics": 5,
     "bundle": 5,
     "door": 5,

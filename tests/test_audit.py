@@ -12,7 +12,6 @@ from typing import Any
 import audit_faults as faults
 import numpy as np
 import pytest
-import test_layers
 from conftest import read_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +23,8 @@ from bpnet.auditing import Row
 from bpnet.commands import app
 from bpnet.dispatch import Variant
 from bpnet.plan import Plan
+from bpnet.testing.cases.entries import LayerCase
+from bpnet.testing.cases.layers import LAYER_CASES
 from bpnet.testing.slopes import element_directions, slopes
 from bpnet.testing.strict import StrictBackend
 
@@ -296,11 +297,14 @@ def test_a_broken_promise_of_a_layer_of_integers_is_named() -> None:
 
 # --- what is right passes, everywhere ---
 
+PLAIN = {name: case for name, case in LAYER_CASES.items() if case.inputs[0].plain}
 
-@pytest.mark.parametrize("make", test_layers.LAYERS.values(), ids=test_layers.LAYERS)
-def test_every_layer_passes(make: Callable[[], bp.Layer], backend: bp.Backend) -> None:
+
+@pytest.mark.parametrize("case", PLAIN.values(), ids=PLAIN)
+def test_every_layer_passes(case: LayerCase, backend: bp.Backend) -> None:
     n = 2 if backend.name.startswith("strict") else 5  # that library checks much, and takes its time
-    report = bp.audit(make(), None, np.random.default_rng(3).normal(size=(n, 4)), backend=backend)
+    ((x,), _) = case.inputs[0].draw(n, 3)
+    report = bp.audit(case.make(), None, x, backend=backend)
     assert report.passed, str(report)
     assert any(row.what == "dx" and "Jacobian" in row.how for row in report.rows)
 

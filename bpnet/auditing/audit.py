@@ -21,7 +21,7 @@ from bpnet.layers.base import Layer
 from bpnet.losses import Loss
 from bpnet.optimizers import SGD, Optimizer
 from bpnet.random import check_seed
-from bpnet.testing.layers import reset
+from bpnet.testing.layer_derivatives import reset
 from bpnet.trainer import Trainer
 
 EAGER, PLANNED = "eager", "planned"  # either means the one against the other

@@ -18,7 +18,7 @@ from bpnet.backend import Backend, to_numpy
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import is_number
 from bpnet.testing.differences import Comparison
-from bpnet.testing.layers import reset
+from bpnet.testing.layer_derivatives import reset
 
 
 class Alone:

@@ -11,7 +11,8 @@ import numpy as np
 from bpnet.backend import Backend, to_numpy
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import is_number
-from bpnet.testing.layers import LayerCheck, same_bits
+from bpnet.testing.layer_derivatives import same_bits
+from bpnet.testing.layers import LayerCheck
 
 DRAWS = 64
 
@@ -21,7 +22,8 @@ class InPlace(LayerCheck):
 
     def __init__(self, layer: Layer, x: Any, backend: Backend, seed: int) -> None:
         self.layer, self.x, self.backend, self.seed = layer, x, backend, seed
-        self.shape, self.dtype, self.where = x.shape, "float64", ""
+        self.args, self.side = (x,), {}
+        self.dtype, self.where = "float64", ""
 
     def model(self, dtype: str | None = None) -> Layer:
         """A copy with the layer's values."""

@@ -13,7 +13,7 @@ from bpnet.auditing.promises import InPlace
 from bpnet.backend import Backend, to_numpy
 from bpnet.dispatch import Array, namespace
 from bpnet.layers.base import Layer
-from bpnet.testing.layers import same_bits
+from bpnet.testing.layer_derivatives import same_bits
 
 Bound = tuple[tuple[Any, ...], dict[str, Any]]
 
