@@ -364,10 +364,19 @@ class Layer(Trained, OnSequences, Tracked):
         return tuple(shape)
 
     def check_gradient(self, dy: Any, shape: tuple[int, ...], dtype: Any, *kept: Any) -> None:
-        """Raise unless `dy` has the output's shape and dtype (None: any); what was kept is then kept again."""
+        """Raise unless `dy` has the output's shape and dtype (None: any); what was kept is then kept again.
+
+        Where an array was kept first, dy must be of its library.
+        """
         if not hasattr(dy, "shape"):
             self.keep(*kept)
             raise DTypeError(f"{self!r}.backward needs an array, got {type_name(dy)}")
+        if kept and type(dy) is not type(kept[0]) and hasattr(kept[0], "dtype") and not isinstance(dy, type(kept[0])):
+            self.keep(*kept)
+            raise DTypeError(
+                f"{self!r}.backward needs dy as a {type_name(kept[0])}, got {type_name(dy)}; bring it over with "
+                "model.asarray(dy)"
+            )
         if dy.shape == shape and (dtype is None or dy.dtype == dtype):
             return
         self.keep(*kept)
