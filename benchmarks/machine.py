@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 CHANGES_TIMINGS = (
     "ACCELERATE_", "ATEN_", "BLIS_", "BPNET_", "DNNL_", "FLEXIBLAS", "GOMP_", "GOTO_", "JAX_", "KMP_", "LD_PRELOAD",
-    "MALLOC_", "MKL_", "NPROC", "NPY_", "NUMBA_", "NUMEXPR_", "NVPL_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHONDEVMODE",
-    "PYTHONMALLOC", "PYTHONOPTIMIZE", "PYTHONTRACEMALLOC", "PYTHON_GIL", "PYTHON_JIT", "PYTORCH_", "TF_", "TORCH_",
-    "VECLIB_", "XLA_",
+    "MALLOC_", "MKL_", "NPROC", "NPY_", "NUMBA_", "NUMEXPR_", "NVPL_", "OMP_", "ONEDNN_", "OPENBLAS_",
+    "PYTHONDEVMODE", "PYTHONDONTWRITEBYTECODE", "PYTHONMALLOC", "PYTHONOPTIMIZE", "PYTHONTRACEMALLOC", "PYTHON_GIL",
+    "PYTHON_JIT", "PYTORCH_", "TF_", "TORCH_", "VECLIB_", "XLA_",
 )  # fmt: skip
 """Variables with these beginnings choose another BLAS kernel, thread count, allocator or compiler for some peer."""
 
