@@ -45,7 +45,7 @@ class Settings:
     rounds: int = 9
     scale: float = 1.0
     count: int | None = None
-    seconds: float = 0.25
+    seconds: float = 0.15
     threads: int = 1
     pause: float = 0.05
     seed: int = 0
@@ -130,11 +130,7 @@ class Harness:
     def run(self, workloads: Sequence[Workload], show: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Measure every workload, `show` each one's results when they are there, and return the whole report."""
         environment, removed = machine.clean_environment(self.settings.threads)
-        report: dict[str, Any] = {
-            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "commit": machine.commit(),
-            "python": sys.version.split()[0],
-            "machine": machine.describe(),
+        report: dict[str, Any] = machine.report_head(self.settings.threads) | {
             "settings": asdict(self.settings),
             "removed_variables": removed,
             "peers": self.facts,
