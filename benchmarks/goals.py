@@ -51,7 +51,7 @@ def judge(reports: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     found = []
     for goal in GOALS:
-        report = next((each for each in reports if goal.workload in each["workloads"]), None)
+        report = next((each for each in reports if goal.workload in each.get("workloads", {})), None)
         rows = {} if report is None else _measured(report["workloads"][goal.workload]["rows"], goal.key)
         against = _against(goal, rows)
         result = {

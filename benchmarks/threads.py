@@ -39,7 +39,7 @@ def factors(batch: int, n_in: int, n_out: int) -> dict[str, tuple[Any, Any, Any]
     return {kind: (a, b, np.empty((a.shape[0], b.shape[1]), np.float32)) for kind, (a, b) in pairs.items()}
 
 
-def measure(rounds: int, work: float) -> list[dict[str, Any]]:
+def measure(shapes: Sequence[tuple[int, int, int]], rounds: int, work: float) -> list[dict[str, Any]]:
     """Every product: the median microseconds on one thread, on all, and as bpnet calls it."""
     from bpnet_numpy.threads import openblas, product
 
@@ -48,7 +48,7 @@ def measure(rounds: int, work: float) -> list[dict[str, Any]]:
         raise SystemExit("NumPy's BLAS is not an OpenBLAS that shows its functions; there is nothing to compare")
     every = library.get()
     found = []
-    for shape in SHAPES:
+    for shape in shapes:
         for kind, (a, b, out) in factors(*shape).items():
             plain = partial(np.dot, a, b, out)
             calls: dict[str, tuple[int, Callable[[], Any]]] = {
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.threads", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 1], help="other programs, one table for each number")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--quick", action="store_true", help="2 short rounds: shows that it runs, measures nothing")
+    parser.add_argument("--quick", action="store_true", help="2 short rounds of 3 shapes: shows that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args(argv)
     report: dict[str, Any] = machine.report_head(len(machine.usable_cpus())) | {
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }  # fmt: skip
     for others in arguments.busy:
         with busy(others):
-            rows = measure(2 if arguments.quick else arguments.rounds, WORK / 20 if arguments.quick else WORK)
+            rows = measure(SHAPES[:3], 2, WORK / 20) if arguments.quick else measure(SHAPES, arguments.rounds, WORK)
         report["tables"][str(others)] = rows
         print(f"{others} other programs\n{table(rows)}\n", flush=True)
     if arguments.json is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import bpnet as bp
-from benchmarks import cpu, goals, machine, overhead, programs, report, roofline
+from benchmarks import cpu, goals, growth, machine, overhead, page, programs, report, roofline, threads
 from benchmarks.harness import Harness, Settings, failures
 from benchmarks.metrics import METRICS, disagreement
 from benchmarks.peers import PEERS, PeerSpec
@@ -161,6 +162,88 @@ def test_overhead_reports_a_slope_for_both_metrics(tmp_path: Path) -> None:
     for metric in ("step", "inference"):
         assert len(found[metric]["bpnet"]["seconds"]) == 2
         assert math.isfinite(found[metric]["bpnet"]["per_layer"])
+
+
+def test_growth_reports_times_and_memory_by_what_grows(tmp_path: Path) -> None:
+    path = tmp_path / "growth.json"
+    arguments = ["--quick", "--rounds", "1", "--peers", "bpnet", "--threads", "1", "--json", str(path)]
+    assert growth.main(arguments) == 0
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert list(report["growth"]) == ["batch", "width", "depth"]
+    for axis in report["growth"].values():
+        ours = axis["peers"]["bpnet"]
+        assert len(axis["values"]) == len(ours["seconds"]) == len(ours["bytes"]) == 2
+        assert all(seconds > 0 for seconds in ours["seconds"])
+        assert sys.platform != "linux" or all(held > 0 for held in ours["bytes"])
+    assert sys.platform != "linux" or math.isfinite(report["growth"]["width"]["peers"]["bpnet"]["bytes_per_parameter"])
+    assert "| bpnet, MiB |" in page.growth_table(report)
+    assert page.parameter_table(report).startswith("|  | bytes a parameter |")
+
+
+def test_bytes_a_parameter_are_the_slope_over_the_widths_that_were_measured() -> None:
+    points = {axis: pairs for axis, pairs in growth.sweeps().items() if axis == "width"}
+    names = [workload.name for _, workload in points["width"]]
+    sizes = {workload.name: workload.parameters for _, workload in points["width"]}
+    found = growth.summarize(
+        {
+            "peers": {"ours": {}, "other": {}},
+            "workloads": {name: {"rows": {"ours": {"median": 1.0}, "other": {}}} for name in names},
+            "memory": {name: {"ours": {"bytes": 1000 + 16 * sizes[name]}} for name in names[-3:]},
+        },
+        points,
+    )
+    assert found["width"]["peers"]["ours"]["bytes_per_parameter"] == pytest.approx(16)
+    assert found["width"]["peers"]["ours"]["bytes"][:2] == [None, None]
+    assert "bytes_per_parameter" not in found["width"]["peers"]["other"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process held at most")
+def test_memory_above_what_was_there_before_is_what_was_taken() -> None:
+    before = machine.memory_now(reset_peak=True)
+    held = np.ones(8 * 2**20)  # 64 MiB
+    del held
+    taken = machine.memory_peak() - before
+    assert 60 * 2**20 < taken < 90 * 2**20
+
+
+def test_threads_are_compared_on_every_product_and_set_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "threads.json"
+    assert threads.main(["--quick", "--busy", "0", "1", "--json", str(path)]) == 0
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert list(report["tables"]) == ["0", "1"]
+    for rows in report["tables"].values():
+        assert len(rows) == 3 * 3
+        assert {row["narrow"] for row in rows} == {True, False}
+        assert all(row[key] > 0 for row in rows for key in ("one", "all", "rule"))
+    assert "1 other programs" in capsys.readouterr().out
+    assert page.thread_table(report).count("\n") == 1 + 3 * 3
+
+
+def test_the_page_says_what_the_reports_say() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.render(text, page.load()) == text, "python -m benchmarks.page writes the tables of docs/performance.md"
+    assert set(re.findall(r"<!-- table: (\w+) -->", text)) == set(page.TABLES)
+
+
+def test_a_table_of_the_page_has_the_numbers_of_its_report(quick: dict[str, Any]) -> None:
+    text = "before\n<!-- table: steps -->\nold\n<!-- end -->\nafter\n"
+    found = page.render(text, {"steps": quick})
+    ours = quick["workloads"]["tiny"]["rows"]["bpnet"]
+    low, middle, high = (f"{1e6 * ours[key]:,.1f}" for key in ("min", "median", "max"))
+    assert "| µs | tiny 4-16-3, batch 32 |" in found
+    assert f"| bpnet | {middle} ({low} to {high}) |" in found
+    assert "old" not in found
+    assert found.startswith("before\n")
+    assert found.endswith("<!-- end -->\nafter\n")
+    assert page.render(found, {"steps": quick}) == found
+
+
+def test_what_was_not_measured_is_named_with_its_command() -> None:
+    assert page.table("growth", {}) == (
+        "Not measured yet: `python -m benchmarks.growth --json benchmarks/results/growth.json`"
+    )
+    with pytest.raises(KeyError):
+        page.render("<!-- table: nothing -->\n<!-- end -->", {})
 
 
 def test_slope_is_that_of_a_line() -> None:
