@@ -168,8 +168,10 @@ def thread_table(report: dict[str, Any]) -> str:
     for index, row in enumerate(report["tables"][quiet]):
         name = f"{row['kind']}, {row['batch']} x {row['n_in']} x {row['n_out']}"
         times = (microseconds(row[key]) for key in ("one", "all", "rule"))
-        ratios = (f"{each[index]['rule'] / each[index]['all']:.2f}" for each in map(report["tables"].get, others))
-        rows.append((name, f"{row['multiplications']:,}", *times, f"{row['rule'] / row['all']:.2f}", *ratios))
+        ratios = (
+            f"{each[index]['rule'] / each[index]['all']:.2g}" for each in map(report["tables"].get, (quiet, *others))
+        )
+        rows.append((name, f"{row['multiplications']:,}", *times, *ratios))
     return grid(head, rows)
 
 
