@@ -53,6 +53,12 @@ class StepTime(Metric):
     name = "step"
     what = "one training step, loss read on the host"
     checked_steps = 20
+    large = 2**21  # weights, from which on fewer steps are checked: each takes the reference a second
+
+    def steps_of(self, weights: list[Any]) -> int:
+        """How many steps are compared with the reference."""
+        total = sum(weight.size for weight in weights)
+        return self.checked_steps if total < self.large else min(self.checked_steps, 6)
 
     def measure(self, peer: Peer, count: int) -> float:
         peer.reset()
@@ -67,7 +73,7 @@ class StepTime(Metric):
         """The losses of the first steps, and the norms of the weights' gradients in the first one."""
         peer.reset()
         losses, facts = [], {}
-        for index, (x, labels) in enumerate(peer.batches[: self.checked_steps]):
+        for index, (x, labels) in enumerate(peer.batches[: self.steps_of(peer.weights)]):
             losses.append(peer.step(x, labels))
             if index == 0 and (gradients := peer.gradients()) is not None:
                 facts["gradient norms"] = _norms(gradients)
@@ -76,7 +82,7 @@ class StepTime(Metric):
     def expected(self, problem: Problem) -> Facts:
         reference = Reference(problem.weights)
         losses, norms = [], []
-        for index, (x, labels) in enumerate(problem.batches[: self.checked_steps]):
+        for index, (x, labels) in enumerate(problem.batches[: self.steps_of(problem.weights)]):
             losses.append(reference.step(x, labels))
             if index == 0:
                 norms = _norms(reference.gradients)
