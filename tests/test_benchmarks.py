@@ -238,10 +238,23 @@ def test_a_table_of_the_page_has_the_numbers_of_its_report(quick: dict[str, Any]
     assert page.render(found, {"steps": quick}) == found
 
 
+def test_the_whole_report_stands_for_its_pieces_until_they_are_there(tmp_path: Path, quick: dict[str, Any]) -> None:
+    (tmp_path / "cpu.json").write_text(json.dumps(quick), encoding="utf-8")
+    assert set(page.load(tmp_path)) == {"steps", "inference", "programs"}
+    (tmp_path / "steps.json").write_text(json.dumps(quick | {"date": "2000-01-01T00:00:00Z"}), encoding="utf-8")
+    found = page.load(tmp_path)
+    assert found["steps"]["file"] == "steps.json"
+    text = page.runs(found).splitlines()
+    assert [line.split(" | ")[0] for line in text[2:4]] == ["| steps.json", "| cpu.json"]
+    assert "2000-01-01 00:00" in text[2]
+    assert "- `floor`: numpy" in page.runs(found)
+
+
 def test_what_was_not_measured_is_named_with_its_command() -> None:
     assert page.table("growth", {}) == (
         "Not measured yet: `python -m benchmarks.growth --json benchmarks/results/growth.json`"
     )
+    assert page.table("job", {"programs": {"workloads": {}}}).startswith("Not measured yet: `python -m benchmarks.cpu ")
     with pytest.raises(KeyError):
         page.render("<!-- table: nothing -->\n<!-- end -->", {})
 
