@@ -42,7 +42,7 @@ class Settings:
     pythons : other interpreters, by the name of the peer that lives there
     """
 
-    rounds: int = 9
+    rounds: int = 7
     scale: float = 1.0
     count: int | None = None
     seconds: float = 0.15

@@ -40,7 +40,7 @@ class Metric:
 
 def _warm_up(count: int, least: int) -> int:
     """How many untimed units come first (plans, caches, clocks): few where one takes long, as a small count says."""
-    return max(least, min(8, count), count // 10)
+    return max(least, min(8, count // 2), count // 10)
 
 
 class StepTime(Metric):

@@ -95,7 +95,7 @@ def add_options(parser: argparse.ArgumentParser, peers: Iterable[str], known: It
         help="the interpreter in which a peer is installed, where that is not this one; may be repeated",
     )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=Settings.seconds, help="of a peer's turn in a round, at most")
-    parser.add_argument("--rounds", type=_positive, help="at least 7 for numbers to be quoted (default 9)")
+    parser.add_argument("--rounds", type=_positive, help="at least 7 for numbers to be quoted (default 7)")
     parser.add_argument("--count", type=_positive, help="units of work in a round, in place of the workload's own")
     parser.add_argument("--threads", type=_positive, default=len(machine.usable_cpus()), help="for every peer")
     parser.add_argument("--seed", type=int, default=0, help="of the orders in which peers take turns")
