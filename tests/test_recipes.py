@@ -196,11 +196,11 @@ def test_keys_are_written_as_people_write_them() -> None:
 
 def test_the_bundled_recipes_have_a_line_each_and_no_mistakes() -> None:
     plain, images = ["diabetes", "digits", "fashion-mnist", "mnist", "spiral"], ["cnn-digits", "cnn-fashion-mnist"]
-    assert recipes.available() == [*images, *plain]
+    assert recipes.available() == ["char-gpt", *images, *plain]
     for name in recipes.available():
         recipe = recipes.find(name)
         assert recipe.name == name
-        assert recipe["data.name"] == name.removeprefix("cnn-")
+        assert recipe["data.name"] == ("topics" if name == "char-gpt" else name.removeprefix("cnn-"))
         assert 20 < len(recipes.describe(name)) < 100
         again = recipes.parse(recipe.toml(), name=name)
         assert again == recipe
@@ -248,7 +248,7 @@ def test_the_small_recipes_learn(name: str) -> None:
 
 def test_an_unknown_recipe_or_file_is_named_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(
-        bp.ConfigError, match=r"no recipe is called 'digts'; there are cnn-digits.*, diabetes, digits.*did you mean"
+        bp.ConfigError, match=r"no recipe is called 'digts'; there are char-gpt, .*digits.*did you mean"
     ):
         recipes.find("digts")
     with pytest.raises(bp.ConfigError, match=r"cannot read the recipe .*none\.toml.*No such file"):

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 from bpnet.backend import Backend, get_backend, to_numpy, type_name
 from bpnet.dispatch import Array, Tracked, dtype_name, version
 from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
+from bpnet.layers.sequence import OnSequences
 from bpnet.layers.training import Trained
 from bpnet.layers.tree import first_of_each, held, live_config, recording, shown
 from bpnet.parameter import Parameter, Stream
@@ -26,7 +27,7 @@ _INTERNAL = frozenset({"_config", "_info", "_kept", "_origin", "_parent", "_seen
 _MEMBERS = (list, tuple, dict)
 
 
-class Layer(Trained, Tracked):
+class Layer(Trained, OnSequences, Tracked):
     """Base of all layers. A subclass sets its parameters in `__init__` and defines `__call__`, `forward`, `backward`.
 
     The constructor's arguments are recorded in `config`, so that an architecture can be saved as JSON: they must be
@@ -74,16 +75,15 @@ class Layer(Trained, Tracked):
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        """Take what `forward` saved, accumulate the parameters' gradients, and return dx (None where not needed)."""
+        """Take what `forward` saved, accumulate the parameters' gradients, and return dx.
+
+        None where it is not needed, and where x has no derivative: ids.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define backward")
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one sample's output for that of one sample's input; by default found by inference on zeros."""
         return tuple(self(self.blank(input_shape)).shape[1:])
-
-    def blank(self, input_shape: tuple[int, ...]) -> Array:
-        """One sample of zeros, as this layer takes them; one that takes integers defines this anew."""
-        return self.backend.zeros((1, *input_shape), self.store.dtype)
 
     def keep(self, *values: Any) -> None:
         """Keep `values` for the backward of this forward, in the layer's one slot."""

@@ -51,6 +51,16 @@ class Container(Layer):
             names |= layer.accepted() if isinstance(layer, Container) else layer.side_inputs
         return frozenset(names)
 
+    @property
+    def input_ids(self) -> int | None:
+        """The fewest that a child which takes ids may be given; None where none does."""
+        return min((layer.input_ids for layer in self.layers if layer.input_ids is not None), default=None)
+
+    @property
+    def max_positions(self) -> int | None:
+        """The fewest that a child may be given."""
+        return min((layer.max_positions for layer in self.layers if layer.max_positions is not None), default=None)
+
     def _check_side(self, side: dict[str, Any]) -> None:
         unknown = set(side) - self.accepted()
         if unknown:
@@ -104,6 +114,24 @@ class Sequential(Container):
             x = layer.forward(x, **_for(layer, side)) if side else layer.forward(x)
         return x
 
+    @property
+    def input_ids(self) -> int | None:
+        """What the first layer says."""
+        return self.layers[0].input_ids if self.layers else None
+
+    @property
+    def can_step(self) -> bool:
+        """Whether every layer can."""
+        return all(layer.can_step for layer in self.layers)
+
+    def step(self, x: Array, cache: Any = None) -> tuple[Array, Any]:
+        """See `Layer.step`; the cache is a tuple of the layers' own."""
+        own = []
+        for layer, before in zip(self.layers, cache or (None,) * len(self.layers), strict=True):
+            x, after = layer.step(x, before)
+            own.append(after)
+        return x, tuple(own)
+
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         """Return dx of the first layer; with need_dx=False that layer skips it, and frozen ones in front do nothing."""
         first = 0 if need_dx else self._first_to_reach()
@@ -147,6 +175,11 @@ class Residual(Sequential):
     def forward(self, x: Array, **side: Any) -> Array:
         """Return x + f(x)."""
         return self._sum(x, super().forward(x, **side))
+
+    def step(self, x: Array, cache: Any = None) -> tuple[Array, Any]:
+        """See `Layer.step`."""
+        y, cache = super().step(x, cache)
+        return self._sum(x, y), cache
 
     def _sum(self, x: Array, fx: Array) -> Array:
         if fx.shape != x.shape:
@@ -206,7 +239,7 @@ class Concatenate(Container):
         total = None
         for layer, part in zip(self.layers, ops.split(dy, sizes, self.axis), strict=True):
             dx = layer.backward(part, need_dx)
-            if need_dx:
+            if dx is not None:  # nor where the branch takes ids
                 total = dx if total is None else ops.add(total, dx)
         return total
 

@@ -18,6 +18,8 @@ class Dropout(Layer):
     rate : in [0, 1), applied in steps of 1/65536
     """
 
+    positionwise = True
+
     def __init__(self, rate: float) -> None:
         self.rate = rate
         self.stream = Stream()

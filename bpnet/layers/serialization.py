@@ -12,15 +12,20 @@ from bpnet.errors import BpnetError, CheckpointError, ConfigError
 from bpnet.files import SEAL, read, write
 from bpnet.layers import (
     activations,
+    attention,
     batch_norm,
     containers,
     convolution,
     dense,
     dropout,
+    embedding,
     flatten,
+    layer_norm,
     normalize,
     parametric,
     pooling,
+    positions,
+    transformer,
 )
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import arguments
@@ -40,6 +45,11 @@ _MODULES = (
     normalize,
     parametric,
     pooling,
+    attention,
+    embedding,
+    layer_norm,
+    positions,
+    transformer,
 )
 
 

@@ -9,7 +9,6 @@ from bpnet.errors import BpnetError, ConfigError
 from bpnet.layers.base import Layer
 from bpnet.layers.containers import Container
 from bpnet.ops.costs import CostRecorder
-from bpnet.parameter import Parameter
 
 Shape = tuple[int, ...]
 
@@ -62,7 +61,7 @@ def summarize(model: Layer, input_shape: Shape | int | None) -> Summary:
     rows = []
     counted: set[int] = set()
     for path, layer, shape in _leaves(model, "", input_shape):
-        own = {id(held): held for held in vars(layer).values() if isinstance(held, Parameter)}
+        own = {id(each): each for each in layer.parameters().values()}
         size = sum(parameter.size for key, parameter in own.items() if key not in counted)  # tied ones count once
         counted |= set(own)
         output = "" if shape is None else str(("N", *layer.output_shape(shape))).replace("'", "")

@@ -107,6 +107,19 @@ def arguments(layer: Any) -> tuple[list[Any], dict[str, Any]]:
     return positional, keywords
 
 
+def typed(layer: Any) -> str:
+    """The layer as one would type it: sizes by place, of the rest what is not as it is by default."""
+    config, written = live_config(layer), []
+    for name, parameter in list(inspect.signature(type(layer).__init__).parameters.items())[1:]:
+        value = config[name]
+        value = getattr(value, "__name__", value) if callable(value) else value
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            written.append(repr(value))
+        elif value != parameter.default:
+            written.append(f"{name}={value!r}")
+    return f"{type(layer).__name__}({', '.join(written)})"
+
+
 def shown(layer: Any, kind: type) -> Iterator[str]:
     """The constructor's arguments as they would be typed: layers, numbers, and penalties other than 0."""
     for name, value in layer.config.items():
