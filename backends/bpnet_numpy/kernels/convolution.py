@@ -24,12 +24,12 @@ from bpnet.dispatch import Call, Kernel
 from bpnet.ops.windows import Window
 from bpnet_numpy.kernels.common import Array, bound, floating, ones
 
-BLOCK = 1 << 16  # numbers that are gathered at a time: they stay in the cache until they are multiplied
+BLOCK = 1 << 18  # numbers that are gathered at a time: in the cache, and products that are worth a second thread
 WIDE = 8  # numbers in a row of a window, from which on rows are gathered
 After = Callable[[Array], list[Call]]
 
 
-def _blocks(n: int, each: int) -> Iterator[slice]:
+def blocks(n: int, each: int) -> Iterator[slice]:
     """Ranges of the n samples, of which each needs `each` numbers."""
     size = max(1, BLOCK // max(1, each))
     return (slice(start, min(n, start + size)) for start in range(0, n, size))
@@ -128,7 +128,7 @@ def convolve(y: Array, x: Array, W: Array, window: Window, groups: int, after: A
     gathered = Gathered(x, window, groups, places)
     matrices, calls = _matrices(W, groups), []
     product: Array = None
-    for samples in _blocks(x.shape[0], gathered.each):
+    for samples in blocks(x.shape[0], gathered.each):
         block = y[samples]
         more, rows = gathered.rows(samples)
         calls += more
@@ -148,7 +148,7 @@ def _convolve_depthwise(y: Array, x: Array, W: Array, window: Window, after: Aft
     places = (y.shape[1], y.shape[2])
     padded, calls = Padded(x, window), []
     scratch: Array = None
-    for samples in _blocks(x.shape[0], 4 * y[0].size):
+    for samples in blocks(x.shape[0], 4 * y[0].size):
         block = y[samples]
         scratch = np.empty_like(block) if scratch is None else scratch
         part = scratch[: block.shape[0]]
@@ -174,7 +174,7 @@ def weight_gradient(dW: Array, dy: Array, x: Array, window: Window, groups: int)
     n_out, depth = dy.shape[3] // groups, gathered.depth
     whole = dW.reshape(1, depth, n_out) if groups == 1 else np.empty((groups, depth, n_out), dW.dtype)
     part, calls = np.empty_like(whole), []
-    for first, samples in enumerate(_blocks(x.shape[0], gathered.each)):
+    for first, samples in enumerate(blocks(x.shape[0], gathered.each)):
         more, rows = gathered.rows(samples)
         calls += more
         block, target = dy[samples], part if first else whole
@@ -194,7 +194,7 @@ def _weight_gradient_depthwise(dW: Array, dy: Array, x: Array, window: Window) -
     places = (dy.shape[1], dy.shape[2])
     padded, calls = Padded(x, window), []
     scratch, sums = None, np.empty(dy.shape[3], dy.dtype)
-    for first, samples in enumerate(_blocks(x.shape[0], 4 * dy[0].size)):
+    for first, samples in enumerate(blocks(x.shape[0], 4 * dy[0].size)):
         block = dy[samples]
         scratch = np.empty_like(block) if scratch is None else scratch
         part = scratch[: block.shape[0]]
@@ -217,18 +217,24 @@ def input_gradient(
     if window.plain and groups == 1:
         flat = dx.reshape(-1, dx.shape[3])
         return [partial(np.dot, dy.reshape(-1, dy.shape[3]), W.reshape(W.shape[2:]).T, flat), *after(dx)]
-    reach = window.reach
-    turned = tuple((r - 1 - a, r - 1 - b) for r, (a, b) in zip(reach, window.padding, strict=True))
-    if window.stride == (1, 1) and min(map(min, turned)) >= 0:
-        back = Window(window.size, (1, 1), window.dilation, (turned[0], turned[1]))
-        source = _turned(W, groups)
+    back = turned(window)
+    if back is not None:
+        source = _turned_weight(W, groups)
         other = np.empty(source.shape, W.dtype)
         weight = other.reshape(*window.size, dy.shape[3] // groups, dx.shape[3])
         return [partial(np.copyto, other, source), *convolve(dx, dy, weight, back, groups, after)]
     return _scattered(dx, dy, W, window, groups, after)
 
 
-def _turned(W: Array, groups: int) -> Array:
+def turned(window: Window) -> Window | None:
+    """The window by which dy is convolved to give dx; None where windows are apart, or see padding alone."""
+    pairs = tuple((r - 1 - a, r - 1 - b) for r, (a, b) in zip(window.reach, window.padding, strict=True))
+    if window.stride != (1, 1) or min(map(min, pairs)) < 0:
+        return None
+    return Window(window.size, (1, 1), window.dilation, (pairs[0], pairs[1]))
+
+
+def _turned_weight(W: Array, groups: int) -> Array:
     """A view (KH, KW, O / groups, groups, C / groups) of the weight, its window turned around."""
     kh, kw, c, o = W.shape
     return W.reshape(kh, kw, c, groups, o // groups)[::-1, ::-1].transpose(0, 1, 4, 3, 2)
@@ -244,7 +250,7 @@ def _scattered(dx: Array, dy: Array, W: Array, window: Window, groups: int, afte
     products: Array = None
     total: Array = None
     calls: list[Call] = []
-    for samples in _blocks(dx.shape[0], each):
+    for samples in blocks(dx.shape[0], each):
         n = samples.stop - samples.start
         if products is None:
             products = np.empty(n * each, dx.dtype)
@@ -283,12 +289,15 @@ def _finish(b: Array | None, activation: Kernel | None, settings: tuple[Any, ...
     return after
 
 
+def conv2d_allocate(x: Array, W: Array, b: Array | None, window: Window, *_: Any) -> Array:
+    """An array for the places of the window."""
+    return np.empty((x.shape[0], *window.places(x.shape[1], x.shape[2]), W.shape[3]), x.dtype)
+
+
 @ops.conv2d.register_bound(
     np.ndarray,
     accepts=_accepts,
-    allocate=lambda x, W, b, window, *_: np.empty(
-        (x.shape[0], *window.places(x.shape[1], x.shape[2]), W.shape[3]), x.dtype
-    ),
+    allocate=conv2d_allocate,
 )
 def _(
     out: Array,
@@ -322,9 +331,10 @@ def _(
     return input_gradient(out, x, W, window, groups, _finish(b, activation, settings))
 
 
-def _backward_allocate(
+def conv_backward_allocate(
     dy: Array, x: Array, W: Array, window: Window, groups: int, dx: bool = True, db: bool = True, dW: bool = True
 ) -> Any:
+    """Arrays for dx, dW and db, None where they are not needed."""
     return (
         np.empty(x.shape, dy.dtype) if dx else None,
         np.empty(W.shape, dy.dtype) if dW else None,
@@ -341,7 +351,7 @@ def _sum(db: Array, dy: Array) -> list[Call]:
     return [partial(np.dot, ones(flat.shape[0], dy.dtype), flat, db)]
 
 
-@ops.conv2d_backward.register_bound(np.ndarray, accepts=_backward_accepts, allocate=_backward_allocate)
+@ops.conv2d_backward.register_bound(np.ndarray, accepts=_backward_accepts, allocate=conv_backward_allocate)
 def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> list[Call]:
     dx, dW, db = out
     calls = [] if dW is None else weight_gradient(dW, dy, x, window, groups)
@@ -349,7 +359,7 @@ def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: 
     return calls if dx is None else calls + input_gradient(dx, dy, W, window, groups)
 
 
-@ops.conv_transpose2d_backward.register_bound(np.ndarray, accepts=_backward_accepts, allocate=_backward_allocate)
+@ops.conv_transpose2d_backward.register_bound(np.ndarray, accepts=_backward_accepts, allocate=conv_backward_allocate)
 def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> list[Call]:
     dx, dW, db = out
     calls = [] if dW is None else weight_gradient(dW, x, dy, window, groups)

@@ -13,8 +13,8 @@ from bpnet.dispatch import Call
 from bpnet.ops.pooling import pool_counts
 from bpnet.ops.windows import Window
 from bpnet_numpy.kernels.common import SIGNED, Array, constant, floating
-from bpnet_numpy.kernels.convolution import BLOCK
 
+BLOCK = 1 << 16  # numbers of images at a time: they stay in the cache between the passes
 Lines = list[tuple[slice, ...]]
 
 
