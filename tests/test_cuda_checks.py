@@ -170,8 +170,8 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
         "activation<float, Sigmoid>",
     ),
     "Adam's numbers are read too early": (
-        "        numbers[2] = T(found.decay);\n    }\n    __syncthreads();",
-        "        numbers[2] = T(found.decay);\n    }",
+        "        numbers[2] = T(*learning_rate * weight_decay);\n    }\n    __syncthreads();",
+        "        numbers[2] = T(*learning_rate * weight_decay);\n    }",
         "adam_",
         "adam<float, false>",
     ),

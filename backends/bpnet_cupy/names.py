@@ -59,6 +59,15 @@ SINGLE_LOSSES = {
 }
 """The same for a loss of single elements."""
 
+ROW_LOSSES = {
+    "soft_cross_entropy_rows": "CrossEntropyRow",
+    "focal_rows": "FocalRow",
+    "probability_cross_entropy_rows": "ProbabilityRow",
+    "negative_log_likelihood_rows": "LogProbabilityRow",
+    "kl_divergence_rows": "DivergenceRow",
+}
+"""The same for a loss of rows."""
+
 # For every kernel, what its template's parameters may be.
 _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "activation": (REALS, (*ACTIVATIONS.values(), "NormalCdf")),
@@ -87,6 +96,9 @@ _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "loss_slope": (REALS, tuple(LOSSES.values())),
     "loss_each": (REALS, tuple(SINGLE_LOSSES.values())),
     "loss_each_backward": (REALS, tuple(SINGLE_LOSSES.values())),
+    "loss_rows": (REALS, WIDTHS, tuple(ROW_LOSSES.values())),
+    "focal_rows_backward": (REALS, WIDTHS),
+    "target_rows_backward": (REALS,),
     "copy_columns": (REALS,),
     "standardize": (REALS,),
     "philox": (),
