@@ -40,9 +40,11 @@ class Child:
         cpus = machine.usable_cpus()
         command = [sys.executable, "-m", "benchmarks.child", "--spec", json.dumps(asdict(spec))]
         command += ["--threads", str(threads), "--cpus", json.dumps(cpus[:threads])]
+        if spec.folder:
+            environment = environment | {"PYTHONPATH": machine.python_path(Path(spec.folder))}
         self.process = subprocess.Popen(
             command,
-            cwd=machine.ROOT,
+            cwd=spec.folder or machine.ROOT,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -82,6 +82,11 @@ def add_options(parser: argparse.ArgumentParser, peers: Iterable[str]) -> None:
     """The options of every benchmark that runs the harness."""
     peers = list(peers)
     parser.add_argument("--peers", type=_names, default=peers, help=f"of {', '.join(peers)}; by commas")
+    add_run_options(parser)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of how to run."""
     parser.add_argument("--rounds", type=_positive, help="at least 7 for numbers to be quoted (default 9)")
     parser.add_argument("--count", type=_positive, help="units of work in a round, in place of the workload's own")
     parser.add_argument("--threads", type=_positive, default=len(machine.usable_cpus()), help="for every peer")

@@ -3,9 +3,11 @@
 from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
 from bpnet.auditing import AuditReport, audit
 from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
+from bpnet.bundle import Bundle, load_bundle
 from bpnet.callbacks import Callback
 from bpnet.checkpoint import Checkpoint
 from bpnet.contracts import strict
+from bpnet.costing import CostReport, cost
 from bpnet.data import Dataset
 from bpnet.dispatch import kernel, namespace
 from bpnet.errors import (
@@ -111,6 +113,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "BinaryFocalLoss",
     "BpnetError",
+    "Bundle",
     "Callback",
     "CategoricalCrossEntropy",
     "Checkpoint",
@@ -122,6 +125,7 @@ __all__ = [
     "Constant",
     "ContractError",
     "Cosine",
+    "CostReport",
     "DTypeError",
     "DataError",
     "Dataset",
@@ -182,6 +186,7 @@ __all__ = [
     "audit",
     "backend_names",
     "callbacks",
+    "cost",
     "data",
     "errors",
     "explain",
@@ -189,6 +194,7 @@ __all__ = [
     "initializers",
     "kernel",
     "load",
+    "load_bundle",
     "metrics",
     "namespace",
     "ops",

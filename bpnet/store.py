@@ -81,6 +81,7 @@ class Store:
         if dtype not in FLOATING_DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(FLOATING_DTYPES)}, got {dtype!r}")
         self.backend = backend
+        self.scoped = hasattr(backend, "scope")  # whether work on it is to be done in a block: `bpnet.abilities`
         self.dtype = dtype
         self.seed = seed
         self.parameters = parameters
@@ -336,7 +337,7 @@ class Store:
             _load(backend, self.backend.to_numpy(each)) for each in (self.counters, self.learning_rate, self.ok)
         )
         filled = {path: parameter._filled for path, parameter in self.parameters.items()}
-        self.backend, self.dtype = backend, dtype
+        self.backend, self.dtype, self.scoped = backend, dtype, hasattr(backend, "scope")
         self.segments, self.offsets, self.size = segments, offsets, size
         self.values, self.grads, self.slots = values, grads, slots
         self.counters, self.learning_rate, self.ok = counters, learning_rate, ok

@@ -19,6 +19,7 @@ from bpnet.data.dataset import Dataset, as_dataset, as_validation, check_batch_s
 from bpnet.dispatch import Array
 from bpnet.door import Door
 from bpnet.errors import ConfigError
+from bpnet.files import check_writable
 from bpnet.fitting import Fit
 from bpnet.history import History
 from bpnet.inference import predict
@@ -45,10 +46,14 @@ class Trainer(Working):
     seed      : of the order of samples (and of the parameters and dropout masks, where the Trainer initializes)
     backend   : where to train; None leaves an initialized model where it is, and selects as `get_backend` does else
     plan      : whether steps that repeat are replayed from a recorded plan (the same bits, faster)
-    capture   : whether a plan becomes one graph on a backend that can record its calls (CuPy; the same bits, faster):
-                "auto", which goes on call by call where that fails and says why once, "on", which raises there, "off"
-    matmul_precision : how products of float32 arrays are computed: "float32", or "tf32" or "bf16", which round the
-                factors for a GPU's tensor cores. Other numbers, so a checkpoint is resumed with the one it began with
+    capture   : whether a plan becomes one graph where the backend can record calls (CuPy; the same bits, faster):
+                "auto" goes on call by call where that fails, and says why once; "on" raises there; "off"
+    matmul_precision : of float32 arrays: "float32", or "tf32" or "bf16", which round the factors for tensor cores
+    check_gradients : whether a step also changes nothing, and a fit stops, where the norm of its gradients is not
+                      finite; with `clip_norm` that is so anyway
+    bundle    : a file to write where a fit stops because of a number that is not finite: that step, for
+                `bpnet.load_bundle`. None: into the folder of the fit's Checkpoint where it has one, else none, and
+                `save_bundle` of the error that is raised writes it
 
     The loss that is reported is what is minimized: the mean over the samples' weights, and the model's penalties. With
     reduction="sum" it is the mean over batches of their sums, so it grows with the batch size, in evaluation too.
@@ -76,6 +81,8 @@ class Trainer(Working):
         plan: bool = True,
         capture: str = "auto",
         matmul_precision: str = "float32",
+        check_gradients: bool = False,
+        bundle: str | os.PathLike[str] | None = None,
     ) -> None:
         for given, kind, what in (
             (model, Layer, "model must be a Layer"),
@@ -94,6 +101,8 @@ class Trainer(Working):
         self.plan = plan
         self.capture = capture
         self.matmul_precision = matmul_precision
+        self.check_gradients = check_gradients
+        self.bundle = bundle
         self._totals: Totals | None = None
         self._stop = ""
         self._whole_batch = Step(self, None, counted=False)
@@ -124,6 +133,26 @@ class Trainer(Working):
                     f"Trainer: two results would be called {name!r}; give one of the metrics another name"
                 )
         self._metrics = tuple(metrics)
+
+    @property
+    def check_gradients(self) -> bool:
+        """Whether a step changes nothing where the norm of its gradients is not finite."""
+        return self._check_gradients
+
+    @check_gradients.setter
+    def check_gradients(self, check_gradients: bool) -> None:
+        self._check_gradients = flag("Trainer: check_gradients", check_gradients)
+
+    @property
+    def bundle(self) -> str | None:
+        """Where a fit that stops because of a number that is not finite writes down that step; None: see above."""
+        return self._bundle
+
+    @bundle.setter
+    def bundle(self, bundle: str | os.PathLike[str] | None) -> None:
+        if bundle is not None and (not isinstance(bundle, (str, os.PathLike)) or not os.fspath(bundle)):
+            raise ConfigError(f"Trainer: bundle must be the path of a file, or None, got {bundle!r}")
+        self._bundle = None if bundle is None else os.fsdecode(bundle)
 
     @property
     def epoch(self) -> int:
@@ -164,7 +193,7 @@ class Trainer(Working):
     def _run(self, step: Step, given: tuple[Any, ...]) -> Array:
         """Make one step on a batch of any kind: from its plan where there is one that takes it as it is."""
         store = self.model.store
-        if not self._scoped and hasattr(store.backend, "scope"):
+        if store.scoped and not self._scoped:
             with self.working():
                 return self._run(step, given)
         accumulating = store.filled
@@ -195,9 +224,8 @@ class Trainer(Working):
         if unplanned:
             return step(*inputs)
         if planner is None:
-            planner = self._planner = Planner(
-                store, lambda: self._totals.arrays() if self._totals else {}, self.capture
-            )
+            known = lambda: self._totals.arrays() if self._totals else {}  # noqa: E731
+            planner = self._planner = Planner(store, known, self.capture)
         return planner.run(step.name, step, inputs)
 
     # --- many steps ---
@@ -235,7 +263,8 @@ class Trainer(Working):
         with `interrupted` set; a second Ctrl-C interrupts at once, which may leave a step half made.
         Raises DataError, ShapeError, DTypeError, ConfigError before anything is changed; NonFiniteError when the loss
         stops being finite, with the parameters as they were before that step; CheckpointError where a checkpoint cannot
-        be written or read. What does not fit the checkpoint to resume from is refused with what differs.
+        be written or read, or the bundle could not be. What does not fit the checkpoint to resume from is refused with
+        what differs.
         """
         data = as_dataset(x, y, sample_weight)
         check_batch_size(batch_size)
@@ -252,6 +281,8 @@ class Trainer(Working):
         checkpoint = as_checkpoint(checkpoint)
         found = find(resume, checkpoint)
         self.optimizer.check(self.model)
+        if self.bundle is not None:
+            check_writable(self.bundle)
         fit = Fit(
             self,
             data,

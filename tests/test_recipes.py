@@ -305,7 +305,10 @@ def test_the_metrics_by_default_are_those_of_the_loss(loss: Any, expected: list[
 # --- mistakes ---
 
 TOP = "a recipe has description, data, model, loss, optimizer, schedule, training"
-TRAINING = "[training] takes seed, epochs, batch_size, micro_batch_size, metrics, patience, monitor, backend, dtype"
+TRAINING = (
+    "[training] takes seed, epochs, batch_size, micro_batch_size, metrics, patience, monitor, backend, "
+    "check_gradients, dtype"
+)
 UNVALIDATED = "and there are no validation data: set data.validation_fraction, to 0.1 for instance, or"
 
 MISTAKES: list[tuple[dict[str, Any], list[str]]] = [

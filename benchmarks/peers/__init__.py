@@ -15,6 +15,7 @@ class PeerSpec:
     """Where a peer is found, without importing it.
 
     title : for tables; where : "module:Class" in this folder; requires : the modules that must be installed
+    folder : the tree that its process runs in, where that is another than this one
     role  : "ours", "peer" (what ratios to the best peer look at) or "floor" (a bound, trains nothing)
     """
 
@@ -24,6 +25,7 @@ class PeerSpec:
     requires: tuple[str, ...]
     role: str = "peer"
     options: dict[str, Any] = field(default_factory=dict)
+    folder: str = ""
 
     def missing(self) -> list[str]:
         """The required modules that are not installed."""

@@ -55,6 +55,14 @@ class Peer:
         """Forward, loss, backward, Adam; return the loss as a number on the host."""
         raise NotImplementedError
 
+    def sources(self) -> list[str]:
+        """The files that its code is read from, where somebody might ask."""
+        return []
+
+    def fit(self, epochs: int, shuffle: bool) -> list[float]:
+        """Train for so many passes over all batches; return every epoch's mean loss."""
+        raise NotImplementedError
+
     def queue(self, x: Any, labels: Any) -> Any:
         """Ask for a step; `wait` waits for it. By default it is made."""
         return self.step(x, labels)

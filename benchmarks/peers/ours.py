@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from time import perf_counter
 from typing import Any
@@ -17,7 +18,7 @@ from benchmarks.workloads import Problem
 class Bpnet(Peer):
     """bpnet on one of its backends. options : of `bpnet.Trainer`, such as plan=False or capture="off"."""
 
-    metrics = (*Peer.metrics, "input")
+    metrics = (*Peer.metrics, "fit", "input")
 
     def __init__(self, threads: int, backend: str = "numpy", **options: Any) -> None:
         super().__init__(threads)
@@ -26,13 +27,10 @@ class Bpnet(Peer):
         self.backend = bp.get_backend(backend)
 
     def versions(self) -> dict[str, str]:
-        about = (
-            {} if self.backend.name == "numpy" else {f"{self.backend.name} {k}": v for k, v in self._about().items()}
-        )
-        return {"bpnet": bp.__version__, "numpy": np.__version__} | about
-
-    def _about(self) -> dict[str, str]:
-        return self.backend.describe()
+        found = {"bpnet": bp.__version__, "numpy": np.__version__}
+        if self.backend.name != "numpy":
+            found |= {f"{self.backend.name} {name}": text for name, text in self.backend.describe().items()}
+        return found
 
     def blas(self) -> str:
         return super().blas() if self.backend.name == "numpy" else "cublasLt"
@@ -41,6 +39,10 @@ class Bpnet(Peer):
         super().load(problem)
         asarray = self.backend.asarray
         self.batches = [(asarray(x), asarray(labels)) for x, labels in problem.batches]
+
+    def sources(self) -> list[str]:
+        bp.get_backend("numpy")
+        return [str(sys.modules[name].__file__) for name in ("bpnet", "bpnet_numpy")]
 
     def reset(self) -> None:
         self.dense = [bp.Dense(*weight.shape) for weight in self.weights]
@@ -54,13 +56,20 @@ class Bpnet(Peer):
         options = self.options if self.precision == "float32" else self.options | {"matmul_precision": self.precision}
         self.trainer = bp.Trainer(self.model, bp.SoftmaxCrossEntropy(), optimizer, **options)
         self.scope.close()
-        self.scope.enter_context(self.trainer.working())  # as a fit does, for all of its steps
+        if hasattr(self.trainer, "working"):  # not in every revision that this one is compared with
+            self.scope.enter_context(self.trainer.working())  # as a fit does, for all of its steps
 
     def step(self, x: Any, labels: Any) -> float:
         return float(self.trainer.step(x, labels))
 
     def queue(self, x: Any, labels: Any) -> Any:
         return self.trainer.step(x, labels)
+
+    def fit(self, epochs: int, shuffle: bool) -> list[float]:
+        x, labels = (np.concatenate(parts) for parts in zip(*self.batches, strict=True))
+        size = len(self.batches[0][0])
+        history = self.trainer.fit(x, labels, epochs=epochs, batch_size=size, shuffle=shuffle, progress=False)
+        return [float(loss) for loss in history["loss"]]
 
     def infer(self, x: Any) -> Any:
         return self.model(x)

@@ -69,6 +69,7 @@ class Record:
         self.target: Any = None
         self.sample_weight: Any = None
         self.value: Any = None
+        self.normalizer: Any = None  # of the loss, where that is not the batch's own
         self.is_given = False  # whether dvalues were
         self._produced: list[tuple[Array, int]] = []  # the arrays themselves, so that `is` finds them
         self._open: list[list[int]] = []
@@ -164,7 +165,7 @@ class Record:
             if loss is not None:
                 loss.check(y, target, weight)
                 loss.check_values(self.target, "y", int(y.shape[-1]))
-                self.value = host(loss.forward(y, target, sample_weight=weight))
+                self.value = host(loss.forward(y, target, self.normalizer, weight))
                 dy = loss.backward()
             else:
                 dy = self._given(dvalues, y)
@@ -195,8 +196,19 @@ class Record:
         return host(call.layer.backward(self.backend.asarray(np.asarray(dy, call.dy.dtype))))
 
 
-def run(model: Layer, x: Any, loss: Loss | None, y: Any, dvalues: Any, sample_weight: Any = None) -> Record:
-    """Copy the model, run it, and return what was seen. Raises where the parts do not belong together."""
+def run(
+    model: Layer,
+    x: Any,
+    loss: Loss | None,
+    y: Any,
+    dvalues: Any,
+    sample_weight: Any = None,
+    normalizer: Any = None,
+) -> Record:
+    """Copy the model, run it, and return what was seen. Raises where the parts do not belong together.
+
+    normalizer : what the loss is divided by, where x and y are a part of a batch
+    """
     if not isinstance(model, Layer):
         raise ConfigError(f"explain takes a layer or a model, got {type(model).__name__}")
     if loss is not None and not isinstance(loss, Loss):
@@ -209,6 +221,7 @@ def run(model: Layer, x: Any, loss: Loss | None, y: Any, dvalues: Any, sample_we
     if loss is None and sample_weight is not None:
         raise ConfigError("explain: sample_weight belongs to a loss")
     record = Record(model)
+    record.normalizer = normalizer
     if loss is not None:
         check_pairing(model, loss, ())
         record.loss = loss = copy.copy(loss)

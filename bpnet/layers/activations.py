@@ -122,8 +122,9 @@ class LogSoftmax(Activation):
 
 
 def _with_last_axis(layer: Layer, x: Array) -> Array:
-    if x.ndim < 1 or x.shape[-1] < 1:
-        raise ShapeError(f"{layer!r} needs a last axis of at least 1, got x of shape {tuple(x.shape)}")
+    shape = layer.shape_of(x)
+    if not shape or shape[-1] < 1:
+        raise ShapeError(f"{layer!r} needs a last axis of at least 1, got x of shape {shape}")
     return x
 
 

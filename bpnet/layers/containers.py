@@ -40,6 +40,10 @@ class Container(Layer):
         """The shape of one sample's input of every child, for that of the container's."""
         return [input_shape for _ in self.layers]
 
+    def blank(self, input_shape: tuple[int, ...]) -> Array:
+        """One sample of zeros, as the first layer takes them."""
+        return self.layers[0].blank(input_shape) if self.layers else super().blank(input_shape)
+
     def accepted(self) -> frozenset[str]:
         """The names of the side inputs that some child declares."""
         names: set[str] = set()

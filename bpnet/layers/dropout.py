@@ -35,17 +35,19 @@ class Dropout(Layer):
 
     def __call__(self, x: Array) -> Array:
         """Return `x` itself."""
+        self.shape_of(x)
         return x
 
     def forward(self, x: Array) -> Array:
         """Return x * mask * scale; keep the mask."""
+        self.shape_of(x)
         y, mask = ops.dropout(x, *self.stream.source, self.rate)
-        self.keep(mask)
+        self.keep(mask, x.dtype)
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         """Return dx = dy * mask * scale; the next forward draws a new mask."""
-        (mask,) = self.kept()
-        self.check_gradient(dy, mask.shape, None, mask)
+        mask, dtype = self.kept()
+        self.check_gradient(dy, mask.shape, dtype, mask, dtype)
         self.stream.commit()
         return ops.dropout_backward(dy, mask, self.rate) if need_dx else None

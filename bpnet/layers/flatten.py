@@ -15,18 +15,19 @@ class Flatten(Layer):
 
     def __call__(self, x: Array) -> Array:
         """Return `x` as (N, n)."""
-        if x.ndim < 1:
+        shape = self.shape_of(x)
+        if not shape:
             raise ShapeError("Flatten needs x of shape (N, ...), got a 0-d array")
-        return ops.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+        return ops.reshape(x, (shape[0], math.prod(shape[1:])))
 
     def forward(self, x: Array) -> Array:
         """Return `x` as (N, n); keep the shape."""
         y = self(x)
-        self.keep(tuple(x.shape))
+        self.keep(tuple(x.shape), x.dtype)
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         """Return `dy` in the shape of x."""
-        (shape,) = self.kept()
-        self.check_gradient(dy, (shape[0], math.prod(shape[1:])), None, shape)
+        shape, dtype = self.kept()
+        self.check_gradient(dy, (shape[0], math.prod(shape[1:])), dtype, shape, dtype)
         return ops.reshape(dy, shape) if need_dx else None

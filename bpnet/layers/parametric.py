@@ -30,7 +30,7 @@ class PReLU(Layer):
 
     def __call__(self, x: Array) -> Array:
         """Return the activation of `x`, of the same shape."""
-        if self.n != 1 and (x.ndim < 1 or x.shape[-1] != self.n):
+        if self.n != 1 and self.shape_of(x)[-1:] != (self.n,):
             raise ShapeError(f"{self!r} needs x of shape (..., {self.n}), got {tuple(x.shape)}")
         return ops.prelu(x, self.slope.value)
 
@@ -54,7 +54,8 @@ class GLU(Layer):
 
     def __call__(self, x: Array) -> Array:
         """Return the gated half."""
-        if x.ndim < 1 or x.shape[-1] < 2 or x.shape[-1] % 2:
+        shape = self.shape_of(x)
+        if not shape or shape[-1] < 2 or shape[-1] % 2:
             raise ShapeError(f"GLU halves the last axis, which must be even and at least 2, got {tuple(x.shape)}")
         return ops.glu(x)
 

@@ -89,7 +89,7 @@ from bpnet.ops.margins import (
 )
 from bpnet.ops.random import dropout, dropout_backward, philox
 from bpnet.ops.rates import scale_rate_, set_rate_
-from bpnet.ops.regularization import average_, clip_norm_, clip_value_, penalty, penalty_gradient_
+from bpnet.ops.regularization import average_, check_norm_, clip_norm_, clip_value_, penalty, penalty_gradient_
 from bpnet.ops.smooth import (
     elu,
     elu_backward,
@@ -145,6 +145,7 @@ __all__ = [
     "categorical_cross_entropy",
     "categorical_cross_entropy_backward",
     "check_finite_",
+    "check_norm_",
     "class_counts",
     "clip_norm_",
     "clip_value_",

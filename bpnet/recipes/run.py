@@ -54,7 +54,14 @@ class Run:
         if settings.patience is not None:
             monitor = settings.monitor or VALIDATION_LOSS
             self.callbacks.append(EarlyStopping(monitor, patience=settings.patience))
-        self.trainer = Trainer(model, loss, optimizer, metrics=draft.metrics or (), seed=settings.seed)
+        self.trainer = Trainer(
+            model,
+            loss,
+            optimizer,
+            metrics=draft.metrics or (),
+            seed=settings.seed,
+            check_gradients=settings.check_gradients,
+        )
 
     @property
     def model(self) -> Layer:
