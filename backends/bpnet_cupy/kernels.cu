@@ -4,6 +4,7 @@
 // - Every kernel means what the op of its name means (bpnet/ops); its host code is in kernels/*.py.
 // - `/* n */` behind a pointer is the number of elements that the kernel may touch, `?` that it may be null.
 //   bpnet_cupy/launches.py reads that and holds every launch of the tests to it.
+// - All are templates, also where nothing varies: so only what is asked for is compiled.
 // - Deterministic: no atomic operation on floats. A sum over a grid is taken in the order of blocks by the block that
 //   comes last, which an integer counter finds; it returns to 0 by itself. The grid depends on shapes alone.
 // - What changes from step to step (rate, counters, the flag ok) is read from memory, so that a launch can be replayed.
@@ -876,8 +877,8 @@ __device__ inline Words philox_block(int64 b, const int64* counters, int64 index
     return {{c0, c1, c2, c3}};
 }
 
-__global__ void philox(uint64* out /* n */, const int64* counters /* index + 1 */, int64 index, uint64 key0,
-                       uint64 key1, int64 n) {
+template <int> __global__ void philox(uint64* out /* n */, const int64* counters /* index + 1 */, int64 index,
+                                      uint64 key0, uint64 key1, int64 n) {
     for (int64 b = first_thread(); 4 * b < n; b += all_threads()) {
         Words words = philox_block(b, counters, index, key0, key1);
         for (int w = 0; w < 4 && 4 * b + w < n; ++w) out[4 * b + w] = words.word[w];
@@ -889,8 +890,8 @@ __device__ inline bool kept(const Words& words, int element, unsigned threshold)
     return (unsigned)(words.word[element / 4] >> (element % 4 * 16) & 0xffff) >= threshold;
 }
 
-__global__ void keep_mask(bool* keep /* n */, const int64* counters /* index + 1 */, int64 index, uint64 key0,
-                          uint64 key1, int64 n, unsigned threshold) {
+template <int> __global__ void keep_mask(bool* keep /* n */, const int64* counters /* index + 1 */, int64 index,
+                                         uint64 key0, uint64 key1, int64 n, unsigned threshold) {
     for (int64 b = first_thread(); 16 * b < n; b += all_threads()) {
         Words words = philox_block(b, counters, index, key0, key1);
         bool bits[16];
@@ -1227,11 +1228,11 @@ template <class T> __global__ void check_finite(bool* ok /* 1 */, const T* value
     if (!is_finite(*value)) *ok = false;
 }
 
-__global__ void advance(int64* counters /* n */, const bool* ok /* 1 */, int64 n) {
+template <int> __global__ void advance(int64* counters /* n */, const bool* ok /* 1 */, int64 n) {
     for (int64 i = first_thread(); i < n; i += all_threads()) counters[i] = i == 0 ? counters[0] + *ok : 0;
 }
 
-__global__ void increment(int64* counters /* index + 1 */, int64 index) {
+template <int> __global__ void increment(int64* counters /* index + 1 */, int64 index) {
     if (threadIdx.x != 0) return;
     counters[index] += 1;
 }
@@ -1245,7 +1246,7 @@ __global__ void accumulate(double* total /* 2 */, const T* value /* 1 */, const 
     total[1] += count;
 }
 
-__global__ void scale_rate(double* target /* 1 */, const double* learning_rate /* 1 */, double scale) {
+template <int> __global__ void scale_rate(double* target /* 1 */, const double* learning_rate /* 1 */, double scale) {
     if (threadIdx.x != 0) return;
     *target = *learning_rate * scale;
 }
@@ -1267,8 +1268,9 @@ enum Instruction {
     WHERE
 };
 
-__global__ void set_rate(double* learning_rate /* 1 */, const int64* counters /* 1 */, const int* program /* length */,
-                         const double* numbers /* length */, int64 length) {
+template <int> __global__ void set_rate(double* learning_rate /* 1 */, const int64* counters /* 1 */,
+                                        const int* program /* length */, const double* numbers /* length */,
+                                        int64 length) {
     if (threadIdx.x != 0) return;
     double stack[24];
     int top = -1;
