@@ -91,7 +91,25 @@ def uncentered(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
     yield (value, grad, value**2, None, velocity, *state, 0.9, 1e-8, 0.9, 0.0)
 
 
+def wide_single_rows(name: str) -> Any:
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for x, Q in wide_targets()(rng, dtype):
+            rows = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+            first = {"p": rows, "log": np.log(rows)}.get(name.partition("_")[0], x).astype(dtype)
+            own = (rng.normal(size=len(x)).astype(dtype),) if name.endswith("backward") else ()
+            yield (*own, first, Q, *((2.0,) if "focal" in name else ()))
+
+    return cases
+
+
 EXTRA: dict[str, tuple[Any, ...]] = {
+    "soft_cross_entropy_rows": (wide_single_rows("logits"),),
+    "soft_cross_entropy_rows_backward": (wide_single_rows("logits_backward"),),
+    "focal_rows": (wide_single_rows("focal"),),
+    "focal_rows_backward": (wide_single_rows("focal_backward"),),
+    "probability_cross_entropy_rows": (wide_single_rows("p"),),
+    "negative_log_likelihood_rows": (wide_single_rows("log"),),
+    "kl_divergence_rows": (wide_single_rows("log"),),
     "softmax": (wide_rows(1),),
     "softmax_backward": (wide_rows(2),),
     "log_softmax": (wide_rows(1),),

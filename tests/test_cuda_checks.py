@@ -170,8 +170,8 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
         "activation<float, Sigmoid>",
     ),
     "Adam's numbers are read too early": (
-        "        numbers[2] = T(found.decay);\n    }\n    __syncthreads();",
-        "        numbers[2] = T(found.decay);\n    }",
+        "        numbers[2] = T(*learning_rate * weight_decay);\n    }\n    __syncthreads();",
+        "        numbers[2] = T(*learning_rate * weight_decay);\n    }",
         "adam_",
         "adam<float, false>",
     ),
@@ -179,9 +179,9 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
         "    if (threadIdx.x != 0) return;\n    counters[index] += 1;",
         "    counters[index] += 1;",
         "increment_",
-        "increment",
+        "increment<0>",
     ),
-    "one round less": ("round < 10", "round < 9", "philox", "philox"),
+    "one round less": ("round < 10", "round < 9", "philox", "philox<0>"),
     "the first block takes itself for the last": (
         "last[0] = atomicInc(counter, blocks - 1) == blocks - 1;",
         "last[0] = atomicInc(counter, blocks - 1) == 0;",
@@ -333,7 +333,7 @@ LAUNCHES: dict[str, tuple[Any, ...]] = {
         (*arrays(1), A, B, None, *arrays(2, dtype=np.float64), *arrays(1, dtype=np.uint32), I64(8), np.float64(1)),
     ),
     "counters: index . 1 = 5 elements are touched, the array has 3": (
-        "increment", 1, 32, (*arrays(3, dtype=I64), I64(4)),
+        "increment<0>", 1, 32, (*arrays(3, dtype=I64), I64(4)),
     ),
     "dy: rows . columns = 16 elements are touched, the array has 8": (
         "column_sum<float, Term, 8>", 1, (8, 32), (*arrays(8), A, None, None, None, I64(2), I64(8)),

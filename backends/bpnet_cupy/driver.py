@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bpnet.dispatch import Array, Call
+from bpnet_cupy.names import compiled_together
 
 OPTIONS = ("-fmad=false",)
 """How the kernels are compiled. Products and sums are rounded one by one, as NumPy does, so that a fused body gives the
@@ -77,7 +78,7 @@ class Driver(Protocol):
 
 
 class CudaDriver:
-    """CuPy's arrays on the current device and stream; kernels.cu is compiled when its first kernel is asked for."""
+    """CuPy's arrays on the current device and stream; a kernel is compiled when it is first asked for."""
 
     def __init__(self) -> None:
         import cupy
@@ -129,13 +130,11 @@ class CudaDriver:
 
     @cache  # noqa: B019  (there is one driver)
     def _kernel(self, name: str) -> Any:
-        return self._module("double" if "double" in name else "float").get_function(name)
+        return self._module(compiled_together(name)).get_function(name)
 
     @cache  # noqa: B019
-    def _module(self, kind: str) -> Any:
-        from bpnet_cupy.names import name_expressions
-
-        return self._cupy.RawModule(code=source(), options=OPTIONS, name_expressions=name_expressions(kind))
+    def _module(self, names: tuple[str, ...]) -> Any:
+        return self._cupy.RawModule(code=source(), options=OPTIONS, name_expressions=names)
 
 
 def three(size: Grid) -> tuple[int, ...]:

@@ -4,6 +4,7 @@
 // - Every kernel means what the op of its name means (bpnet/ops); its host code is in kernels/*.py.
 // - `/* n */` behind a pointer is the number of elements that the kernel may touch, `?` that it may be null.
 //   bpnet_cupy/launches.py reads that and holds every launch of the tests to it.
+// - All are templates, also where nothing varies: so only what is asked for is compiled.
 // - Deterministic: no atomic operation on floats. A sum over a grid is taken in the order of blocks by the block that
 //   comes last, which an integer counter finds; it returns to 0 by itself. The grid depends on shapes alone.
 // - What changes from step to step (rate, counters, the flag ok) is read from memory, so that a launch can be replayed.
@@ -736,6 +737,94 @@ __global__ void loss_each_backward(T* out /* n */, const T* dl /* n */, const T*
     });
 }
 
+// Losses of rows against weighted rows of targets: term(x, q, a) is what -q log p is for cross-entropy, before q;
+// x is the row itself, or log softmax of it. What has the weight 0 counts for nothing.
+struct CrossEntropyRow {
+    static constexpr bool softmax = true;
+    template <class T> static __device__ T term(T log_p, T, T) { return -log_p; }
+};
+struct FocalRow {  // a = gamma
+    static constexpr bool softmax = true;
+    template <class T> static __device__ T term(T log_p, T, T gamma) { return -pow(-expm1(log_p), gamma) * log_p; }
+};
+struct ProbabilityRow {
+    static constexpr bool softmax = false;
+    template <class T> static __device__ T term(T p, T, T) { return -log(maximum(p, Limits<T>::smallest_normal)); }
+};
+struct LogProbabilityRow {
+    static constexpr bool softmax = false;
+    template <class T> static __device__ T term(T log_p, T, T) { return -log_p; }
+};
+struct DivergenceRow {
+    static constexpr bool softmax = false;
+    template <class T> static __device__ T term(T log_p, T q, T) { return log(q) - log_p; }
+};
+
+// The largest element of a row and the logarithm of the sum of its exponentials, less that element.
+template <int W, class T> __device__ void log_sum(const T* x, int64 lane, int64 end, T& top, T& log_total) {
+    T total = 0;
+    top = -Limits<T>::infinity();
+    for (int64 c = lane; c < end; c += W) top = maximum(top, x[c]);
+    top = row_max<W>(top);
+    for (int64 c = lane; c < end; c += W) total += exp(x[c] - top);
+    log_total = log(row_sum<W>(total));
+}
+
+template <class T, int W, class F>
+__global__ void loss_rows(T* out /* rows */, const T* x /* rows * columns */, const T* Q /* rows * columns */,
+                          int64 rows, int64 columns, T a) {
+    for_rows<W>(rows, [&](int64 row, int64 lane, bool alive) {
+        int64 begin = row * columns, end = alive ? columns : 0;
+        T top = 0, log_total = 0, loss = 0;
+        if constexpr (F::softmax) log_sum<W>(x + begin, lane, end, top, log_total);
+        for (int64 c = lane; c < end; c += W) {
+            T q = Q[begin + c], value = F::softmax ? x[begin + c] - top - log_total : x[begin + c];
+            if (q != 0) loss += q * F::term(value, q, a);
+        }
+        loss = row_sum<W>(loss);
+        if (alive && lane == 0) out[row] = loss;
+    });
+}
+
+// With h = q (1 - p)^gamma (gamma p r - 1), r = log p / (1 - p): dx = dl (h - p sum h). Cross-entropy has gamma = 0.
+template <class T, int W>
+__global__ void focal_rows_backward(T* out /* rows * columns */, const T* dl /* rows */,
+                                    const T* logits /* rows * columns */, const T* Q /* rows * columns */, int64 rows,
+                                    int64 columns, T gamma) {
+    for_rows<W>(rows, [&](int64 row, int64 lane, bool alive) {
+        int64 begin = row * columns, end = alive ? columns : 0;
+        T top, log_total, total = 0, weight = alive ? dl[row] : T(0);
+        log_sum<W>(logits + begin, lane, end, top, log_total);
+        for (int64 c = lane; c < end; c += W) {
+            T q = Q[begin + c], h = 0;
+            if (q != 0) {
+                T log_p = logits[begin + c] - top - log_total, p = exp(log_p), rest = -expm1(log_p);
+                T p_r = p == 0 ? T(0) : p * (rest == 0 ? T(-1) : log_p / rest);
+                h = gamma == 0 ? -q : q * (pow(rest, gamma) * (gamma * p_r - 1));
+            }
+            out[begin + c] = h;
+            total += h;
+        }
+        total = row_sum<W>(total);
+        for (int64 c = lane; c < end; c += W) {
+            T p = exp(logits[begin + c] - top - log_total);
+            T slope = out[begin + c] - total * (total == 0 ? T(0) : p);
+            out[begin + c] = weight == 0 ? weight * 0 : weight * slope;
+        }
+    });
+}
+
+// -dl q, and for probabilities -dl q / p.
+template <class T>
+__global__ void target_rows_backward(T* out /* rows * columns */, const T* dl /* rows */,
+                                     const T* p /* rows * columns? */, const T* Q /* rows * columns */, int64 rows,
+                                     int64 columns) {
+    for (int64 i = first_thread(); i < rows * columns; i += all_threads()) {
+        T weight = dl[row_of(i, columns)] * Q[i];
+        out[i] = p ? -(weight == 0 ? weight * 0 : weight * (1 / maximum(p[i], Limits<T>::smallest_normal))) : -weight;
+    }
+}
+
 template <class T, class F>
 __global__ void loss_sum(T* loss /* 1 */, const T* y /* n */, const T* targets /* n */,
                          const double* normalizer /* 1? */, double* partial /* gridDim.x? */,
@@ -788,8 +877,8 @@ __device__ inline Words philox_block(int64 b, const int64* counters, int64 index
     return {{c0, c1, c2, c3}};
 }
 
-__global__ void philox(uint64* out /* n */, const int64* counters /* index + 1 */, int64 index, uint64 key0,
-                       uint64 key1, int64 n) {
+template <int> __global__ void philox(uint64* out /* n */, const int64* counters /* index + 1 */, int64 index,
+                                      uint64 key0, uint64 key1, int64 n) {
     for (int64 b = first_thread(); 4 * b < n; b += all_threads()) {
         Words words = philox_block(b, counters, index, key0, key1);
         for (int w = 0; w < 4 && 4 * b + w < n; ++w) out[4 * b + w] = words.word[w];
@@ -801,8 +890,8 @@ __device__ inline bool kept(const Words& words, int element, unsigned threshold)
     return (unsigned)(words.word[element / 4] >> (element % 4 * 16) & 0xffff) >= threshold;
 }
 
-__global__ void keep_mask(bool* keep /* n */, const int64* counters /* index + 1 */, int64 index, uint64 key0,
-                          uint64 key1, int64 n, unsigned threshold) {
+template <int> __global__ void keep_mask(bool* keep /* n */, const int64* counters /* index + 1 */, int64 index,
+                                         uint64 key0, uint64 key1, int64 n, unsigned threshold) {
     for (int64 b = first_thread(); 16 * b < n; b += all_threads()) {
         Words words = philox_block(b, counters, index, key0, key1);
         bool bits[16];
@@ -889,30 +978,23 @@ __global__ void sgd_momentum(T* value /* n */, const T* grad /* n */, T* velocit
     });
 }
 
-// What Adam's step needs beside the arrays, computed in float64 by one thread of a block.
-struct AdamNumbers {
-    double factor, floor, decay;
-};
-
-__device__ inline AdamNumbers adam_numbers(double rate, int64 steps, double beta1, double beta2, double epsilon,
-                                           double weight_decay) {
-    double t = (double)(steps + 1);
-    double c = sqrt(1 - pow(beta2, t));
-    return {rate * c / (1 - pow(beta1, t)), epsilon * c, rate * weight_decay};
-}
-
 // With v_max, AMSGrad.
 template <class T, bool amsgrad>
 __global__ void adam(T* value /* n */, const T* grad /* n */, T* m1 /* n */, T* m2 /* n */, T* m2_max /* n? */,
                      const bool* ok /* 1 */, const double* learning_rate /* 1 */, const int64* counters /* 1 */,
                      int64 n, double beta1, double beta2, double epsilon, double weight_decay) {
     if (!*ok) return;
+    // This step's numbers in float64: the powers by two warps, because many GPUs are slow at them, the rest by one.
+    SHARED(double, corrections, 2);
     SHARED(T, numbers, 3);
+    double t = (double)(*counters + 1);
+    if (threadIdx.x == 0) corrections[0] = 1 - pow(beta1, t);
+    if (threadIdx.x == 32) corrections[1] = sqrt(1 - pow(beta2, t));
+    __syncthreads();
     if (threadIdx.x == 0) {
-        AdamNumbers found = adam_numbers(*learning_rate, *counters, beta1, beta2, epsilon, weight_decay);
-        numbers[0] = T(found.factor);
-        numbers[1] = T(found.floor);
-        numbers[2] = T(found.decay);
+        numbers[0] = T(*learning_rate * corrections[1] / corrections[0]);
+        numbers[1] = T(epsilon * corrections[1]);
+        numbers[2] = T(*learning_rate * weight_decay);
     }
     __syncthreads();
     T factor = numbers[0], floor = numbers[1], decay = numbers[2];
@@ -1146,11 +1228,11 @@ template <class T> __global__ void check_finite(bool* ok /* 1 */, const T* value
     if (!is_finite(*value)) *ok = false;
 }
 
-__global__ void advance(int64* counters /* n */, const bool* ok /* 1 */, int64 n) {
+template <int> __global__ void advance(int64* counters /* n */, const bool* ok /* 1 */, int64 n) {
     for (int64 i = first_thread(); i < n; i += all_threads()) counters[i] = i == 0 ? counters[0] + *ok : 0;
 }
 
-__global__ void increment(int64* counters /* index + 1 */, int64 index) {
+template <int> __global__ void increment(int64* counters /* index + 1 */, int64 index) {
     if (threadIdx.x != 0) return;
     counters[index] += 1;
 }
@@ -1164,7 +1246,7 @@ __global__ void accumulate(double* total /* 2 */, const T* value /* 1 */, const 
     total[1] += count;
 }
 
-__global__ void scale_rate(double* target /* 1 */, const double* learning_rate /* 1 */, double scale) {
+template <int> __global__ void scale_rate(double* target /* 1 */, const double* learning_rate /* 1 */, double scale) {
     if (threadIdx.x != 0) return;
     *target = *learning_rate * scale;
 }
@@ -1186,8 +1268,9 @@ enum Instruction {
     WHERE
 };
 
-__global__ void set_rate(double* learning_rate /* 1 */, const int64* counters /* 1 */, const int* program /* length */,
-                         const double* numbers /* length */, int64 length) {
+template <int> __global__ void set_rate(double* learning_rate /* 1 */, const int64* counters /* 1 */,
+                                        const int* program /* length */, const double* numbers /* length */,
+                                        int64 length) {
     if (threadIdx.x != 0) return;
     double stack[24];
     int top = -1;

@@ -55,7 +55,7 @@ class Parameter:
         return SCALARS[self.type.removeprefix("const ").removesuffix("*")]
 
 
-_KERNEL = re.compile(r"(?:template <(?P<parameters>[^>]*)>\s*)?__global__ void (?P<name>\w+)\((?P<list>[^{]*)\) \{")
+_KERNEL = re.compile(r"template <(?P<parameters>[^>]*)>\s*__global__ void (?P<name>\w+)\((?P<list>[^{]*)\) \{")
 _PARAMETER = re.compile(r"(?P<type>[\w ]+?\*?) (?P<name>\w+)(?: /\* (?P<extent>.*?)(?P<none>\?)? \*/)?$")
 
 
@@ -63,7 +63,7 @@ _PARAMETER = re.compile(r"(?P<type>[\w ]+?\*?) (?P<name>\w+)(?: /\* (?P<extent>.
 def _templates() -> dict[str, tuple[tuple[str, ...], tuple[Parameter, ...]]]:
     found = {}
     for match in _KERNEL.finditer(source()):
-        names = tuple(each.split()[-1] for each in (match["parameters"] or "").split(",") if each.strip())
+        names = tuple(each.split()[-1] for each in match["parameters"].split(","))
         parameters = []
         for text in " ".join(match["list"].split()).split(", "):
             each = _PARAMETER.fullmatch(text)

@@ -22,6 +22,7 @@ LABELS = ("int", "long long")
 LANES = (8, 32)
 WIDTHS = (*LANES, 256)
 FLAGS = ("false", "true")
+ONLY = ((0,),)  # where nothing varies
 
 ACTIVATIONS = {
     "relu": "Relu",
@@ -59,6 +60,15 @@ SINGLE_LOSSES = {
 }
 """The same for a loss of single elements."""
 
+ROW_LOSSES = {
+    "soft_cross_entropy_rows": "CrossEntropyRow",
+    "focal_rows": "FocalRow",
+    "probability_cross_entropy_rows": "ProbabilityRow",
+    "negative_log_likelihood_rows": "LogProbabilityRow",
+    "kl_divergence_rows": "DivergenceRow",
+}
+"""The same for a loss of rows."""
+
 # For every kernel, what its template's parameters may be.
 _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "activation": (REALS, (*ACTIVATIONS.values(), "NormalCdf")),
@@ -87,10 +97,13 @@ _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "loss_slope": (REALS, tuple(LOSSES.values())),
     "loss_each": (REALS, tuple(SINGLE_LOSSES.values())),
     "loss_each_backward": (REALS, tuple(SINGLE_LOSSES.values())),
+    "loss_rows": (REALS, WIDTHS, tuple(ROW_LOSSES.values())),
+    "focal_rows_backward": (REALS, WIDTHS),
+    "target_rows_backward": (REALS,),
     "copy_columns": (REALS,),
     "standardize": (REALS,),
-    "philox": (),
-    "keep_mask": (),
+    "philox": ONLY,
+    "keep_mask": ONLY,
     "dropout": (REALS,),
     "dropout_backward": (REALS,),
     "sgd": (REALS,),
@@ -107,11 +120,11 @@ _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "norm_scale": (REALS,),
     "scale_all": (REALS,),
     "check_finite": (REALS,),
-    "advance": (),
-    "increment": (),
+    "advance": ONLY,
+    "increment": ONLY,
     "accumulate": (REALS, REALS),
-    "scale_rate": (),
-    "set_rate": (),
+    "scale_rate": ONLY,
+    "set_rate": ONLY,
     "count_correct": (REALS, LABELS, LANES),
     "count_correct_binary": (REALS,),
     "label_targets": (REALS, LABELS),
@@ -128,9 +141,42 @@ def instance(kernel: str, *parameters: Any) -> str:
 
 @cache
 def name_expressions(kind: str = "") -> tuple[str, ...]:
-    """The names of all instances; those of `kind` "double" have it among their parameters, those of "float" have not.
-
-    The two are compiled apart, because hardly any program needs both.
-    """
+    """The names of all instances; of the kind "double" those with it among their parameters, of "float" the others."""
     names = [instance(kernel, *each) for kernel, choices in _INSTANCES.items() for each in product(*choices)]
     return tuple(name for name in names if not kind or ("double" in name) == (kind == "double"))
+
+
+USUAL = (
+    "fill<bool>",
+    "fill<float>",
+    "copy<float>",
+    "combine<float, Sum>",
+    "bias_activation<float, Identity>",
+    "bias_activation<float, Relu>",
+    "activation<float, Relu>",
+    "activation_backward<float, Relu>",
+    "column_sum<float, Term, 8>",
+    "column_sum<float, Term, 32>",
+    "dropout<float>",
+    "dropout_backward<float>",
+    "softmax_cross_entropy<float, long long, 8, false>",
+    "softmax_cross_entropy<float, long long, 8, true>",
+    "softmax_cross_entropy_backward<float, long long>",
+    "count_correct<float, long long, 8>",
+    "check_finite<float>",
+    "set_rate<0>",
+    "norm_scale<float>",
+    "scale_all<float>",
+    "sgd<float>",
+    "sgd_momentum<float>",
+    "adam<float, false>",
+    "advance<0>",
+    "increment<0>",
+    "accumulate<float, double>",
+)
+"""What most trainings need, compiled together in about a second; all instances would take ten."""
+
+
+def compiled_together(name: str) -> tuple[str, ...]:
+    """The names that are compiled when this one is asked for, so that a first step does not wait for all."""
+    return USUAL if name in USUAL else (name,)

@@ -20,6 +20,7 @@ from bpnet_cupy.kernels import (
     rates,
     regularization,
     rows,
+    single_losses,
     weighting,
 )
 
@@ -34,6 +35,7 @@ FAMILIES = (
     rates,
     regularization,
     rows,
+    single_losses,
     weighting,
 )
 

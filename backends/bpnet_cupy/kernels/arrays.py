@@ -141,4 +141,4 @@ def register(array_type: type, driver: Driver) -> None:
 
     @ops.increment_.register_bound(array_type, accepts=lambda counters, index: counts(counters), allocate=nothing)
     def _(_: None, counters: Array, index: int) -> list[Call]:
-        return [driver.launch("increment", 1, 32, (counters, np.int64(index % counters.size)))]
+        return [driver.launch("increment<0>", 1, 32, (counters, np.int64(index % counters.size)))]

@@ -28,7 +28,7 @@ from bpnet_cupy.kernels.common import (
     row_sum_grid,
     scratch,
 )
-from bpnet_cupy.names import LOSSES, SINGLE_LOSSES
+from bpnet_cupy.names import LOSSES
 
 
 def reciprocal(normalizer: float, scale: float = 1.0) -> float:
@@ -140,26 +140,6 @@ def register(array_type: type, driver: Driver) -> None:
 
     for name, struct in LOSSES.items():
         in_one_pass(name, struct)
-
-    def settings(kind: Any, given: tuple[float, ...]) -> Any:
-        return tuple(kind(each) for each in (*given, 0, 0, 0)[:3])
-
-    def single(name: str, struct: str) -> None:
-        @op(name).register_bound(array_type, accepts=lambda y, t, *_: alike(y, t), allocate=first_like)
-        def _(out: Array, y: Array, targets: Array, *given: float) -> list[Call]:
-            args = (out, y, targets, np.int64(y.size), *settings(y.dtype.type, given))
-            return [driver.launch(f"loss_each<{named(y)}, {struct}>", packs(driver, y.size, y.dtype), BLOCK, args)]
-
-        @op(f"{name}_backward").register_bound(
-            array_type, accepts=lambda dl, y, t, *_: alike(dl, y, t), allocate=first_like
-        )
-        def _(out: Array, dl: Array, y: Array, targets: Array, *given: float) -> list[Call]:
-            args = (out, dl, y, targets, np.int64(y.size), *settings(y.dtype.type, given))
-            kernel = f"loss_each_backward<{named(y)}, {struct}>"
-            return [driver.launch(kernel, packs(driver, y.size, y.dtype), BLOCK, args)]
-
-    for name, struct in SINGLE_LOSSES.items():
-        single(name, struct)
 
 
 def _flag(value: bool) -> str:

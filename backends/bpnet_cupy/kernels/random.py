@@ -32,7 +32,7 @@ def register(array_type: type, driver: Driver) -> None:
     )
     def _(out: Array, counters: Array, index: int, key: tuple[int, int], n_words: int) -> list[Call]:
         args = (out, *stream(counters, index, key), np.int64(n_words))
-        return [driver.launch("philox", blocks(driver, -(-n_words // 4)), BLOCK, args)]
+        return [driver.launch("philox<0>", blocks(driver, -(-n_words // 4)), BLOCK, args)]
 
     @keep_mask.register_bound(
         array_type,
@@ -41,7 +41,7 @@ def register(array_type: type, driver: Driver) -> None:
     )
     def _(out: Array, counters: Array, index: int, key: tuple[int, int], shape: Any, rate: float) -> list[Call]:
         args = (out, *stream(counters, index, key), np.int64(out.size), np.uint32(drop_threshold(rate)))
-        return [driver.launch("keep_mask", blocks(driver, -(-out.size // KEPT_AT_ONCE)), BLOCK, args)]
+        return [driver.launch("keep_mask<0>", blocks(driver, -(-out.size // KEPT_AT_ONCE)), BLOCK, args)]
 
     @ops.dropout.register_bound(
         array_type,

@@ -144,10 +144,10 @@ def register(array_type: type, driver: Driver) -> None:
         codes = driver.constants([INSTRUCTIONS.index(instruction) for instruction, _ in program], np.dtype("int32"))
         numbers = driver.constants([value for _, value in program], FLOAT64)
         args = (learning_rate, counters, codes, numbers, np.int64(len(program)))
-        return [driver.launch("set_rate", 1, 32, args)]
+        return [driver.launch("set_rate<0>", 1, 32, args)]
 
     @ops.scale_rate_.register_bound(
         array_type, accepts=lambda target, learning_rate, scale: rate(target) and rate(learning_rate), allocate=nothing
     )
     def _(_: None, target: Array, learning_rate: Array, scale: float) -> list[Call]:
-        return [driver.launch("scale_rate", 1, 32, (target, learning_rate, np.float64(scale)))]
+        return [driver.launch("scale_rate<0>", 1, 32, (target, learning_rate, np.float64(scale)))]

@@ -41,7 +41,7 @@ def register(array_type: type, driver: Driver) -> None:
     )
     def _(_: None, counters: Array, ok: Array) -> list[Call]:
         args = (counters, ok, np.int64(counters.size))
-        return [driver.launch("advance", blocks(driver, counters.size), BLOCK, args)]
+        return [driver.launch("advance<0>", blocks(driver, counters.size), BLOCK, args)]
 
     @ops.average_.register_bound(
         array_type,
