@@ -123,6 +123,27 @@ class Door:
         self.loss.check_values(data.y, name_y, int(prediction.shape[-1]))
         return prediction
 
+    def check_smallest(self, data: Dataset, batch_size: int, micro_batch_size: int | None) -> None:
+        """Raise ShapeError where the model cannot be trained on the smallest part that the data will be cut into.
+
+        So it is with statistics of one sample. A forward is made, and what the layers have kept let go of.
+        """
+        n = len(data)
+        if not n or not self.model.statistics():
+            return
+        batches = {min(n, batch_size), n % batch_size or batch_size}
+        size = micro_batch_size or batch_size
+        smallest = min(part for batch in batches for part in (min(batch, size), batch % size or size))
+        if smallest > 1:
+            return
+        try:
+            self.model.forward(self.x(data.x[:smallest, ...]))
+        except ShapeError as error:
+            raise ShapeError(f"{error} (found with the smallest batch, {smallest} of {n} samples)") from error
+        finally:
+            for _, layer in self.model.walk():
+                layer._kept = None
+
     def _probe(self, data: Dataset, name_y: str) -> Array:
         """The model's output for the first sample, which the loss and the metrics can take."""
         prediction = self.model(self.x(data.x[:1, ...]))

@@ -146,12 +146,13 @@ class Sequential(Container):
     def _first_to_reach(self) -> int:
         """The index of the first layer that a backward must reach where nobody needs dx: all before it are frozen.
 
-        A layer that draws random numbers is reached: its backward counts the micro-batch.
+        A layer that draws random numbers or keeps statistics is reached: its backward counts the micro-batch.
         """
         some_frozen = False
         for index, layer in enumerate(self.layers):
             parameters = layer.parameters()
-            if any(parameter.trainable for parameter in parameters.values()) or layer.streams():
+            counts = layer.streams() or layer.statistics()
+            if counts or any(parameter.trainable for parameter in parameters.values()):
                 return index if some_frozen else 0
             some_frozen = some_frozen or bool(parameters)
         return len(self.layers) if some_frozen else 0
@@ -241,3 +242,33 @@ class Concatenate(Container):
             if dx is not None:  # nor where the branch takes ids
                 total = dx if total is None else ops.add(total, dx)
         return total
+
+
+class Recompute(Sequential):
+    """Layers in sequence whose forward is made again in backward: less memory for more time.
+
+    `forward` keeps x alone; what the layers would keep is made anew when the backward needs it, and let go of layer by
+    layer. The numbers are the same to the bit: masks are functions of counters that backward moves on, and statistics
+    are counted in backward, so both come once. The chain rule is Sequential's. [Chen et al. 2016]
+    """
+
+    def forward(self, x: Array, **side: Any) -> Array:
+        """Return the last layer's output; keep x and the side inputs."""
+        y = super().forward(x, **side)
+        self._let_go()
+        self.keep(x, side, tuple(y.shape), y.dtype)
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        """Make the forward again, then Sequential's backward."""
+        x, side, shape, dtype = self.kept()
+        self.check_gradient(dy, shape, dtype, x, side, shape, dtype)
+        super().forward(x, **side)
+        try:
+            return super().backward(dy, need_dx)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for _, layer in self.walk():
+            layer._kept = None

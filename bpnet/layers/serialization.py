@@ -13,7 +13,9 @@ from bpnet.files import SEAL, read, write
 from bpnet.layers import (
     activations,
     attention,
+    batch_norm,
     containers,
+    convolution,
     dense,
     dropout,
     embedding,
@@ -21,6 +23,7 @@ from bpnet.layers import (
     layer_norm,
     normalize,
     parametric,
+    pooling,
     positions,
     transformer,
 )
@@ -33,15 +36,18 @@ VERSION = 2  # 1, without a digest of the file, is still read
 
 _MODULES = (
     activations,
-    attention,
+    batch_norm,
     containers,
+    convolution,
     dense,
     dropout,
-    embedding,
     flatten,
-    layer_norm,
     normalize,
     parametric,
+    pooling,
+    attention,
+    embedding,
+    layer_norm,
     positions,
     transformer,
 )

@@ -65,7 +65,9 @@ def as_size(n: Any) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """A number of an array library, such as numpy.int64(3), as Python's."""
+    """A number of an array library, such as numpy.int64(3), as Python's; a tuple of numbers as JSON brings it back."""
+    if isinstance(value, tuple) and value and all(isinstance(each, (numbers.Number, str, tuple)) for each in value):
+        return [_plain(each) for each in value]
     return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
 
 

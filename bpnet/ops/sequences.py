@@ -89,13 +89,6 @@ def matmul_backward(dz: Array, x: Array, y: Array) -> tuple[Array, Array]:
     return xp.matmul(dz, xp.matrix_transpose(y)), xp.matmul(xp.matrix_transpose(x), dz)
 
 
-@kernel(flops=0)
-def transpose(x: Array, axes: tuple[int, ...]) -> Array:
-    """Return a new array whose axis i is axis axes[i] of `x`. Its derivative is the transpose by the inverse order."""
-    xp = namespace(x)
-    return xp.asarray(xp.permute_dims(x, axes), copy=True)
-
-
 @kernel(view=True, flops=0)
 def columns(x: Array, start: int, stop: int) -> Array:
     """Columns start ... stop - 1 of the last axis of `x`, sharing memory where that is possible."""

@@ -117,15 +117,6 @@ def _(out: Any, dz: Array, x: Array, y: Array) -> list[Call]:
     return [partial(np.matmul, dz, y.swapaxes(-1, -2), dx), partial(np.matmul, x.swapaxes(-1, -2), dz, dy)]
 
 
-@ops.transpose.register_bound(
-    np.ndarray,
-    accepts=lambda x, axes: floating(x),
-    allocate=lambda x, axes: np.empty(tuple(x.shape[axis] for axis in axes), x.dtype),
-)
-def _(out: Array, x: Array, axes: tuple[int, ...]) -> list[Call]:
-    return [partial(np.copyto, out, x.transpose(axes))]
-
-
 @ops.add_positions.register_bound(np.ndarray, accepts=lambda x, table, start: floating(x, table), allocate=first_like)
 def _(out: Array, x: Array, table: Array, start: int) -> list[Call]:
     return [partial(np.add, x, table[start : start + x.shape[-2]], out)]

@@ -84,11 +84,6 @@ def products_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
         yield normal(rng, (*x.shape[:-1], y.shape[-1]), dtype), x, y
 
 
-def transposes(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
-    for shape, axes in (((3, 4), (1, 0)), ((2, 3, 4), (0, 2, 1)), ((2, 3, 4, 5), (0, 2, 1, 3)), ((0, 3), (1, 0))):
-        yield normal(rng, shape, dtype), axes
-
-
 def positions(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
     for shape in ((1, 1, 2), (2, 5, 4), (0, 3, 2), (2, 3, 4, 6), (7, 4)):
         for start in (0, 3):
@@ -164,7 +159,6 @@ CASES: dict[str, Cases] = {
     "unembed_backward": scores_backward,
     "matmul": products,
     "matmul_backward": products_backward,
-    "transpose": transposes,
     "columns": lambda rng, dtype: iter(
         [(normal(rng, (5, 6), dtype), 1, 4), (normal(rng, (2, 3, 4), dtype), 0, 0), (normal(rng, (0, 3), dtype), 1, 3)]
     ),
