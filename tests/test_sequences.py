@@ -243,6 +243,15 @@ def test_an_embedding_and_its_counterpart_may_share_one_table(tmp_path: Path) ->
     assert np.array_equal(loaded(ids), model(ids))
 
 
+def test_a_block_costs_what_the_literature_says() -> None:
+    """Products of a token: 24 D^2, and 4 T D in the attention. [Kaplan et al. 2020, table 1]"""
+    length, width = 16, 32
+    model = bp.Sequential(bp.TransformerBlock(width, 4, bias=False, activation="relu")).initialize()
+    products = length * (24 * width**2 + 4 * length * width)
+    found = model.summary((length, width)).rows[0][4]
+    assert products < found < 1.25 * products  # norms, softmax, activation and sums are the rest
+
+
 def test_layers_are_written_as_one_types_them() -> None:
     assert repr(gpt()[2]) == "TransformerBlock(4, 2, n_hidden=6, causal=True)"
     assert repr(bp.MultiHeadAttention(4, 2, dropout=0.1, rotary=1e4)) == (

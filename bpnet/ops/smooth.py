@@ -10,7 +10,7 @@ from bpnet.ops.costs import n_rows, size
 
 # log(erfc(x) exp(x^2) / t) as a Chebyshev series in u = 2t - 1, t = 2 / (2 + x), for x >= 0: the coefficients are the
 # integrals of that function against the polynomials, taken with 40 digits. [the form: Press et al. 2007, sec. 6.2.2]
-_ERFC = (
+ERFC = (
     -1.3026537197817094342, 0.6419697923564902603, 0.019476473204185836312, -0.0095615147868086316419,
     -0.0009465953444820368663, 0.00036683949785276145187, 0.000042523324806907771645, -0.000020278578112534243154,
     -1.6242900046470255135e-6, 1.3036558355805232018e-6, 1.5626441722066143178e-8, -8.5238095914926542525e-8,
@@ -32,9 +32,9 @@ def normal_cdf(x: Array) -> Array:
     t = 2 / (2 + half)
     two_u = 4 * t - 2
     later, last = xp.zeros_like(x), xp.zeros_like(x)
-    for c in _ERFC[:0:-1]:  # Clenshaw's recurrence
+    for c in ERFC[:0:-1]:  # Clenshaw's recurrence
         later, last = two_u * later - last + c, later
-    series = 0.5 * (_ERFC[0] + two_u * later) - last
+    series = 0.5 * (ERFC[0] + two_u * later) - last
     tail = 0.5 * t * xp.exp(series - half * half)
     return xp.where(x < 0, tail, 1 - tail)
 

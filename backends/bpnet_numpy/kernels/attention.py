@@ -18,6 +18,7 @@ from bpnet.ops.random import keep_scale
 from bpnet_numpy.kernels.common import SIGNED, Array, constant, ones
 
 CACHED = 1 << 16  # probabilities that are treated at a time
+FEWEST = 32  # queries at a time, however many keys there are: products of less are slow
 TINY_TOTAL = 1e-26  # of exponentials: above it the largest one of the row is a normal float32 with room below
 
 
@@ -70,7 +71,7 @@ class _Attention:
         self.grown = constant(keep_scale(rate), q.dtype)
         self.whole = keeps_probabilities(n, heads, n_queries, n_keys)
         self.group = max(1, CACHED // max(1, heads * n_queries * n_keys)) if self.whole else 1
-        self.block = n_queries if self.whole else max(1, CACHED // (heads * n_keys))
+        self.block = n_queries if self.whole else max(FEWEST, CACHED // (heads * n_keys))
         rows = (min(self.group, n), heads, min(self.block, n_queries))
         self.scaled = np.empty((*rows, self.size), q.dtype)
         self.some = np.empty((math.prod(rows) * n_keys,), q.dtype)

@@ -1,4 +1,4 @@
-"""GELU by tanh, SiLU and SwiGLU, in pieces that stay in the cache between one pass and the next."""
+"""GELU in both forms, SiLU and SwiGLU, in pieces that stay in the cache between one pass and the next."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call
+from bpnet.ops.smooth import ERFC
 from bpnet_numpy.kernels.common import Array, constant, first_like, floating
 
 CHUNK = 1 << 15
 SLOPE, CUBE = math.sqrt(2 / math.pi), 0.044715
+IN_FLOAT32 = 12  # terms of the series of erfc; all others together are 2e-8
 
 
 def _pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:
@@ -98,6 +100,123 @@ def _(out: Any, x: Array) -> list[Call]:
     for xs, ys, slopes in _pieces(x, *out):
         p, t = (each[: xs.size] for each in scratch)
         calls += [*tanh.value(xs, slopes, p, ys), *tanh.derivative(slopes, p, ys, t)]
+    return calls
+
+
+class _Normal:
+    """Calls for the normal distribution function, by the reference's series: of it what tells in the dtype."""
+
+    def __init__(self, dtype: Any) -> None:
+        known = ERFC[:IN_FLOAT32] if dtype == np.float32 else ERFC
+        self.series = [constant(c, dtype) for c in known]
+        numbers = (0.5, 1, 2, 4, math.sqrt(0.5), 1 / math.sqrt(2 * math.pi), -0.5)
+        self.half, self.one, self.two, self.four, self.root, self.peak, self.minus = (
+            constant(number, dtype) for number in numbers
+        )
+
+    def value(self, x: Array, cdf: Array, scratch: list[Array], negative: Array) -> list[Call]:
+        """Calls that set cdf; scratch is five arrays, and `negative` one of truth values."""
+        size, t, u, later, last = scratch
+        calls: list[Call] = [
+            partial(np.abs, x, size),
+            partial(np.multiply, size, self.root, size),
+            partial(np.add, size, self.two, t),
+            partial(np.divide, self.two, t, t),
+            partial(np.multiply, t, self.four, u),
+            partial(np.subtract, u, self.two, u),
+            partial(later.fill, self.series[-1]),
+            partial(last.fill, 0),
+        ]
+        for c in self.series[-2:0:-1]:  # Clenshaw's recurrence: the new one goes where the last but one was
+            calls += [
+                partial(np.multiply, u, later, cdf),
+                partial(np.subtract, cdf, last, last),
+                partial(np.add, last, c, last),
+            ]
+            later, last = last, later
+        return [
+            *calls,
+            partial(np.multiply, u, later, u),
+            partial(np.add, u, self.series[0], u),
+            partial(np.multiply, u, self.half, u),
+            partial(np.subtract, u, last, u),
+            partial(np.multiply, size, size, size),
+            partial(np.subtract, u, size, u),
+            partial(np.exp, u, u),
+            partial(np.multiply, t, self.half, t),
+            partial(np.multiply, t, u, u),
+            partial(np.subtract, self.one, u, cdf),
+            partial(np.less, x, constant(0, x.dtype), negative),
+            partial(np.copyto, cdf, u, where=negative),
+        ]
+
+    def derivative(self, x: Array, cdf: Array, scratch: Array) -> list[Call]:
+        """Calls that set scratch to cdf + x pdf, the slope of GELU."""
+        return [
+            partial(np.multiply, x, x, scratch),
+            partial(np.multiply, scratch, self.minus, scratch),
+            partial(np.exp, scratch, scratch),
+            partial(np.multiply, scratch, self.peak, scratch),
+            partial(np.multiply, scratch, x, scratch),
+            partial(np.add, scratch, cdf, scratch),
+        ]
+
+
+def _normal_scratch(like: Array) -> tuple[list[Array], Array]:
+    return _scratch(like, 6), np.empty(min(CHUNK, like.size), np.bool_)
+
+
+@ops.normal_cdf.register_bound(np.ndarray, accepts=lambda x: _some(x), allocate=first_like)
+def _(out: Array, x: Array) -> list[Call]:
+    normal = _Normal(x.dtype)
+    scratch, negative = _normal_scratch(x)
+    calls: list[Call] = []
+    for xs, ys in _pieces(x, out):
+        *five, cdf = (each[: xs.size] for each in scratch)
+        calls += [*normal.value(xs, cdf, five, negative[: xs.size]), partial(np.copyto, ys, cdf)]
+    return calls
+
+
+@ops.gelu.register_bound(np.ndarray, accepts=lambda x: _some(x), allocate=first_like)
+def _(out: Array, x: Array) -> list[Call]:
+    normal = _Normal(x.dtype)
+    scratch, negative = _normal_scratch(x)
+    calls: list[Call] = []
+    for xs, ys in _pieces(x, out):
+        *five, cdf = (each[: xs.size] for each in scratch)
+        calls += [*normal.value(xs, cdf, five, negative[: xs.size]), partial(np.multiply, xs, cdf, ys)]
+    return calls
+
+
+@ops.gelu_backward.register_bound(np.ndarray, accepts=lambda dy, x: _some(dy, x), allocate=first_like)
+def _(out: Array, dy: Array, x: Array) -> list[Call]:
+    normal = _Normal(x.dtype)
+    scratch, negative = _normal_scratch(x)
+    calls: list[Call] = []
+    for dys, xs, dxs in _pieces(dy, x, out):
+        *five, cdf = (each[: xs.size] for each in scratch)
+        calls += [
+            *normal.value(xs, cdf, five, negative[: xs.size]),
+            *normal.derivative(xs, cdf, five[0]),
+            partial(np.multiply, dys, five[0], dxs),
+        ]
+    return calls
+
+
+@ops.gelu_with_slope.register_bound(
+    np.ndarray, accepts=lambda x: _some(x), allocate=lambda x: (np.empty_like(x), np.empty_like(x))
+)
+def _(out: Any, x: Array) -> list[Call]:
+    normal = _Normal(x.dtype)
+    scratch, negative = _normal_scratch(x)
+    calls: list[Call] = []
+    for xs, ys, slopes in _pieces(x, *out):
+        *five, cdf = (each[: xs.size] for each in scratch)
+        calls += [
+            *normal.value(xs, cdf, five, negative[: xs.size]),
+            *normal.derivative(xs, cdf, slopes),
+            partial(np.multiply, xs, cdf, ys),
+        ]
     return calls
 
 
