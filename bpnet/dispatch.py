@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any, Protocol, overload
 
 import numpy as np
@@ -79,7 +80,17 @@ def dtype_name(dtype: Any) -> str:
 
 
 Call = Callable[[], Any]
-"""A prepared call: it has its arguments and the place of its result."""
+"""A prepared call: it has its arguments and the place of its result. Where its class has a static method `join`, calls of
+that class that follow each other may be replaced by `join(calls)`, one call that does what they do, in order."""
+
+
+def joined(calls: list[Call]) -> list[Call]:
+    """The calls, with neighbours joined where their class can."""
+    found: list[Call] = []
+    for cls, group in groupby(calls, type):
+        join = getattr(cls, "join", None)
+        found += group if join is None else [join(list(group))]
+    return found
 
 
 class Variant:

@@ -16,7 +16,7 @@ from typing import Any
 
 from bpnet import ops
 from bpnet.backend import Backend
-from bpnet.dispatch import Array, Call
+from bpnet.dispatch import Array, Call, joined
 from bpnet.trace import Step, Trace, Value, flat, mapped
 
 
@@ -161,6 +161,7 @@ class Plan:
             for value in [v for v, when in last.items() if when == index]:
                 if root.get(value, value) is value and value in self._buffers:
                     pool.setdefault((value.shape, value.dtype), []).append(self._buffers[value])
+        self._calls = joined(self._calls)
 
     def _views(self, step: Step, body: Callable[..., Array], args: tuple[Any, ...]) -> bool:
         """Make the result of a view once and for all, if it really shares the memory of a buffer of this plan."""

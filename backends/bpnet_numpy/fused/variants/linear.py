@@ -1,0 +1,67 @@
+"""The affine map: a product by NumPy's own BLAS, and what is behind it in one pass."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bpnet import ops
+from bpnet.dispatch import Call, Kernel
+from bpnet_numpy.fused.blas import gemm
+from bpnet_numpy.fused.instruction import instruction
+from bpnet_numpy.fused.variants.common import fused
+from bpnet_numpy.kernels.common import Array, bound, floating
+from bpnet_numpy.kernels.linear import linear_accepts, linear_allocate, linear_backward_accepts, linear_backward_allocate
+
+SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shift_tanh"}
+AS_IT_IS, TRANSPOSED = 111, 112
+
+
+def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Call:
+    """The call that sets `out` to the product of two C-contiguous matrices, or of their transposes."""
+    found = gemm(out.dtype)
+    if found is None or 0 in a.shape or 0 in b.shape:
+        return partial(np.dot, a.T if transpose_a else a, b.T if transpose_b else b, out)
+    flags = TRANSPOSED if transpose_a else AS_IT_IS, TRANSPOSED if transpose_b else AS_IT_IS
+    inner = a.shape[0] if transpose_a else a.shape[1]
+    operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1])
+    return instruction(found.body, out.dtype, found.address, *flags, *out.shape, inner, *operands)
+
+
+def _accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> bool:
+    return linear_accepts(x, W, b, activation, *settings) and (b is None or b.flags.c_contiguous)
+
+
+@fused(ops.linear, accepts=_accepts, allocate=linear_allocate)
+def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> list[Call]:
+    n, m = W.shape
+    y = out.reshape(-1, m)
+    calls: list[Call] = [product(y, x.reshape(-1, n), W)]
+    joined = b is not None and activation in SHIFTED
+    if b is not None:
+        name = SHIFTED[activation] if joined and activation is not None else "shift"
+        calls.append(instruction(name, y.dtype, y, y, b, *y.shape))
+    if activation is not None and not joined:
+        calls += bound(activation, out, out, *settings)
+    return calls
+
+
+@fused(
+    ops.linear_backward,
+    accepts=lambda dy, x, W, *_: linear_backward_accepts(dy, x, W) and floating(W),
+    allocate=linear_backward_allocate,
+)
+def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
+    dx, dW, db = out
+    n, m = W.shape
+    dy, x = dy.reshape(-1, m), x.reshape(-1, n)
+    calls: list[Call] = []
+    if dW is not None:
+        calls.append(product(dW, x, dy, transpose_a=True))
+    if db is not None:
+        calls.append(instruction("sum_columns", dy.dtype, db, dy, *dy.shape))
+    if dx is not None:
+        calls.append(product(dx.reshape(x.shape), dy, W, transpose_b=True))
+    return calls
