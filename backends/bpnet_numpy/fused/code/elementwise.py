@@ -1,7 +1,8 @@
 """Activations and their derivatives, with the bias before them or alone; sums of columns; copies.
 
-Words of a body `f(x) -> y`: out, x, n. A bias has `shift_` before the name: out, x, bias, rows, columns.
+Words of a body `f(x) -> y`: out, x, n. With a bias before it, which is always in place: x, bias, rows, columns.
 A masked derivative is selected, never multiplied: 0 * inf would be NaN.
+A loop whose arrays may overlap is not made of SIMD instructions where they do; so what may be in place says so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from bpnet_numpy.fused.code.intrinsics import FLAGS, matrix, number, real, uint8
 @njit(**FLAGS)
 def _relu(p: Any, x: Any) -> Any:
     return real(p, 0) if x <= 0 else x  # NaN stays NaN
+
+
+@njit(**FLAGS)
+def _leaky(p: Any, x: Any, slope: Any) -> Any:
+    return x if x > 0 else slope * x
 
 
 @njit(**FLAGS)
@@ -37,8 +43,12 @@ def relu(p: Any) -> None:
     a = words(p)
     n = word(a, 2)
     y, x = vector(p, word(a, 0), n), vector(p, word(a, 1), n)
-    for i in range(n):
-        y[i] = _relu(p, x[i])
+    if word(a, 0) == word(a, 1):
+        for i in range(n):
+            y[i] = _relu(p, y[i])
+    else:
+        for i in range(n):
+            y[i] = _relu(p, x[i])
 
 
 def leaky_relu(p: Any) -> None:
@@ -46,8 +56,12 @@ def leaky_relu(p: Any) -> None:
     a = words(p)
     n, slope = word(a, 2), real(p, number(a, 3))
     y, x = vector(p, word(a, 0), n), vector(p, word(a, 1), n)
-    for i in range(n):
-        y[i] = x[i] if x[i] > 0 else slope * x[i]
+    if word(a, 0) == word(a, 1):
+        for i in range(n):
+            y[i] = _leaky(p, y[i], slope)
+    else:
+        for i in range(n):
+            y[i] = _leaky(p, x[i], slope)
 
 
 def sigmoid(p: Any) -> None:
@@ -55,8 +69,12 @@ def sigmoid(p: Any) -> None:
     a = words(p)
     n = word(a, 2)
     y, x = vector(p, word(a, 0), n), vector(p, word(a, 1), n)
-    for i in range(n):
-        y[i] = _sigmoid(p, x[i])
+    if word(a, 0) == word(a, 1):
+        for i in range(n):
+            y[i] = _sigmoid(p, y[i])
+    else:
+        for i in range(n):
+            y[i] = _sigmoid(p, x[i])
 
 
 def tanh(p: Any) -> None:
@@ -64,52 +82,52 @@ def tanh(p: Any) -> None:
     a = words(p)
     n = word(a, 2)
     y, x = vector(p, word(a, 0), n), vector(p, word(a, 1), n)
-    for i in range(n):
-        y[i] = _tanh(p, x[i])
+    if word(a, 0) == word(a, 1):
+        for i in range(n):
+            y[i] = _tanh(p, y[i])
+    else:
+        for i in range(n):
+            y[i] = _tanh(p, x[i])
 
 
 def shift(p: Any) -> None:
-    """Return x + bias."""
+    """x becomes x + bias."""
     a = words(p)
-    rows, columns = word(a, 3), word(a, 4)
-    y, x = matrix(p, word(a, 0), rows, columns), matrix(p, word(a, 1), rows, columns)
-    b = vector(p, word(a, 2), columns)
+    rows, columns = word(a, 2), word(a, 3)
+    y, b = matrix(p, word(a, 0), rows, columns), vector(p, word(a, 1), columns)
     for i in range(rows):
         for j in range(columns):
-            y[i, j] = x[i, j] + b[j]
+            y[i, j] = y[i, j] + b[j]
 
 
 def shift_relu(p: Any) -> None:
-    """max(x + bias, 0)."""
+    """x becomes max(x + bias, 0)."""
     a = words(p)
-    rows, columns = word(a, 3), word(a, 4)
-    y, x = matrix(p, word(a, 0), rows, columns), matrix(p, word(a, 1), rows, columns)
-    b = vector(p, word(a, 2), columns)
+    rows, columns = word(a, 2), word(a, 3)
+    y, b = matrix(p, word(a, 0), rows, columns), vector(p, word(a, 1), columns)
     for i in range(rows):
         for j in range(columns):
-            y[i, j] = _relu(p, x[i, j] + b[j])
+            y[i, j] = _relu(p, y[i, j] + b[j])
 
 
 def shift_sigmoid(p: Any) -> None:
-    """1 / (1 + exp(-(x + bias)))."""
+    """x becomes 1 / (1 + exp(-(x + bias)))."""
     a = words(p)
-    rows, columns = word(a, 3), word(a, 4)
-    y, x = matrix(p, word(a, 0), rows, columns), matrix(p, word(a, 1), rows, columns)
-    b = vector(p, word(a, 2), columns)
+    rows, columns = word(a, 2), word(a, 3)
+    y, b = matrix(p, word(a, 0), rows, columns), vector(p, word(a, 1), columns)
     for i in range(rows):
         for j in range(columns):
-            y[i, j] = _sigmoid(p, x[i, j] + b[j])
+            y[i, j] = _sigmoid(p, y[i, j] + b[j])
 
 
 def shift_tanh(p: Any) -> None:
-    """tanh(x + bias)."""
+    """x becomes tanh(x + bias)."""
     a = words(p)
-    rows, columns = word(a, 3), word(a, 4)
-    y, x = matrix(p, word(a, 0), rows, columns), matrix(p, word(a, 1), rows, columns)
-    b = vector(p, word(a, 2), columns)
+    rows, columns = word(a, 2), word(a, 3)
+    y, b = matrix(p, word(a, 0), rows, columns), vector(p, word(a, 1), columns)
     for i in range(rows):
         for j in range(columns):
-            y[i, j] = _tanh(p, x[i, j] + b[j])
+            y[i, j] = _tanh(p, y[i, j] + b[j])
 
 
 def relu_backward(p: Any) -> None:
@@ -153,8 +171,12 @@ def add(p: Any) -> None:
     a = words(p)
     n = word(a, 3)
     out, x, y = vector(p, word(a, 0), n), vector(p, word(a, 1), n), vector(p, word(a, 2), n)
-    for i in range(n):
-        out[i] = x[i] + y[i]
+    if word(a, 0) == word(a, 1):
+        for i in range(n):
+            out[i] += y[i]
+    else:
+        for i in range(n):
+            out[i] = x[i] + y[i]
 
 
 def sum_columns(p: Any) -> None:

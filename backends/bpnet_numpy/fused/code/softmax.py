@@ -117,13 +117,17 @@ def _labels_pass(p: Any, x: Any, out: Any, labels: Any, size: Any, with_slopes: 
             if 0 <= label < columns:
                 loss -= out[i, label]
         _raise(out, start, stop)
+        product = 1.0  # of the rows' totals, each of 1 to `columns`: one logarithm serves many rows
         for i in range(start, stop):
+            if product > 1e250:
+                loss += math.log(product)
+                product = 1.0
             total = _sum(p, out, i)
             inverse = real(p, 1) / total
             label = _label(labels, size, i)
             known = 0 <= label < columns
             if known:
-                loss += math.log(total)
+                product *= total
             if with_slopes:
                 for j in range(columns):
                     out[i, j] = (out[i, j] * inverse) * factor
@@ -132,6 +136,7 @@ def _labels_pass(p: Any, x: Any, out: Any, labels: Any, size: Any, with_slopes: 
             else:
                 for j in range(columns):
                     out[i, j] *= inverse
+        loss += math.log(product)
     return loss
 
 

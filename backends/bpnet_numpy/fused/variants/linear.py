@@ -42,7 +42,7 @@ def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None
     joined = b is not None and activation in SHIFTED
     if b is not None:
         name = SHIFTED[activation] if joined and activation is not None else "shift"
-        calls.append(instruction(name, y.dtype, y, y, b, *y.shape))
+        calls.append(instruction(name, y.dtype, y, b, *y.shape))
     if activation is not None and not joined:
         calls += bound(activation, out, out, *settings)
     return calls
