@@ -50,6 +50,20 @@ def version() -> int:
     return _version
 
 
+_watchers = 0
+
+
+def watch(change: int) -> None:
+    """Count who wants to see every call of every layer, so that none may be left out by a plan."""
+    global _watchers
+    _watchers += change
+
+
+def watched() -> bool:
+    """Whether somebody wants to see every call of a layer or a kernel."""
+    return bool(_watchers or _RECORDERS)
+
+
 class Recorder(Protocol):
     """What the plan installs to see each outermost kernel call of its own thread."""
 
@@ -80,16 +94,16 @@ def dtype_name(dtype: Any) -> str:
 
 
 Call = Callable[[], Any]
-"""A prepared call: it has its arguments and the place of its result. Where its class has a static method `join`, calls of
-that class that follow each other may be replaced by `join(calls)`, one call that does what they do, in order."""
+"""A prepared call: it has its arguments and the place of its result. Where its class has a static method `join`, such
+calls that follow each other may be replaced by `join(calls)`, one call that does what they do, in order."""
 
 
 def joined(calls: list[Call]) -> list[Call]:
     """The calls, with neighbours joined where their class can."""
     found: list[Call] = []
     for cls, group in groupby(calls, type):
-        join = getattr(cls, "join", None)
-        found += group if join is None else [join(list(group))]
+        join, neighbours = getattr(cls, "join", None), list(group)
+        found += neighbours if join is None else [join(neighbours)]
     return found
 
 

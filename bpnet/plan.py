@@ -103,7 +103,9 @@ def _readers(steps: list[Step]) -> dict[Any, list[int]]:
 class Plan:
     """A bound step: `replay(*inputs)` copies the inputs into its buffers and makes the prepared calls.
 
-    trace  : of an eager step; result : what the step returned, and replay returns a copy of
+    trace    : of an eager step; result : what the step returned, and replay returns a copy of
+    prepared : whether every call can be told where to write
+    bytes    : of the buffers
     """
 
     def __init__(self, trace: Trace, result: Value, backend: Backend) -> None:
@@ -161,6 +163,7 @@ class Plan:
             for value in [v for v, when in last.items() if when == index]:
                 if root.get(value, value) is value and value in self._buffers:
                     pool.setdefault((value.shape, value.dtype), []).append(self._buffers[value])
+        self.prepared = all(getattr(call, "func", None) is not _write_result for call in self._calls)
         self._calls = joined(self._calls)
 
     def _views(self, step: Step, body: Callable[..., Array], args: tuple[Any, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 from functools import cache
 from typing import NamedTuple
 
@@ -30,9 +31,8 @@ def gemm(dtype: np.dtype[np.generic]) -> Gemm | None:
     Only names that say the size of their integers are taken, and a product must come out right.
     """
     try:
-        from numpy._core import _multiarray_umath
-
-        library = ctypes.CDLL(_multiarray_umath.__file__)  # its symbols, and those of what it depends on
+        module = importlib.import_module("numpy._core._multiarray_umath")
+        library = ctypes.CDLL(module.__file__)  # its symbols, and those of what it depends on
     except (ImportError, OSError):
         return None
     letter = "s" if dtype == np.float32 else "d"
@@ -57,4 +57,4 @@ def _right(function: object, dtype: np.dtype[np.generic], bits: int) -> bool:
     a, c = np.arange(1, 7, dtype=dtype), np.full(4, 77, dtype)
     call = ctypes.cast(function, prototype)  # type: ignore[arg-type]
     call(101, 111, 112, 2, 2, 3, 1.0, a.ctypes.data, 3, a.ctypes.data, 3, 0.0, c.ctypes.data, 2)
-    return c.tolist() == [14.0, 32.0, 32.0, 77.0]
+    return bool(c.tolist() == [14.0, 32.0, 32.0, 77.0])

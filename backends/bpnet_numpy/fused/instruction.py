@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import struct
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,29 @@ def machine() -> Any:
     if _machine is None:
         _machine = importlib.import_module("bpnet_numpy.fused.machine")
     return _machine
+
+
+def _find_address() -> Callable[[Array], int]:
+    """A function that tells where an array's data begin.
+
+    The first field of an ndarray, behind what all objects have, is that address: to read it takes a tenth of the time
+    of `ctypes.data`, and counts where nothing is planned. It is taken where it proves to be right.
+    """
+    offset, read = object.__basicsize__, ctypes.c_size_t.from_address
+
+    def fast(x: Array) -> int:
+        return read(id(x) + offset).value
+
+    some = np.arange(12.0).reshape(3, 4)
+    for each in (some, some[1:, 2:], some.T, np.zeros((), np.bool_), some.view(np.int64)[::-1]):
+        if fast(each) != each.ctypes.data:
+            return lambda x: int(x.ctypes.data)
+    return fast
+
+
+address_of = _find_address()
+_bits_of = struct.Struct("<d").pack
+_word_of = struct.Struct("<q").unpack
 
 
 class Program:
@@ -48,11 +73,13 @@ class Program:
 def instruction(name: str, dtype: np.dtype[Any], *operands: Any) -> Program:
     """A program of one body. operands : arrays, whole numbers, and floats"""
     words = [machine().address(name, dtype), len(operands)]
+    arrays = []
     for each in operands:
         if isinstance(each, np.ndarray):
-            words.append(each.ctypes.data)
+            arrays.append(each)
+            words.append(address_of(each))
         elif isinstance(each, float):
-            words.append(struct.unpack("<q", struct.pack("<d", each))[0])
+            words += _word_of(_bits_of(each))
         else:
             words.append(int(each))
-    return Program(np.array(words, np.int64), tuple(each for each in operands if isinstance(each, np.ndarray)))
+    return Program(np.frombuffer(array("q", words), np.int64), tuple(arrays))

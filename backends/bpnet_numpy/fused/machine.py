@@ -31,7 +31,8 @@ _SIGNATURES = {
     np.dtype("float64"): types.void(types.CPointer(types.float64)),
 }
 _MODULES = (elementwise, products, softmax, updates, counting)
-_compiled: dict[tuple[str, np.dtype[Any]], Any] = {}
+_addresses: dict[tuple[str, np.dtype[Any]], int] = {}
+_bodies: list[Any] = []  # compiled code lives as long as these
 _lock = threading.RLock()
 
 
@@ -109,12 +110,14 @@ execute = _kept(lambda cache: njit("void(int64[::1])", nogil=True, cache=cache, 
 
 def address(name: str, dtype: np.dtype[Any]) -> int:
     """Where the body of that name for that dtype begins; compiled now if it was not yet."""
-    found = _compiled.get((name, dtype))
-    if found is None:
-        with _lock:
-            found = _compiled.get((name, dtype))
-            if found is None:
-                body = next(getattr(module, name) for module in _MODULES if hasattr(module, name))
-                found = _kept(lambda cache: cfunc(_SIGNATURES[dtype], cache=cache, **FLAGS), body)
-                _compiled[name, dtype] = found
-    return int(found.address)
+    found = _addresses.get((name, dtype))
+    return found if found is not None else _compile(name, dtype)
+
+
+def _compile(name: str, dtype: np.dtype[Any]) -> int:
+    with _lock:
+        if (name, dtype) not in _addresses:
+            body = next(getattr(module, name) for module in _MODULES if hasattr(module, name))
+            _bodies.append(_kept(lambda cache: cfunc(_SIGNATURES[dtype], cache=cache, **FLAGS), body))
+            _addresses[name, dtype] = int(_bodies[-1].address)
+        return _addresses[name, dtype]

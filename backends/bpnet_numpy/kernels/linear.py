@@ -49,9 +49,7 @@ def linear_backward_accepts(dy: Array, x: Array, W: Array, *_: bool) -> bool:
     return floating(dy, x, W) and dy.ndim > 1 and dy.size > 0 and x.size > 0
 
 
-@ops.linear_backward.register_bound(
-    np.ndarray, accepts=linear_backward_accepts, allocate=linear_backward_allocate
-)
+@ops.linear_backward.register_bound(np.ndarray, accepts=linear_backward_accepts, allocate=linear_backward_allocate)
 def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     dx, dW, db = out
     dy, x = dy.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])

@@ -1,7 +1,7 @@
 """The exponential of numbers that are at most 0, without branches, so that loops over it become SIMD instructions.
 
-x = k ln 2 + r with |r| <= ln(2) / 2, and exp(x) = 2^k exp(r), exp(r) by its Taylor series. k is found by adding a number
-so large that the sum is rounded to an integer, which then stands in the sum's lowest bits. NaN stays NaN.
+x = k ln 2 + r with |r| <= ln(2) / 2, and exp(x) = 2^k exp(r), exp(r) by its Taylor series. k is found by adding a
+number so large that the sum is rounded to an integer, which then stands in the sum's lowest bits. NaN stays NaN.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def bits(typing: Any, x: Any) -> Any:
 
 @intrinsic
 def scaled_one(typing: Any, x: Any, low: Any) -> Any:
-    """Two to the power k, of the type of x, where the lowest bits of the integer `low` are k; no result is undefined."""
+    """Two to the power k, of the type of x, where the lowest bits of `low` are k; no result is undefined."""
     single = x == types.float32
     size, shift, bias = (I32, 23, 127) if single else (I64, 52, 1023)
 

@@ -35,7 +35,7 @@ def _label(labels: Any, size: Any, i: Any) -> Any:
 
 @njit(**FLAGS)
 def _largest(x: Any, i: Any) -> Any:
-    """The largest number of a row; any number, or NaN, where NaN is among them. Eight chains do not wait for another."""
+    """The largest number of a row; any number, or NaN, where NaN is among them. No chain waits for another."""
     n = x.shape[1]
     m0 = x[i, 0]
     if n < 16:

@@ -172,7 +172,7 @@ def rmsprop(p: Any) -> None:
 
 
 def lion(p: Any) -> None:
-    """Words after n: value, grad, m; beta1, beta2, weight decay, smallest normal number, limit of what fades, period."""
+    """Words after n: value, grad, m; beta1, beta2, weight decay, smallest normal, limit of what fades, period."""
     a = words(p)
     if not _up(a):
         return

@@ -13,7 +13,12 @@ from bpnet_numpy.fused.blas import gemm
 from bpnet_numpy.fused.instruction import instruction
 from bpnet_numpy.fused.variants.common import fused
 from bpnet_numpy.kernels.common import Array, bound, floating
-from bpnet_numpy.kernels.linear import linear_accepts, linear_allocate, linear_backward_accepts, linear_backward_allocate
+from bpnet_numpy.kernels.linear import (
+    linear_accepts,
+    linear_allocate,
+    linear_backward_accepts,
+    linear_backward_allocate,
+)
 
 SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shift_tanh"}
 AS_IT_IS, TRANSPOSED = 111, 112
@@ -21,6 +26,8 @@ AS_IT_IS, TRANSPOSED = 111, 112
 
 def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Call:
     """The call that sets `out` to the product of two C-contiguous matrices, or of their transposes."""
+    if a.shape[0] == 1 and a.size and b.size and not (transpose_a or transpose_b):
+        return instruction("row_product", out.dtype, out, a, b, *b.shape)
     found = gemm(out.dtype)
     if found is None or 0 in a.shape or 0 in b.shape:
         return partial(np.dot, a.T if transpose_a else a, b.T if transpose_b else b, out)
