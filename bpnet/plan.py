@@ -104,7 +104,7 @@ class Plan:
     """A bound step: `replay(*inputs)` copies the inputs into its buffers and makes the prepared calls.
 
     trace    : of an eager step; result : what the step returned, and replay returns a copy of
-    prepared : whether every call can be told where to write
+    prepared : whether some call is prepared, so that replaying saves something
     bytes    : of the buffers
     """
 
@@ -163,7 +163,7 @@ class Plan:
             for value in [v for v, when in last.items() if when == index]:
                 if root.get(value, value) is value and value in self._buffers:
                     pool.setdefault((value.shape, value.dtype), []).append(self._buffers[value])
-        self.prepared = all(getattr(call, "func", None) is not _write_result for call in self._calls)
+        self.prepared = any(getattr(call, "func", None) is not _write_result for call in self._calls)
         self._calls = joined(self._calls)
 
     def _views(self, step: Step, body: Callable[..., Array], args: tuple[Any, ...]) -> bool:

@@ -31,6 +31,13 @@ class _Shape:
         self.refused = False
         self.free: list[Plan] = []
 
+    def take(self) -> Plan | None:
+        """A free plan, which nobody else then has, or None."""
+        try:
+            return self.free.pop()
+        except IndexError:
+            return None
+
 
 class Inference:
     """The plans of one model in its present state: this store, these settings."""
@@ -54,9 +61,8 @@ class Inference:
             if not self.trusted or len(self.shapes) >= MAX_PLANS:
                 return compute(x)
             known = self.shapes[x.shape] = _Shape()
-        try:
-            plan = known.free.pop()
-        except IndexError:
+        plan = known.take()
+        if plan is None:
             return compute(x) if known.refused else self._learn(known, x, compute)
         try:
             if not plan.takes(x) or not x.flags.c_contiguous:
