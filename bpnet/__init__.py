@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bpnet import callbacks, data, errors, initializers, metrics, ops, schedules
-    from bpnet.auditing import AuditReport, audit
+    from bpnet.auditing.audit import audit
+    from bpnet.auditing.report import AuditReport
     from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
     from bpnet.callbacks import Callback
     from bpnet.checkpoint import Checkpoint
@@ -99,7 +100,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
-    "bpnet.auditing": "AuditReport audit",
+    "bpnet.auditing.audit": "audit",
+    "bpnet.auditing.report": "AuditReport",
     "bpnet.backend": "Backend backend_names get_backend register_backend to_numpy use_backend",
     "bpnet.callbacks": "Callback",
     "bpnet.checkpoint": "Checkpoint",
