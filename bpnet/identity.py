@@ -121,9 +121,9 @@ def _sha256(array: Any) -> str:
 def environment(backend: Backend) -> dict[str, Any]:
     """What the last bits of a result depend on beside the settings."""
     from bpnet import __version__
-    from bpnet.doctor import blas_facts
+    from bpnet.blas import facts
 
-    about, blas = backend.describe(), blas_facts()
+    about, blas = backend.describe(), facts()
     return {
         "bpnet": __version__,
         "Python": platform.python_version(),

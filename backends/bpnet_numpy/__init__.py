@@ -14,7 +14,7 @@ ALIGNMENT = 256  # bytes; every parameter starts at such a multiple
 
 
 class NumpyBackend:
-    """NumPy on the CPU. `device` may be None or "cpu"."""
+    """NumPy on the CPU. `device` may be None or "cpu"; `BPNET_THREADS` sets the threads of NumPy's OpenBLAS."""
 
     def __init__(self, device: str | None = None) -> None:
         if device not in (None, "cpu"):
@@ -23,6 +23,9 @@ class NumpyBackend:
         self.xp: Any = np
         self.array_type: Any = np.ndarray
         import bpnet_numpy.kernels  # noqa: F401  (registers the variants)
+        from bpnet_numpy import threads
+
+        threads.settle()
 
     def asarray(self, x: Any, dtype: str | None = None) -> Any:
         """Return `x` as an ndarray in C order, itself where nothing has to change."""

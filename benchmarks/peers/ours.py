@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,15 @@ class Bpnet(Peer):
     def __init__(self, threads: int, plan: bool = True) -> None:
         super().__init__(threads)
         self.plan = plan
+        self.weights = [np.ones((2, 3), np.float32), np.ones((3, 2), np.float32)]
+        self.reset()
+        self.step(np.ones((4, 2), np.float32), np.zeros(4, np.int64))  # so that numba, if it is used, is imported
 
     def versions(self) -> dict[str, str]:
-        return {"bpnet": bp.__version__, "numpy": np.__version__}
+        found = {"bpnet": bp.__version__, "numpy": np.__version__}
+        if "numba" in sys.modules:
+            found["numba"] = sys.modules["numba"].__version__
+        return found
 
     def reset(self) -> None:
         self.dense = [bp.Dense(*weight.shape) for weight in self.weights]

@@ -10,6 +10,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.kernels.common import Array, bound, floating, ones
+from bpnet_numpy.threads import product
 
 
 def linear_accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *_: Any) -> bool:
@@ -25,7 +26,7 @@ def linear_allocate(x: Array, W: Array, *_: Any) -> Array:
 @ops.linear.register_bound(np.ndarray, accepts=linear_accepts, allocate=linear_allocate)
 def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> list[Call]:
     y = out.reshape(-1, W.shape[1])
-    calls: list[Call] = [partial(np.dot, x.reshape(-1, W.shape[0]), W, y)]
+    calls: list[Call] = [product(x.reshape(-1, W.shape[0]), W, y)]
     if b is not None:
         calls.append(partial(np.add, y, b, y))
     if activation is not None:
@@ -53,9 +54,9 @@ def linear_backward_accepts(dy: Array, x: Array, W: Array, *_: bool) -> bool:
 def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     dx, dW, db = out
     dy, x = dy.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])
-    calls: list[Call] = [] if dW is None else [partial(np.dot, x.T, dy, dW)]
+    calls: list[Call] = [] if dW is None else [product(x.T, dy, dW)]
     if db is not None:
         calls.append(partial(np.dot, ones(dy.shape[0], dy.dtype), dy, db))
     if dx is not None:
-        calls.append(partial(np.dot, dy, W.T, dx.reshape(x.shape)))
+        calls.append(product(dy, W.T, dx.reshape(x.shape)))
     return calls
