@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,8 +42,13 @@ def gemm(dtype: np.dtype[np.generic]) -> Gemm | None:
         except AttributeError:
             continue
         if _right(function, dtype, bits):
-            return Gemm(int(ctypes.cast(function, ctypes.c_void_p).value or 0), f"product_{bits}")
+            return Gemm(address(function), f"product_{bits}")
     return None
+
+
+def address(function: Any) -> int:
+    """Where a function that ctypes found begins."""
+    return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
 
 
 def _right(function: object, dtype: np.dtype[np.generic], bits: int) -> bool:

@@ -178,6 +178,29 @@ def call(typing: Any, function: Any, address: Any) -> Any:
     return types.void(types.intp, types.intp), generate
 
 
+@intrinsic
+def threads_of(typing: Any, function: Any) -> Any:
+    """What a C function without arguments at an address returns, an int."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        body = builder.inttoptr(arguments[0], ir.FunctionType(I32, []).as_pointer())
+        return builder.sext(builder.call(body, []), I64)
+
+    return types.int64(types.intp), generate
+
+
+@intrinsic
+def set_threads(typing: Any, function: Any, n: Any) -> Any:
+    """Call a C function of one int at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        body = builder.inttoptr(arguments[0], ir.FunctionType(ir.VoidType(), [I32]).as_pointer())
+        builder.call(body, [builder.trunc(arguments[1], I32)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.int64), generate
+
+
 def _product_of(integer: Any) -> Any:
     """A call of cblas_?gemm at an address; `integer` is the type of its sizes."""
 

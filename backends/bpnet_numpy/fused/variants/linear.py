@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
-from bpnet_numpy.fused.blas import gemm
+from bpnet_numpy.fused.blas import address, gemm
 from bpnet_numpy.fused.instruction import instruction
+from bpnet_numpy.fused.variants.activations import FLOAT32
 from bpnet_numpy.fused.variants.common import fused
 from bpnet_numpy.kernels.common import Array, bound, floating
 from bpnet_numpy.kernels.linear import (
@@ -19,22 +19,33 @@ from bpnet_numpy.kernels.linear import (
     linear_backward_accepts,
     linear_backward_allocate,
 )
+from bpnet_numpy.threads import one_thread_is_enough, openblas
+from bpnet_numpy.threads import product as plain_product
 
 SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shift_tanh"}
 AS_IT_IS, TRANSPOSED = 111, 112
 
 
-def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Call:
-    """The call that sets `out` to the product of two C-contiguous matrices, or of their transposes."""
+def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> list[Call]:
+    """The calls that set `out` to the product of two C-contiguous matrices, or of their transposes.
+
+    On one thread where more would not pay, as `bpnet_numpy.threads` says.
+    """
     if a.shape[0] == 1 and a.size and b.size and not (transpose_a or transpose_b):
-        return instruction("row_product", out.dtype, out, a, b, *b.shape)
+        return [instruction("row_product", out.dtype, out, a, b, *b.shape)]
     found = gemm(out.dtype)
     if found is None or 0 in a.shape or 0 in b.shape:
-        return partial(np.dot, a.T if transpose_a else a, b.T if transpose_b else b, out)
+        return [plain_product(a.T if transpose_a else a, b.T if transpose_b else b, out)]
     flags = TRANSPOSED if transpose_a else AS_IT_IS, TRANSPOSED if transpose_b else AS_IT_IS
     inner = a.shape[0] if transpose_a else a.shape[1]
     operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1])
-    return instruction(found.body, out.dtype, found.address, *flags, *out.shape, inner, *operands)
+    call = instruction(found.body, out.dtype, found.address, *flags, *out.shape, inner, *operands)
+    library = openblas()
+    shapes = (out.shape[0], inner), (inner, out.shape[1])
+    if library is None or not one_thread_is_enough(*shapes, not transpose_b, library.kernel):
+        return [call]
+    threads = (address(library.get), address(library.set), np.zeros(1, np.int64))
+    return [instruction("one_thread", FLOAT32, *threads), call, instruction("threads_again", FLOAT32, *threads)]
 
 
 def _accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> bool:
@@ -45,7 +56,7 @@ def _accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = No
 def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> list[Call]:
     n, m = W.shape
     y = out.reshape(-1, m)
-    calls: list[Call] = [product(y, x.reshape(-1, n), W)]
+    calls: list[Call] = product(y, x.reshape(-1, n), W)
     joined = b is not None and activation in SHIFTED
     if b is not None:
         name = SHIFTED[activation] if joined and activation is not None else "shift"
@@ -66,9 +77,9 @@ def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     dy, x = dy.reshape(-1, m), x.reshape(-1, n)
     calls: list[Call] = []
     if dW is not None:
-        calls.append(product(dW, x, dy, transpose_a=True))
+        calls += product(dW, x, dy, transpose_a=True)
     if db is not None:
         calls.append(instruction("sum_columns", dy.dtype, db, dy, *dy.shape))
     if dx is not None:
-        calls.append(product(dx.reshape(x.shape), dy, W, transpose_b=True))
+        calls += product(dx.reshape(x.shape), dy, W, transpose_b=True)
     return calls
