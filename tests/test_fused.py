@@ -15,6 +15,7 @@ import pytest
 
 import bpnet as bp
 from bpnet.dispatch import joined, kernels, load_variants
+from bpnet.ops.random import keep_mask
 
 load_variants(np.ndarray)
 from bpnet_numpy import fused  # noqa: E402
@@ -188,3 +189,63 @@ def test_neighbours_of_one_class_are_joined_and_others_keep_their_places() -> No
 
     found = joined([Noted("a"), Noted("b"), len, Noted("c")])
     assert [each.text if isinstance(each, Noted) else each for each in found] == ["ab", len, "c"]
+
+
+@compiled
+def test_shapes_that_do_not_belong_together_never_reach_a_compiled_body() -> None:
+    x, W, b = np.ones((3, 4)), np.ones((4, 2)), np.ones(2)
+    for args in ((x, W[:3], b), (x, W, np.ones(3)), (x, np.ones(4), None)):
+        assert bp.ops.linear.choose(args).name != "fused"
+    for args in ((np.ones((3, 2)), x[:2], W), (np.ones((3, 3)), x, W)):
+        assert bp.ops.linear_backward.choose(args).name != "fused"
+    flag, rate, counters = np.array(True), np.array(0.1), np.zeros(2, np.int64)
+    assert bp.ops.adam_.choose((b, b, b, np.ones(1), flag, rate, counters, 0.9, 0.9, 1e-8, 0.0)).name != "fused"
+    assert bp.ops.relu_backward.choose((x, W)).name != "fused"
+    assert bp.ops.softmax_cross_entropy.choose((x, np.zeros(2, np.int64), 3.0)).name != "fused"
+    assert bp.ops.dropout_backward.choose((x, np.ones((2, 4), bool), 0.5)).name != "fused"
+    assert bp.ops.increment_.choose((counters, 2)).name != "fused"
+
+
+@compiled
+def test_what_may_not_be_written_is_refused_as_ever() -> None:
+    x = np.ones(3)
+    x.flags.writeable = False
+    for write in (
+        lambda: bp.ops.add_(x, np.ones(3)),
+        lambda: bp.ops.copy_(x, np.zeros(3)),
+        lambda: bp.ops.fill_(x, 0.0),
+        lambda: bp.ops.clip_value_(x, 0.5),
+        lambda: bp.ops.penalty_gradient_(x, np.ones(3), 0.1, 0.1),
+    ):
+        with pytest.raises(ValueError, match="read-only"):
+            write()
+    assert x.tolist() == [1, 1, 1]
+
+
+@compiled
+def test_a_place_that_does_not_fit_is_refused_before_anything_is_written() -> None:
+    x, W, labels = np.ones((3, 4)), np.ones((4, 2)), np.zeros(3, np.int64)
+    counters = np.zeros(2, np.int64)
+    for kernel, out, args in (
+        (bp.ops.linear, np.empty((3, 2), np.float16), (x, W, None)),
+        (bp.ops.linear, np.empty((1, 2)), (x, W, None)),
+        (bp.ops.linear, np.empty((2, 3)).T, (x, W, None)),
+        (bp.ops.linear_backward, (None, np.empty((2, 4)), None), (np.ones((3, 2)), x, W)),
+        (bp.ops.linear_backward, (None, None, np.empty(1)), (np.ones((3, 2)), x, W)),
+        (bp.ops.linear_backward, (np.empty((1, 4)), None, None), (np.ones((3, 2)), x, W)),
+        (bp.ops.tanh, np.empty((3, 4), np.float32), (x,)),
+        (bp.ops.relu_backward, np.empty((1, 4)), (x, x)),
+        (bp.ops.softmax, np.empty((1, 4)), (x,)),
+        (bp.ops.softmax_backward, np.empty((1, 4)), (x, x)),
+        (bp.ops.softmax_cross_entropy, (np.empty(()), np.empty((1, 4))), (x, labels, 3.0)),
+        (bp.ops.softmax_cross_entropy_backward, np.empty((1, 4)), (x, labels, 3.0, 1.0)),
+        (bp.ops.soft_cross_entropy, (np.empty((), np.float16), np.empty((3, 4))), (x, x, 3.0)),
+        (bp.ops.count_correct, np.empty(1), (x, labels, None)),
+        (keep_mask, np.empty(3, np.bool_), (counters, 1, (1, 2), (3, 4), 0.5)),
+        (bp.ops.dropout, (np.empty((3, 4)), np.empty((3, 1), np.bool_)), (x, counters, 1, (1, 2), 0.5)),
+        (bp.ops.dropout_backward, np.empty((1, 4)), (x, np.ones((3, 4), np.bool_), 0.5)),
+    ):
+        variant = kernel.choose(args)
+        assert (variant.name, variant.into is None) == ("fused", False), kernel
+        with pytest.raises(ValueError, match="the result needs a writable"):
+            variant.into(out, *args)  # type: ignore[misc]

@@ -36,7 +36,21 @@ def why_not() -> str:
     return 'numba is not installed: pip install "bpnet-xp[fast]"' if missing else ""
 
 
+_installed = False
+
+
+def made_by() -> str:
+    """Who makes the bodies that run in this process: "NumPy", or "numba" with its version."""
+    if not _installed:
+        return "NumPy"
+    from importlib.metadata import version
+
+    return f"numba {version('numba')}"
+
+
 def install() -> None:
-    """Register the compiled bodies where they can be used."""
+    """Register the compiled bodies where they can be used; it is asked once, when the plain ones are registered."""
+    global _installed
     if not why_not():
+        _installed = True
         from bpnet_numpy.fused import variants  # noqa: F401  (registers them)

@@ -30,6 +30,8 @@ def gemm(dtype: np.dtype[np.generic]) -> Gemm | None:
 
     Only names that say the size of their integers are taken, and a product must come out right.
     """
+    if dtype not in (np.float32, np.float64):
+        return None
     try:
         module = importlib.import_module("numpy._core._multiarray_umath")
         library = ctypes.CDLL(module.__file__)  # its symbols, and those of what it depends on
@@ -59,7 +61,7 @@ def _right(function: object, dtype: np.dtype[np.generic], bits: int) -> bool:
     prototype = ctypes.CFUNCTYPE(
         None, flag, flag, flag, size, size, size, real, place, size, place, size, real, place, size
     )
-    a, c = np.arange(1, 7, dtype=dtype), np.full(4, 77, dtype)
+    a, c = np.arange(1, 7, dtype=dtype), np.full(4, -1, dtype)
     call = ctypes.cast(function, prototype)  # type: ignore[arg-type]
     call(101, 111, 112, 2, 2, 3, 1.0, a.ctypes.data, 3, a.ctypes.data, 3, 0.0, c.ctypes.data, 2)
     return bool(c.tolist() == [14.0, 32.0, 32.0, 77.0])

@@ -11,8 +11,8 @@ from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.fused.blas import address, gemm
 from bpnet_numpy.fused.instruction import instruction
 from bpnet_numpy.fused.variants.activations import FLOAT32
-from bpnet_numpy.fused.variants.common import fused
-from bpnet_numpy.kernels.common import Array, bound, floating
+from bpnet_numpy.fused.variants.common import check_place, fused
+from bpnet_numpy.kernels.common import Array, bound
 from bpnet_numpy.kernels.linear import (
     linear_accepts,
     linear_allocate,
@@ -31,13 +31,14 @@ def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transp
 
     On one thread where more would not pay, as `bpnet_numpy.threads` says.
     """
+    rows, inner = a.shape[::-1] if transpose_a else a.shape
+    check_place(out, (rows, b.shape[0] if transpose_b else b.shape[1]), a.dtype)
     if a.shape[0] == 1 and a.size and b.size and not (transpose_a or transpose_b):
         return [instruction("row_product", out.dtype, out, a, b, *b.shape)]
     found = gemm(out.dtype)
     if found is None or 0 in a.shape or 0 in b.shape:
         return [plain_product(a.T if transpose_a else a, b.T if transpose_b else b, out)]
     flags = TRANSPOSED if transpose_a else AS_IT_IS, TRANSPOSED if transpose_b else AS_IT_IS
-    inner = a.shape[0] if transpose_a else a.shape[1]
     operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1])
     call = instruction(found.body, out.dtype, found.address, *flags, *out.shape, inner, *operands)
     library = openblas()
@@ -49,12 +50,14 @@ def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transp
 
 
 def _accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> bool:
-    return linear_accepts(x, W, b, activation, *settings) and (b is None or b.flags.c_contiguous)
+    fitting = x.ndim > 1 and W.ndim == 2 and x.shape[-1] == W.shape[0] and (b is None or b.shape == W.shape[1:])
+    return fitting and linear_accepts(x, W, b, activation, *settings) and (b is None or b.flags.c_contiguous)
 
 
 @fused(ops.linear, accepts=_accepts, allocate=linear_allocate)
 def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> list[Call]:
     n, m = W.shape
+    check_place(out, (*x.shape[:-1], m), x.dtype)
     y = out.reshape(-1, m)
     calls: list[Call] = product(y, x.reshape(-1, n), W)
     joined = b is not None and activation in SHIFTED
@@ -68,17 +71,25 @@ def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None
 
 @fused(
     ops.linear_backward,
-    accepts=lambda dy, x, W, *_: linear_backward_accepts(dy, x, W) and floating(W),
+    accepts=lambda dy, x, W, *_: (
+        linear_backward_accepts(dy, x, W)
+        and x.ndim > 1
+        and W.shape == (x.shape[-1], dy.shape[-1])
+        and x.size // x.shape[-1] == dy.size // dy.shape[-1]
+    ),
     allocate=linear_backward_allocate,
 )
 def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     dx, dW, db = out
     n, m = W.shape
+    if dx is not None:
+        check_place(dx, x.shape, dy.dtype)
     dy, x = dy.reshape(-1, m), x.reshape(-1, n)
     calls: list[Call] = []
     if dW is not None:
         calls += product(dW, x, dy, transpose_a=True)
     if db is not None:
+        check_place(db, (m,), dy.dtype)
         calls.append(instruction("sum_columns", dy.dtype, db, dy, *dy.shape))
     if dx is not None:
         calls += product(dx.reshape(x.shape), dy, W, transpose_b=True)

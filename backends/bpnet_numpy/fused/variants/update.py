@@ -11,7 +11,7 @@ from bpnet.dispatch import Call
 from bpnet.ops.adaptive import LION_FLUSH_EVERY
 from bpnet_numpy.fused.instruction import instruction
 from bpnet_numpy.fused.variants.activations import FLOAT32
-from bpnet_numpy.fused.variants.common import fused, plain_number
+from bpnet_numpy.fused.variants.common import alike, fused, plain_number, single, writable
 from bpnet_numpy.kernels.common import Array, floating, nothing
 from bpnet_numpy.kernels.update import one_dimensional
 
@@ -24,12 +24,16 @@ def _tiny(array: Array, rest: float = 1.0) -> float:
 
 
 def _flat(*arrays: Array | None) -> bool:
-    return one_dimensional(*(each for each in arrays if each is not None))
+    some = [each for each in arrays if each is not None]
+    return bool(one_dimensional(*some) and alike(*some) and writable(*some))
 
 
 def _guarded(ok: Array, rate: Array, counters: Array | None = None) -> bool:
-    known = counters is None or (counters.dtype == COUNTERS and counters.flags.c_contiguous)
-    return ok.dtype == FLAG and rate.dtype == RATE and known
+    return single(ok, FLAG) and single(rate, RATE) and (counters is None or _counters(counters))
+
+
+def _counters(counters: Array) -> bool:
+    return bool(counters.dtype == COUNTERS and counters.flags.c_contiguous and counters.size > 0)
 
 
 @fused(ops.sgd_, accepts=lambda w, g, ok, rate, _: _flat(w, g) and _guarded(ok, rate), allocate=nothing)
@@ -148,7 +152,7 @@ def _(
 
 @fused(
     ops.average_,
-    accepts=lambda average, value, ok, counters, _: _flat(average, value) and _guarded(ok, np.empty(()), counters),
+    accepts=lambda average, value, ok, counters, _: _flat(average, value) and single(ok, FLAG) and _counters(counters),
     allocate=nothing,
 )
 def _(_: None, average: Array, value: Array, ok: Array, counters: Array, decay: float) -> list[Call]:
@@ -157,16 +161,17 @@ def _(_: None, average: Array, value: Array, ok: Array, counters: Array, decay: 
 
 
 @fused(
-    ops.check_finite_, accepts=lambda ok, value: ok.dtype == FLAG and floating(value) and value.size == 1,
+    ops.check_finite_,
+    accepts=lambda ok, value: single(ok, FLAG) and writable(ok) and floating(value) and value.size == 1,
     allocate=nothing,
-)  # fmt: skip
+)
 def _(_: None, ok: Array, value: Array) -> list[Call]:
     return [instruction("check_finite", value.dtype, ok, value)]
 
 
 @fused(
     ops.advance_,
-    accepts=lambda counters, ok: ok.dtype == FLAG and counters.dtype == COUNTERS and counters.flags.c_contiguous,
+    accepts=lambda counters, ok: single(ok, FLAG) and _counters(counters) and writable(counters),
     allocate=nothing,
 )
 def _(_: None, counters: Array, ok: Array) -> list[Call]:
@@ -175,7 +180,7 @@ def _(_: None, counters: Array, ok: Array) -> list[Call]:
 
 @fused(
     ops.increment_,
-    accepts=lambda counters, index: counters.dtype == COUNTERS and counters.flags.c_contiguous and index >= 0,
+    accepts=lambda counters, index: _counters(counters) and writable(counters) and 0 <= index < counters.size,
     allocate=nothing,
 )
 def _(_: None, counters: Array, index: int) -> list[Call]:
@@ -185,10 +190,12 @@ def _(_: None, counters: Array, index: int) -> list[Call]:
 @fused(
     ops.accumulate_,
     accepts=lambda total, value, weight: (
-        total.dtype == RATE
+        (total.dtype, total.shape) == (RATE, (2,))
         and total.flags.c_contiguous
+        and writable(total)
         and floating(value)
-        and (plain_number(weight) or (isinstance(weight, np.ndarray) and weight.dtype == RATE))
+        and value.size == 1
+        and (plain_number(weight) or single(weight, RATE))
     ),
     allocate=nothing,
 )
