@@ -134,6 +134,7 @@ def environment(backend: Backend) -> dict[str, Any]:
         "backend": backend.name,
         "version of the backend": about.get("version"),
         "device": about.get("device"),
+        "kernels": about.get("kernels"),
         "BLAS": " ".join(str(blas[key]) for key in ("name", "version", "kernel") if blas[key]),
         "BLAS threads": blas["threads"] or blas["thread_variables"] or os.cpu_count(),
         "machine": f"{platform.system()} {platform.machine()}, {blas['cpu']}",

@@ -46,8 +46,10 @@ class NumpyBackend:
         return "<backend numpy>"
 
     def describe(self) -> dict[str, str]:
-        """Return NumPy's version and the device; the BLAS is reported by `bpnet doctor`."""
-        return {"version": np.__version__, "device": "cpu"}
+        """Return NumPy's version, the device, and who makes the kernels; `bpnet doctor` reports the BLAS."""
+        from bpnet_numpy import fused
+
+        return {"version": np.__version__, "device": "cpu", "kernels": fused.made_by()}
 
     def synchronize(self) -> None:
         """Do nothing: NumPy's calls return when they are done."""
