@@ -67,9 +67,11 @@ class Child:
         cpus = machine.usable_cpus()
         command = [settings.python_of(spec), "-m", "benchmarks.child", "--spec", json.dumps(asdict(spec))]
         command += ["--threads", str(settings.threads), "--cpus", json.dumps(cpus[: settings.threads])]
+        if spec.folder:
+            environment = environment | {"PYTHONPATH": machine.python_path(Path(spec.folder))}
         self.process = subprocess.Popen(
             command,
-            cwd=machine.ROOT,
+            cwd=spec.folder or machine.ROOT,
             env=environment | spec.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -29,9 +29,14 @@ def clean_environment(threads: int) -> tuple[dict[str, str], list[str]]:
     environment = {name: value for name, value in os.environ.items() if name not in removed}
     environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    paths = [str(ROOT), str(ROOT / "backends"), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    environment["PYTHONPATH"] = python_path(ROOT)
     return environment, removed
+
+
+def python_path(tree: Path) -> str:
+    """What PYTHONPATH is for a process that runs the code of `tree`."""
+    paths = [str(tree), str(tree / "backends"), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(path for path in paths if path)
 
 
 def usable_cpus() -> list[int]:

@@ -89,6 +89,32 @@ class StepTime(Metric):
         return {"losses": losses, "gradient norms": norms}
 
 
+class FitTime(Metric):
+    """A step in a fit: the batches made and shuffled, the step, the sums, and an epoch's share of all around it."""
+
+    name = "fit"
+    what = "one step of a fit, shuffled"
+
+    def measure(self, peer: Peer, count: int) -> float:
+        peer.reset()
+        peer.fit(1, True)  # plans, caches, clocks
+        epochs = max(1, round(count / len(peer.batches)))
+        start = perf_counter()
+        peer.fit(epochs, True)
+        peer.wait()
+        return (perf_counter() - start) / (epochs * len(peer.batches))
+
+    def check(self, peer: Peer) -> Facts:
+        """The mean loss of an epoch in the order in which the batches lie."""
+        peer.reset()
+        return {"epoch losses": peer.fit(1, False)}
+
+    def expected(self, problem: Problem) -> Facts:
+        reference = Reference(problem.weights)
+        losses = [reference.step(x, labels) for x, labels in problem.batches]
+        return {"epoch losses": [float(np.mean(losses))]}
+
+
 class InferenceTime(Metric):
     """One batch through the network, the logits ready to be read on the host."""
 
@@ -134,4 +160,4 @@ def disagreement(found: Facts, expected: Facts, tolerance: float) -> str:
     return ""
 
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (StepTime(), InferenceTime())}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (StepTime(), FitTime(), InferenceTime())}

@@ -90,6 +90,11 @@ def _last_line(text: str) -> str:
 def add_options(parser: argparse.ArgumentParser, peers: Iterable[str], known: Iterable[str] = PEERS) -> None:
     """The options of every benchmark that runs the harness. peers : by default, of those that are known."""
     parser.add_argument("--peers", type=_names, default=list(peers), help=f"of {', '.join(known)}; by commas")
+    add_run_options(parser)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of how to run."""
     parser.add_argument(
         "--python", type=_elsewhere, action="append", default=[], metavar="PEER=PATH",
         help="the interpreter in which a peer is installed, where that is not this one; may be repeated",

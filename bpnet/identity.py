@@ -65,7 +65,8 @@ def described(trainer: Trainer) -> dict[str, Any]:
             "seed": trainer.seed,
         }
     )
-    return found
+    # Named only where it is on: a checkpoint from before there was the setting is one without it.
+    return found | ({"check_gradients": True} if trainer.check_gradients else {})
 
 
 def _loss_settings(trainer: Trainer) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from bpnet.data.dataset import Dataset, as_dataset, as_validation, check_batch_s
 from bpnet.dispatch import Array, Tracked
 from bpnet.door import Door
 from bpnet.errors import ConfigError
+from bpnet.files import check_writable
 from bpnet.fitting import Fit
 from bpnet.history import History
 from bpnet.inference import predict
@@ -43,6 +44,11 @@ class Trainer(Tracked):
     seed      : of the order of samples (and of the parameters and dropout masks, where the Trainer initializes)
     backend   : where to train; None leaves an initialized model where it is, and selects as `get_backend` does else
     plan      : whether steps that repeat are replayed from a recorded plan (the same bits, faster)
+    check_gradients : whether a step also changes nothing, and a fit stops, where the norm of its gradients is not
+                      finite; with `clip_norm` that is so anyway
+    bundle    : a file to write where a fit stops because of a number that is not finite: that step, for
+                `bpnet.load_bundle`. None: into the folder of the fit's Checkpoint where it has one, else none, and
+                `save_bundle` of the error that is raised writes it
 
     The loss that is reported is what is minimized: the mean over the samples' weights, and the model's penalties. With
     reduction="sum" it is the mean over batches of their sums, so it grows with the batch size, in evaluation too.
@@ -68,6 +74,8 @@ class Trainer(Tracked):
         seed: int = 0,
         backend: str | Backend | None = None,
         plan: bool = True,
+        check_gradients: bool = False,
+        bundle: str | os.PathLike[str] | None = None,
     ) -> None:
         for given, kind, what in (
             (model, Layer, "model must be a Layer"),
@@ -84,6 +92,8 @@ class Trainer(Tracked):
         self.seed = check_seed(seed)
         self._epoch = 0
         self.plan = plan
+        self.check_gradients = check_gradients
+        self.bundle = bundle
         self._planner: Planner | None = None
         self._totals: Totals | None = None
         self._stop = ""
@@ -110,6 +120,26 @@ class Trainer(Tracked):
                     f"Trainer: two results would be called {name!r}; give one of the metrics another name"
                 )
         self._metrics = tuple(metrics)
+
+    @property
+    def check_gradients(self) -> bool:
+        """Whether a step changes nothing where the norm of its gradients is not finite."""
+        return self._check_gradients
+
+    @check_gradients.setter
+    def check_gradients(self, check_gradients: bool) -> None:
+        self._check_gradients = flag("Trainer: check_gradients", check_gradients)
+
+    @property
+    def bundle(self) -> str | None:
+        """Where a fit that stops because of a number that is not finite writes down that step; None: see above."""
+        return self._bundle
+
+    @bundle.setter
+    def bundle(self, bundle: str | os.PathLike[str] | None) -> None:
+        if bundle is not None and (not isinstance(bundle, (str, os.PathLike)) or not os.fspath(bundle)):
+            raise ConfigError(f"Trainer: bundle must be the path of a file, or None, got {bundle!r}")
+        self._bundle = None if bundle is None else os.fsdecode(bundle)
 
     @property
     def epoch(self) -> int:
@@ -211,7 +241,8 @@ class Trainer(Tracked):
         with `interrupted` set; a second Ctrl-C interrupts at once, which may leave a step half made.
         Raises DataError, ShapeError, DTypeError, ConfigError before anything is changed; NonFiniteError when the loss
         stops being finite, with the parameters as they were before that step; CheckpointError where a checkpoint cannot
-        be written or read. What does not fit the checkpoint to resume from is refused with what differs.
+        be written or read, or the bundle could not be. What does not fit the checkpoint to resume from is refused with
+        what differs.
         """
         data = as_dataset(x, y, sample_weight)
         check_batch_size(batch_size)
@@ -228,6 +259,9 @@ class Trainer(Tracked):
         checkpoint = as_checkpoint(checkpoint)
         found = find(resume, checkpoint)
         self.optimizer.check(self.model)
+        door.check_smallest(data, int(batch_size), micro_batch_size)
+        if self.bundle is not None:
+            check_writable(self.bundle)
         fit = Fit(
             self,
             data,

@@ -22,6 +22,7 @@ class PeerSpec:
     """Where a peer is found, without importing it.
 
     title : for tables; where : "module:Class" in this folder; requires : the modules that must be installed
+    folder : the tree that its process runs in, where that is another than this one
     role  : "ours", "peer" (what ratios to the best peer look at) or "floor" (a bound, trains nothing)
     commands    : any one of these programs must be there, such as a compiler
     environment : variables of its process alone, beside the clean environment that all have
@@ -37,6 +38,7 @@ class PeerSpec:
     commands: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     tolerance: float = 1e-3
+    folder: str = ""
 
     def missing(self, python: str = sys.executable) -> list[str]:
         """What is not there: modules that the interpreter `python` has not installed, or the programs."""

@@ -59,6 +59,14 @@ class Peer:
         for x, labels in islice(cycle(self.batches), count):
             self.step(x, labels)
 
+    def sources(self) -> list[str]:
+        """The files that its code is read from, where somebody might ask."""
+        return []
+
+    def fit(self, epochs: int, shuffle: bool) -> list[float]:
+        """Train for so many passes over all batches; return every epoch's mean loss."""
+        raise NotImplementedError
+
     def infer(self, x: Any) -> Any:
         """Return the logits (or what `infers` says), ready to be read."""
         raise NotImplementedError

@@ -13,7 +13,9 @@ from benchmarks.reference import BETA1, BETA2, EPSILON, LEARNING_RATE
 
 
 class Bpnet(Peer):
-    """A Trainer's step, and the model's call. plan : as in `bpnet.Trainer`."""
+    """A Trainer's step and fit, and the model's call. plan : as in `bpnet.Trainer`."""
+
+    metrics = ("step", "inference", "fit")
 
     def __init__(self, threads: int, plan: bool = True) -> None:
         super().__init__(threads)
@@ -28,6 +30,10 @@ class Bpnet(Peer):
             found["numba"] = sys.modules["numba"].__version__
         return found
 
+    def sources(self) -> list[str]:
+        bp.get_backend("numpy")
+        return [str(sys.modules[name].__file__) for name in ("bpnet", "bpnet_numpy")]
+
     def reset(self) -> None:
         self.dense = [bp.Dense(*weight.shape) for weight in self.weights]
         layers: list[bp.Layer] = []
@@ -41,6 +47,12 @@ class Bpnet(Peer):
 
     def step(self, x: Any, labels: Any) -> float:
         return float(self.trainer.step(x, labels))
+
+    def fit(self, epochs: int, shuffle: bool) -> list[float]:
+        x, labels = (np.concatenate(parts) for parts in zip(*self.batches, strict=True))
+        size = len(self.batches[0][0])
+        history = self.trainer.fit(x, labels, epochs=epochs, batch_size=size, shuffle=shuffle, progress=False)
+        return [float(loss) for loss in history["loss"]]
 
     def infer(self, x: Any) -> Any:
         return self.model(x)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 from bpnet.backend import Backend, get_backend, to_numpy, type_name
 from bpnet.dispatch import Array, Tracked, dtype_name, version
 from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
+from bpnet.layers.sequence import OnSequences
 from bpnet.layers.training import Trained
 from bpnet.layers.tree import first_of_each, held, live_config, recording, shown
 from bpnet.parameter import Parameter, Stream
@@ -26,7 +27,7 @@ _INTERNAL = frozenset({"_config", "_info", "_kept", "_origin", "_parent", "_seen
 _MEMBERS = (list, tuple, dict)
 
 
-class Layer(Trained, Tracked):
+class Layer(Trained, OnSequences, Tracked):
     """Base of all layers. A subclass sets its parameters in `__init__` and defines `__call__`, `forward`, `backward`.
 
     The constructor's arguments are recorded in `config`, so that an architecture can be saved as JSON: they must be
@@ -74,13 +75,15 @@ class Layer(Trained, Tracked):
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        """Take what `forward` saved, accumulate the parameters' gradients, and return dx (None where not needed)."""
+        """Take what `forward` saved, accumulate the parameters' gradients, and return dx.
+
+        None where it is not needed, and where x has no derivative: ids.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define backward")
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one sample's output for that of one sample's input; by default found by inference on zeros."""
-        x = self.backend.zeros((1, *input_shape), self.store.dtype)
-        return tuple(self(x).shape[1:])
+        return tuple(self(self.blank(input_shape)).shape[1:])
 
     def keep(self, *values: Any) -> None:
         """Keep `values` for the backward of this forward, in the layer's one slot."""
@@ -293,7 +296,10 @@ class Layer(Trained, Tracked):
         self.store.complete_gradients()
 
     def summary(self, input_shape: tuple[int, ...] | int | None = None) -> Any:
-        """Return a table of the layers; print it. See `bpnet.layers.summary.summarize`."""
+        """Return a table of the layers; print it.
+
+        input_shape : the shape of one sample; with it the table has output shapes, and the FLOPs of one inference
+        """
         from bpnet.layers.summary import summarize
 
         return summarize(self, input_shape)
@@ -345,9 +351,17 @@ class Layer(Trained, Tracked):
             raise ShapeError(f"{self!r} needs x of shape (N, {width}), got {tuple(shape)}{hint}")
         if x.dtype != like.dtype:
             dtype = dtype_name(like.dtype)
-            raise DTypeError(f"{self!r} computes in {dtype}, got x of {x.dtype}; use model.asarray(x, dtype={dtype!r})")
+            found = dtype_name(x.dtype)
+            raise DTypeError(f"{self!r} computes in {dtype}, got x of {found}; use model.asarray(x, dtype={dtype!r})")
         if x.device != like.device:
             raise DTypeError(f"{self!r} is on device {like.device}, got x on {x.device}; use model.asarray(x)")
+
+    def shape_of(self, x: Any) -> tuple[int, ...]:
+        """The shape of `x`; DTypeError where it is no array."""
+        shape = getattr(x, "shape", None)
+        if shape is None:
+            raise DTypeError(f"{self!r} needs an array, got {type_name(x)}; bring it over with model.asarray(x)")
+        return tuple(shape)
 
     def check_gradient(self, dy: Any, shape: tuple[int, ...], dtype: Any, *kept: Any) -> None:
         """Raise unless `dy` has the output's shape and dtype (None: any); what was kept is then kept again."""
@@ -359,7 +373,7 @@ class Layer(Trained, Tracked):
         self.keep(*kept)
         if tuple(dy.shape) != tuple(shape):
             raise ShapeError(f"{self!r}.backward needs dy of the output's shape {tuple(shape)}, got {tuple(dy.shape)}")
-        raise DTypeError(f"{self!r}.backward needs dy of {dtype}, got {dy.dtype}")
+        raise DTypeError(f"{self!r}.backward needs dy of {dtype_name(dtype)}, got {dtype_name(dy.dtype)}")
 
     # --- copies ---
 

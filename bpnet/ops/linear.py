@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from bpnet.dispatch import Array, Kernel, kernel, namespace
+from bpnet.ops.costs import Shaped, kernel_flops, n_rows, size
 
 
 def rows(x: Array) -> Array:
@@ -13,7 +14,14 @@ def rows(x: Array) -> Array:
     return x if x.ndim == 2 else namespace(x).reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
-@kernel
+def _linear_flops(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> int:
+    n = n_rows(x)
+    n_in, n_out = map(int, W.shape)
+    after = 0 if activation is None else kernel_flops(activation, (Shaped((n, n_out)), *settings))
+    return 2 * n * n_in * n_out + (0 if b is None else n * n_out) + after
+
+
+@kernel(flops=_linear_flops, activation_at=3)
 def linear(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> Array:
     """y = activation(x W + b).
 
@@ -28,7 +36,20 @@ def linear(x: Array, W: Array, b: Array | None, activation: Kernel | None = None
     return y if x.ndim == 2 else namespace(y).reshape(y, (*x.shape[:-1], W.shape[1]))
 
 
-@kernel
+def _linear_backward_flops(
+    dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True, need_dW: bool = True
+) -> int:
+    product = 2 * size(x) * int(W.shape[1])
+    return product * (bool(need_dx) + bool(need_dW)) + (size(dy) if need_db else 0)
+
+
+def _linear_backward_unread(
+    dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True, need_dW: bool = True
+) -> tuple[int, ...]:
+    return (*(() if need_dW else (1,)), *(() if need_dx else (2,)))
+
+
+@kernel(flops=_linear_backward_flops, unread=_linear_backward_unread)
 def linear_backward(
     dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True, need_dW: bool = True
 ) -> tuple[Array | None, Array | None, Array | None]:
