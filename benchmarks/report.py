@@ -134,11 +134,13 @@ def chosen(parser: argparse.ArgumentParser, what: str, names: list[str], known: 
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def chosen_peers(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[PeerSpec]:
-    return chosen(parser, "peer", arguments.peers, PEERS)
+def chosen_peers(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, known: dict[str, PeerSpec] = PEERS
+) -> list[PeerSpec]:
+    return chosen(parser, "peer", arguments.peers, known)
 
 
-def settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Settings:
+def settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace, gpu: bool = False) -> Settings:
     if arguments.json is not None and not arguments.json.parent.is_dir():
         parser.error(f"--json: there is no folder {arguments.json.parent}")
     rounds = arguments.rounds or (3 if arguments.quick else Settings.rounds)
@@ -151,6 +153,7 @@ def settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         threads=arguments.threads,
         seed=arguments.seed,
         pythons=dict(arguments.python),
+        gpu=gpu,
     )
 
 
