@@ -39,8 +39,7 @@ class Settings:
     seconds : a turn at most; a peer that would take longer does fewer units of work, at least 4
     threads : for every peer; pause : seconds after every turn, so that a pool that spins for a moment does so alone
     seed    : of the orders of peers; timeout : seconds for one answer of a child
-    pythons : other interpreters, by the name of the peer that lives there
-    gpu     : whether children may see GPUs
+    pythons : other interpreters, by the name of the peer that lives there; gpu : whether children may see GPUs
     """
 
     rounds: int = 7
@@ -69,13 +68,12 @@ class Child:
         cpus = machine.usable_cpus()
         command = [settings.python_of(spec), "-m", "benchmarks.child", "--spec", json.dumps(asdict(spec))]
         command += ["--threads", str(settings.threads), "--cpus", json.dumps(cpus[: settings.threads])]
-        environment = environment | spec.environment
         if spec.folder:
-            environment |= {"PYTHONPATH": machine.python_path(Path(spec.folder))}
+            environment = environment | {"PYTHONPATH": machine.python_path(Path(spec.folder))}
         self.process = subprocess.Popen(
             command,
             cwd=spec.folder or machine.ROOT,
-            env=environment,
+            env=environment | spec.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

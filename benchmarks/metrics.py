@@ -158,16 +158,16 @@ class TrainTime(StepTime):
 
     def measure(self, peer: Peer, count: int) -> float:
         peer.reset()
-        self.ask(peer, _warm_up(count, least=4))
+        _queue(peer, _warm_up(count, least=4))
         start = perf_counter()
-        self.ask(peer, count)
+        _queue(peer, count)
         return (perf_counter() - start) / count
 
-    @staticmethod
-    def ask(peer: Peer, count: int) -> None:
-        for x, labels in islice(cycle(peer.batches), count):
-            peer.queue(x, labels)
-        peer.wait()
+
+def _queue(peer: Peer, count: int) -> None:
+    for x, labels in islice(cycle(peer.batches), count):
+        peer.queue(x, labels)
+    peer.wait()
 
 
 class InputTime(Metric):

@@ -87,10 +87,9 @@ def _last_line(text: str) -> str:
     return text.strip().splitlines()[-1] if text.strip() else ""
 
 
-def add_options(parser: argparse.ArgumentParser, peers: Iterable[str], known: Iterable[str] | None = None) -> None:
+def add_options(parser: argparse.ArgumentParser, peers: Iterable[str], known: Iterable[str] = PEERS) -> None:
     """The options of every benchmark that runs the harness. peers : by default, of those that are known."""
-    peers = list(peers)
-    parser.add_argument("--peers", type=_names, default=peers, help=f"of {', '.join(known or peers)}; by commas")
+    parser.add_argument("--peers", type=_names, default=list(peers), help=f"of {', '.join(known)}; by commas")
     add_run_options(parser)
 
 

@@ -181,6 +181,17 @@ The counts end a round before training has gone so far that slots of Adam decay 
 beyond.
 """
 
+INFERENCES = {
+    workload.name: workload
+    for workload in (
+        Workload("one", MNIST, 1, large_digits, "inference", count=1000, n_batches=1024),
+        Workload("many", MNIST, 10_000, large_digits, "inference", count=4, n_batches=2),
+    )
+}
+"""The same for inference: one sample, and ten thousand at once."""
+
+WORKLOADS = STEPS | INFERENCES
+
 GPU = {
     workload.name: workload
     for workload in (
@@ -204,13 +215,3 @@ GPU = {
     )
 }
 """The workloads of `python -m benchmarks.gpu`, by name."""
-INFERENCES = {
-    workload.name: workload
-    for workload in (
-        Workload("one", MNIST, 1, large_digits, "inference", count=1000, n_batches=1024),
-        Workload("many", MNIST, 10_000, large_digits, "inference", count=4, n_batches=2),
-    )
-}
-"""The same for inference: one sample, and ten thousand at once."""
-
-WORKLOADS = STEPS | INFERENCES

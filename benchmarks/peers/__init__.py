@@ -35,10 +35,10 @@ class PeerSpec:
     requires: tuple[str, ...]
     role: str = "peer"
     options: dict[str, Any] = field(default_factory=dict)
-    folder: str = ""
     commands: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     tolerance: float = 1e-3
+    folder: str = ""
 
     def missing(self, python: str = sys.executable) -> list[str]:
         """What is not there: modules that the interpreter `python` has not installed, or the programs."""

@@ -58,6 +58,11 @@ class Peer:
         """Forward, loss, backward, Adam; return the loss as a number on the host."""
         raise NotImplementedError
 
+    def train(self, count: int) -> None:
+        """Do `count` steps over the batches in rotation. What is timed, so no more than a loop over `step`."""
+        for x, labels in islice(cycle(self.batches), count):
+            self.step(x, labels)
+
     def sources(self) -> list[str]:
         """The files that its code is read from, where somebody might ask."""
         return []
@@ -77,11 +82,6 @@ class Peer:
     def arrived_sum(self, x: Any) -> float:
         """The sum of one host batch, computed where it is brought to."""
         raise NotImplementedError
-
-    def train(self, count: int) -> None:
-        """Do `count` steps over the batches in rotation. What is timed, so no more than a loop over `step`."""
-        for x, labels in islice(cycle(self.batches), count):
-            self.step(x, labels)
 
     def infer(self, x: Any) -> Any:
         """Return the logits (or what `infers` says), ready to be read."""
