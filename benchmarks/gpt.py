@@ -136,7 +136,7 @@ class Torch:
 def torch_weights(weights: dict[str, Array]) -> dict[str, Array]:
     """bpnet's parameters under the names that the model above has, Linear weights transposed."""
     names = {"0.weight": "embedding.weight", "1.weight": "positions"}
-    names |= {f"{2 + BLOCKS}.gain": "norm.weight", f"{2 + BLOCKS}.bias": "norm.bias"}
+    names |= {f"{2 + BLOCKS}.weight": "norm.weight", f"{2 + BLOCKS}.bias": "norm.bias"}
     names |= {f"{3 + BLOCKS}.weight": "head.weight"}
     inner = {"attention.qkv": "qkv", "attention.output": "output", "feed.0": "up", "feed.2": "down"}
     inner |= {"attention_norm": "norm1", "feed_norm": "norm2"}
@@ -147,7 +147,7 @@ def torch_weights(weights: dict[str, Array]) -> dict[str, Array]:
             continue
         block, _, rest = path.partition(".")
         layer, _, kind = rest.rpartition(".")
-        name = f"blocks.{int(block) - 2}.{inner[layer]}.{'weight' if kind == 'gain' else kind}"
+        name = f"blocks.{int(block) - 2}.{inner[layer]}.{kind}"
         found[name] = np.ascontiguousarray(value.T) if value.ndim > 1 else value
     return found
 
@@ -169,16 +169,16 @@ class Jax:
             h = p["0.weight"][x] + p["1.weight"]
             hidden = jnp.tril(jnp.ones((T, T), bool))
             for b in range(2, 2 + BLOCKS):
-                z = norm(h, p[f"{b}.attention_norm.gain"], p[f"{b}.attention_norm.bias"])
+                z = norm(h, p[f"{b}.attention_norm.weight"], p[f"{b}.attention_norm.bias"])
                 qkv = z @ p[f"{b}.attention.qkv.weight"] + p[f"{b}.attention.qkv.bias"]
                 q, k, v = (each.reshape(*x.shape, HEADS, D // HEADS) for each in jnp.split(qkv, 3, axis=-1))
                 s = jnp.einsum("nqhd,nkhd->nhqk", q, k) / math.sqrt(D // HEADS)
                 a = jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(jnp.where(hidden, s, -jnp.inf)), v)
                 h = h + a.reshape(*x.shape, D) @ p[f"{b}.attention.output.weight"] + p[f"{b}.attention.output.bias"]
-                z = norm(h, p[f"{b}.feed_norm.gain"], p[f"{b}.feed_norm.bias"])
+                z = norm(h, p[f"{b}.feed_norm.weight"], p[f"{b}.feed_norm.bias"])
                 z = jax.nn.gelu(z @ p[f"{b}.feed.0.weight"] + p[f"{b}.feed.0.bias"], approximate=True)
                 h = h + z @ p[f"{b}.feed.2.weight"] + p[f"{b}.feed.2.bias"]
-            h = norm(h, p[f"{2 + BLOCKS}.gain"], p[f"{2 + BLOCKS}.bias"])
+            h = norm(h, p[f"{2 + BLOCKS}.weight"], p[f"{2 + BLOCKS}.bias"])
             log_p = jax.nn.log_softmax(h @ p[f"{3 + BLOCKS}.weight"].T)
             return -jnp.take_along_axis(log_p, y[..., None], axis=-1).mean()
 

@@ -47,15 +47,15 @@ def test_layer_norm(shape: tuple[int, ...], bias: bool) -> None:
     n = shape[-1]
     layer = bp.LayerNorm(n, epsilon=1e-3, bias=bias).initialize(dtype="float64")
     theirs = torch.nn.LayerNorm(n, eps=1e-3, bias=bias, dtype=torch.float64)
-    layer.gain.value = RNG.normal(size=n)
+    layer.weight.value = RNG.normal(size=n)
     with torch.no_grad():
-        theirs.weight.copy_(torch.tensor(layer.gain.value))
+        theirs.weight.copy_(torch.tensor(layer.weight.value))
         if bias:
             assert layer.bias is not None
             layer.bias.value = RNG.normal(size=n)
             theirs.bias.copy_(torch.tensor(layer.bias.value))
     both(layer, theirs, 3 + 2 * RNG.normal(size=shape))
-    np.testing.assert_allclose(layer.gain.grad, theirs.weight.grad.numpy(), **CLOSE)
+    np.testing.assert_allclose(layer.weight.grad, theirs.weight.grad.numpy(), **CLOSE)
     if bias:
         assert layer.bias is not None
         np.testing.assert_allclose(layer.bias.grad, theirs.bias.grad.numpy(), **CLOSE)
@@ -65,11 +65,11 @@ def test_layer_norm(shape: tuple[int, ...], bias: bool) -> None:
 def test_rms_norm(shape: tuple[int, ...]) -> None:
     layer = bp.RMSNorm(shape[-1], epsilon=1e-3).initialize(dtype="float64")
     theirs = torch.nn.RMSNorm(shape[-1], eps=1e-3, dtype=torch.float64)
-    layer.gain.value = RNG.normal(size=shape[-1])
+    layer.weight.value = RNG.normal(size=shape[-1])
     with torch.no_grad():
-        theirs.weight.copy_(torch.tensor(layer.gain.value))
+        theirs.weight.copy_(torch.tensor(layer.weight.value))
     both(layer, theirs, RNG.normal(size=shape))
-    np.testing.assert_allclose(layer.gain.grad, theirs.weight.grad.numpy(), **CLOSE)
+    np.testing.assert_allclose(layer.weight.grad, theirs.weight.grad.numpy(), **CLOSE)
 
 
 @pytest.mark.parametrize(("n_tokens", "shape"), [(7, (3, 5)), (1, (2, 1)), (400, (4, 9)), (300, (1, 300))], ids=str)
@@ -212,9 +212,9 @@ def test_transformer_block(pre_norm: bool, activation: str, length: int) -> None
         (ours.feed[0].bias, theirs.linear1.bias),
         (ours.feed[2].weight, theirs.linear2.weight),
         (ours.feed[2].bias, theirs.linear2.bias),
-        (ours.attention_norm.gain, theirs.norm1.weight),
+        (ours.attention_norm.weight, theirs.norm1.weight),
         (ours.attention_norm.bias, theirs.norm1.bias),
-        (ours.feed_norm.gain, theirs.norm2.weight),
+        (ours.feed_norm.weight, theirs.norm2.weight),
         (ours.feed_norm.bias, theirs.norm2.bias),
     ]
     for mine, their in pairs:

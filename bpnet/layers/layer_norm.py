@@ -13,7 +13,7 @@ from bpnet.parameter import Parameter
 
 
 class _Norm(Layer):
-    """What the two share: the number of features, epsilon, and the gain."""
+    """What the two share: the number of features, epsilon, and the weight."""
 
     positionwise = True
 
@@ -22,7 +22,7 @@ class _Norm(Layer):
         if not self.n_features:
             raise ConfigError(f"{type(self).__name__} needs a whole number of features, at least 1, got {n_features!r}")
         self.epsilon = epsilon
-        self.gain = Parameter((self.n_features,), ones, decay=False)
+        self.weight = Parameter((self.n_features,), ones, decay=False)
 
     @property
     def epsilon(self) -> float:
@@ -37,7 +37,7 @@ class _Norm(Layer):
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The input's."""
-        self.check_input(self.blank(input_shape), self.n_features, self.gain.value)
+        self.check_input(self.blank(input_shape), self.n_features, self.weight.value)
         return input_shape
 
     def __repr__(self) -> str:
@@ -45,12 +45,12 @@ class _Norm(Layer):
 
 
 class LayerNorm(_Norm):
-    """y = gain * (x - mean) / sqrt(variance + epsilon) + bias, both over the last axis. [Ba, Kiros, Hinton 2016]
+    """y = weight * (x - mean) / sqrt(variance + epsilon) + bias, both over the last axis. [Ba, Kiros, Hinton 2016]
 
     n_features : the length of the last axis; epsilon : above 0; bias : whether there is one
-    x, y : (..., n_features); gain, bias : (n_features,), begin at 1 and 0. The variance divides by n_features.
-    With h the normalized x, r = 1 / sqrt(variance + epsilon) and dh = dy gain:
-    dx = r (dh - mean(dh) - h mean(dh h)), dgain = sum of dy h, dbias = sum of dy over all positions.
+    x, y : (..., n_features); weight, bias : (n_features,), begin at 1 and 0. The variance divides by n_features.
+    With h the normalized x, r = 1 / sqrt(variance + epsilon) and dh = dy weight:
+    dx = r (dh - mean(dh) - h mean(dh h)), dweight = sum of dy h, dbias = sum of dy over all positions.
 
     >>> import numpy as np
     >>> import bpnet as bp
@@ -64,10 +64,10 @@ class LayerNorm(_Norm):
         self.bias = Parameter((self.n_features,), zeros, decay=False) if flag("LayerNorm: bias", bias) else None
 
     def _evaluate(self, x: Array) -> tuple[Array, Array, Array]:
-        gain = self.gain.value
-        self.check_input(x, self.n_features, gain)
+        weight = self.weight.value
+        self.check_input(x, self.n_features, weight)
         found: tuple[Array, Array, Array] = ops.layer_norm(
-            x, gain, None if self.bias is None else self.bias.value, self.epsilon
+            x, weight, None if self.bias is None else self.bias.value, self.epsilon
         )
         return found
 
@@ -82,34 +82,34 @@ class LayerNorm(_Norm):
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        """Return dx; accumulate dgain and dbias."""
+        """Return dx; accumulate dweight and dbias."""
         h, r = self.kept()
         self.check_gradient(dy, h.shape, h.dtype, h, r)
-        need_dgain = self.gain.trainable
+        need_dweight = self.weight.trainable
         need_dbias = self.bias is not None and self.bias.trainable
-        dx, dgain, dbias = ops.layer_norm_backward(dy, h, r, self.gain.value, need_dx, need_dgain, need_dbias)
-        if need_dgain:
-            self.gain.accumulate(dgain)
+        dx, dweight, dbias = ops.layer_norm_backward(dy, h, r, self.weight.value, need_dx, need_dweight, need_dbias)
+        if need_dweight:
+            self.weight.accumulate(dweight)
         if self.bias is not None and need_dbias:
             self.bias.accumulate(dbias)
         return dx
 
 
 class RMSNorm(_Norm):
-    """y = gain * x / sqrt(mean of x^2 + epsilon) over the last axis. [Zhang & Sennrich 2019]
+    """y = weight * x / sqrt(mean of x^2 + epsilon) over the last axis. [Zhang & Sennrich 2019]
 
     n_features : the length of the last axis; epsilon : above 0
-    x, y : (..., n_features); gain : (n_features,), begins at 1
-    With h = x r, r = 1 / sqrt(mean of x^2 + epsilon) and dh = dy gain: dx = r (dh - h mean(dh h)), dgain = sum of dy h.
+    x, y : (..., n_features); weight : (n_features,), begins at 1
+    With h = x r, r = 1 / sqrt(mean of x^2 + epsilon), dh = dy weight: dx = r (dh - h mean(dh h)), dweight = sum dy h.
     """
 
     def __init__(self, n_features: int, *, epsilon: float = 1e-6) -> None:
         super().__init__(n_features, epsilon)
 
     def _evaluate(self, x: Array) -> tuple[Array, Array, Array]:
-        gain = self.gain.value
-        self.check_input(x, self.n_features, gain)
-        found: tuple[Array, Array, Array] = ops.rms_norm(x, gain, self.epsilon)
+        weight = self.weight.value
+        self.check_input(x, self.n_features, weight)
+        found: tuple[Array, Array, Array] = ops.rms_norm(x, weight, self.epsilon)
         return found
 
     def __call__(self, x: Array) -> Array:
@@ -123,10 +123,10 @@ class RMSNorm(_Norm):
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        """Return dx; accumulate dgain."""
+        """Return dx; accumulate dweight."""
         h, r = self.kept()
         self.check_gradient(dy, h.shape, h.dtype, h, r)
-        dx, dgain = ops.rms_norm_backward(dy, h, r, self.gain.value, need_dx, self.gain.trainable)
-        if self.gain.trainable:
-            self.gain.accumulate(dgain)
+        dx, dweight = ops.rms_norm_backward(dy, h, r, self.weight.value, need_dx, self.weight.trainable)
+        if self.weight.trainable:
+            self.weight.accumulate(dweight)
         return dx
