@@ -21,11 +21,11 @@ from bpnet.trace import Step, Trace, Value, flat, mapped
 
 
 def fuse_activations(steps: list[Step], wanted: set[Value]) -> list[Step]:
-    """Let `linear` apply the elementwise activation that is the only reader of its result."""
+    """Let a product or convolution apply the elementwise activation that is the only reader of its result."""
     readers = _readers(steps)
     fused, gone = list(steps), set()
     for i, step in enumerate(steps):
-        if step.kernel is not ops.linear or len(step.args) > 3 or step.out in wanted:
+        if len(step.args) != step.kernel.activation_at or step.out in wanted:
             continue
         if len(readers.get(step.out, [])) != 1:
             continue
@@ -33,7 +33,7 @@ def fuse_activations(steps: list[Step], wanted: set[Value]) -> list[Step]:
         reader = steps[j]
         single = reader.kernel.elementwise and reader.args[0] is step.out
         if single and not any(isinstance(arg, Value) for arg in flat(reader.args[1:])):
-            fused[i] = Step(ops.linear, (*step.args, reader.kernel, *reader.args[1:]), reader.out)
+            fused[i] = Step(step.kernel, (*step.args, reader.kernel, *reader.args[1:]), reader.out)
             gone.add(j)
     return [step for i, step in enumerate(fused) if i not in gone]
 

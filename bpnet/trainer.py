@@ -281,6 +281,7 @@ class Trainer(Working):
         checkpoint = as_checkpoint(checkpoint)
         found = find(resume, checkpoint)
         self.optimizer.check(self.model)
+        door.check_smallest(data, int(batch_size), micro_batch_size)
         if self.bundle is not None:
             check_writable(self.bundle)
         fit = Fit(

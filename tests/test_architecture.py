@@ -39,6 +39,7 @@ LEVELS = {
     "snapshot": 5,
     "step": 5,
     "totals": 5,
+    "generation": 5,
     "history": 5,
     "inference": 5,
     "interrupt": 5,

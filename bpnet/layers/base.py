@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Self
 from bpnet.backend import Backend, get_backend, to_numpy, type_name
 from bpnet.dispatch import Array, Tracked, dtype_name, version
 from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
+from bpnet.layers.sequence import OnSequences
 from bpnet.layers.training import Trained
-from bpnet.layers.tree import first_of_each, held, live_config, recording, shown
+from bpnet.layers.tree import BRING_OVER, first_of_each, held, is_foreign, live_config, recording, shown
 from bpnet.parameter import Parameter, Stream
 from bpnet.random import check_seed
 from bpnet.store import Store
@@ -26,7 +27,7 @@ _INTERNAL = frozenset({"_config", "_info", "_kept", "_origin", "_parent", "_seen
 _MEMBERS = (list, tuple, dict)
 
 
-class Layer(Trained, Tracked):
+class Layer(Trained, OnSequences, Tracked):
     """Base of all layers. A subclass sets its parameters in `__init__` and defines `__call__`, `forward`, `backward`.
 
     The constructor's arguments are recorded in `config`, so that an architecture can be saved as JSON: they must be
@@ -74,16 +75,15 @@ class Layer(Trained, Tracked):
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
-        """Take what `forward` saved, accumulate the parameters' gradients, and return dx (None where not needed)."""
+        """Take what `forward` saved, accumulate the parameters' gradients, and return dx.
+
+        None where it is not needed, and where x has no derivative: ids.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define backward")
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one sample's output for that of one sample's input; by default found by inference on zeros."""
         return tuple(self(self.blank(input_shape)).shape[1:])
-
-    def blank(self, input_shape: tuple[int, ...]) -> Array:
-        """One sample of zeros, as this layer takes them; one that takes integers defines this anew."""
-        return self.backend.zeros((1, *input_shape), self.store.dtype)
 
     def keep(self, *values: Any) -> None:
         """Keep `values` for the backward of this forward, in the layer's one slot."""
@@ -364,27 +364,18 @@ class Layer(Trained, Tracked):
         return tuple(shape)
 
     def check_gradient(self, dy: Any, shape: tuple[int, ...], dtype: Any, *kept: Any) -> None:
-        """Raise unless `dy` has the output's shape and dtype (None: any); what was kept is then kept again.
-
-        Where an array was kept first, dy must be of its library.
-        """
-        if not hasattr(dy, "shape"):
+        """Raise unless `dy` is of the library of what was kept, and has the output's shape and dtype (None: any)."""
+        foreign = is_foreign(dy, kept)
+        if foreign or not hasattr(dy, "shape"):
             self.keep(*kept)
-            raise DTypeError(f"{self!r}.backward needs an array, got {type_name(dy)}")
-        if kept and type(dy) is not type(kept[0]) and hasattr(kept[0], "dtype") and not isinstance(dy, type(kept[0])):
-            self.keep(*kept)
-            raise DTypeError(
-                f"{self!r}.backward needs dy as a {type_name(kept[0])}, got {type_name(dy)}; bring it over with "
-                "model.asarray(dy)"
-            )
+            wanted = f"dy as a {type_name(kept[0])}" if foreign else "an array"
+            raise DTypeError(f"{self!r}.backward needs {wanted}, got {type_name(dy)}{BRING_OVER if foreign else ''}")
         if dy.shape == shape and (dtype is None or dy.dtype == dtype):
             return
         self.keep(*kept)
         if tuple(dy.shape) != tuple(shape):
             raise ShapeError(f"{self!r}.backward needs dy of the output's shape {tuple(shape)}, got {tuple(dy.shape)}")
         raise DTypeError(f"{self!r}.backward needs dy of {dtype_name(dtype)}, got {dtype_name(dy.dtype)}")
-
-    # --- copies ---
 
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in vars(self).items() if k not in ("_kept", "_store", "_parent", "_origin", "_seen")}

@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+BRING_OVER = "; bring it over with model.asarray(dy)"
 PENALTIES = ("weight_l1", "weight_l2", "bias_l1", "bias_l2")
 
 
@@ -22,6 +23,13 @@ def held(kind: type | tuple[type, ...], name: str, value: Any) -> Iterator[tuple
     elif isinstance(value, dict):
         for key, each in value.items():
             yield from held(kind, f"{name}.{key}", each)
+
+
+def is_foreign(dy: Any, kept: tuple[Any, ...]) -> bool:
+    """Whether `dy` is an array of another library than the first thing that a forward kept, if that is an array."""
+    if not kept or type(dy) is type(kept[0]) or not (hasattr(kept[0], "dtype") and hasattr(dy, "shape")):
+        return False
+    return not isinstance(dy, type(kept[0]))
 
 
 def first_of_each(members: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -65,7 +73,9 @@ def as_size(n: Any) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """A number of an array library, such as numpy.int64(3), as Python's."""
+    """A number of an array library, such as numpy.int64(3), as Python's; a tuple of numbers as JSON brings it back."""
+    if isinstance(value, tuple) and value and all(isinstance(each, (numbers.Number, str, tuple)) for each in value):
+        return [_plain(each) for each in value]
     return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
 
 
@@ -103,6 +113,19 @@ def arguments(layer: Any) -> tuple[list[Any], dict[str, Any]]:
         else:
             keywords[parameter.name] = value
     return positional, keywords
+
+
+def typed(layer: Any) -> str:
+    """The layer as one would type it: sizes by place, of the rest what is not as it is by default."""
+    config, written = live_config(layer), []
+    for name, parameter in list(inspect.signature(type(layer).__init__).parameters.items())[1:]:
+        value = config[name]
+        value = getattr(value, "__name__", value) if callable(value) else value
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            written.append(repr(value))
+        elif value != parameter.default:
+            written.append(f"{name}={value!r}")
+    return f"{type(layer).__name__}({', '.join(written)})"
 
 
 def shown(layer: Any, kind: type) -> Iterator[str]:

@@ -21,7 +21,7 @@ def _linear_flops(x: Array, W: Array, b: Array | None, activation: Kernel | None
     return 2 * n * n_in * n_out + (0 if b is None else n * n_out) + after
 
 
-@kernel(flops=_linear_flops)
+@kernel(flops=_linear_flops, activation_at=3)
 def linear(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> Array:
     """y = activation(x W + b).
 

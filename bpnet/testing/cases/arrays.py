@@ -68,6 +68,7 @@ def dropout(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
 def dropout_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
     for shape in SHAPES:
         yield (special(rng, shape, dtype), rng.uniform(size=shape) > 0.5, 0.25)
+    yield (special(rng, (2, 3, 4), dtype), rng.uniform(size=(2, 1, 4)) > 0.5, 0.25)
 
 
 def tuples(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
