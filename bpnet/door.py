@@ -98,13 +98,13 @@ class Door:
 
     def host_batch(self, x: Any, y: Any, weight: Any = None) -> tuple[Any, ...]:
         """The same on the host, in the dtypes that `batch` has."""
-        dtype, y = self.model.store.dtype, as_array(y, "y")
+        dtype, x, y = self.model.store.dtype, as_array(x, "x"), as_array(y, "y")
         if self._labels(y) and not namespace(y).isdtype(y.dtype, "integral"):
             check_label_form(y, 1)
-        target = np.asarray(to_numpy(y), dtype="int64" if self._labels(y) else dtype)
-        x, ids = as_array(x, "x"), self.model.input_ids
+        ids = self.model.input_ids
         if ids is not None and not namespace(x).isdtype(x.dtype, "integral"):
             check_ids(x, ids)
+        target = np.asarray(to_numpy(y), dtype="int64" if self._labels(y) else dtype)
         values = np.asarray(to_numpy(x), dtype=dtype if ids is None else "int64")
         return (values, target) if weight is None else (values, target, np.asarray(to_numpy(weight), dtype=dtype))
 
@@ -117,8 +117,7 @@ class Door:
         found = batches(data, batch_size, **order)
         if not may_exceed_memory(data.x):
             return found
-        uploader = getattr(self.model.backend, "uploader", None)
-        looked_at = _looked_at(found, self.model.input_ids)
+        looked_at, uploader = _looked_at(found, self.model.input_ids), getattr(self.model.backend, "uploader", None)
         return prefetch(looked_at) if uploader is None else _uploaded(looked_at, uploader(), self)
 
     def moved(self, data: Dataset) -> Dataset:
