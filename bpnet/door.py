@@ -64,11 +64,12 @@ class Door:
 
     def x(self, x: Any) -> Array:
         """`x` on the model's device: in the model's dtype, or int64 where the model takes ids."""
-        if self.model.input_ids is None:
+        ids = self.model.input_ids
+        if ids is None:
             return self.values(x)
         x = as_array(x, "x")
         if not namespace(x).isdtype(x.dtype, "integral"):
-            check_ids(x, self.model.input_ids)
+            check_ids(x, ids)
         backend = self.model.backend
         return backend.asarray(host_if_foreign(x, backend), dtype="int64")
 
@@ -97,13 +98,13 @@ class Door:
 
     def host_batch(self, x: Any, y: Any, weight: Any = None) -> tuple[Any, ...]:
         """The same on the host, in the dtypes that `batch` has."""
-        dtype, x, y = self.model.store.dtype, as_array(x, "x"), as_array(y, "y")
+        dtype, y = self.model.store.dtype, as_array(y, "y")
         if self._labels(y) and not namespace(y).isdtype(y.dtype, "integral"):
             check_label_form(y, 1)
-        ids = self.model.input_ids
+        target = np.asarray(to_numpy(y), dtype="int64" if self._labels(y) else dtype)
+        x, ids = as_array(x, "x"), self.model.input_ids
         if ids is not None and not namespace(x).isdtype(x.dtype, "integral"):
             check_ids(x, ids)
-        target = np.asarray(to_numpy(y), dtype="int64" if self._labels(y) else dtype)
         values = np.asarray(to_numpy(x), dtype=dtype if ids is None else "int64")
         return (values, target) if weight is None else (values, target, np.asarray(to_numpy(weight), dtype=dtype))
 
@@ -116,7 +117,8 @@ class Door:
         found = batches(data, batch_size, **order)
         if not may_exceed_memory(data.x):
             return found
-        looked_at, uploader = _looked_at(found, self.model.input_ids), getattr(self.model.backend, "uploader", None)
+        uploader = getattr(self.model.backend, "uploader", None)
+        looked_at = _looked_at(found, self.model.input_ids)
         return prefetch(looked_at) if uploader is None else _uploaded(looked_at, uploader(), self)
 
     def moved(self, data: Dataset) -> Dataset:
