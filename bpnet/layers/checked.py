@@ -8,7 +8,6 @@ from typing import Any
 from bpnet.backend import type_name
 from bpnet.dispatch import Array, dtype_name
 from bpnet.errors import DTypeError, ShapeError, StateError
-from bpnet.layers.tree import BRING_OVER, is_foreign
 
 
 class Checked:
@@ -61,12 +60,19 @@ class Checked:
         return tuple(shape)
 
     def check_gradient(self, dy: Any, shape: tuple[int, ...], dtype: Any, *kept: Any) -> None:
-        """Raise unless `dy` is of the library of what was kept, and has the output's shape and dtype (None: any)."""
-        foreign = is_foreign(dy, kept)
-        if foreign or not hasattr(dy, "shape"):
+        """Raise unless `dy` has the output's shape and dtype (None: any); what was kept is then kept again.
+
+        Where an array was kept first, dy must be of its library.
+        """
+        if not hasattr(dy, "shape"):
             self.keep(*kept)
-            wanted = f"dy as a {type_name(kept[0])}" if foreign else "an array"
-            raise DTypeError(f"{self!r}.backward needs {wanted}, got {type_name(dy)}{BRING_OVER if foreign else ''}")
+            raise DTypeError(f"{self!r}.backward needs an array, got {type_name(dy)}")
+        if kept and type(dy) is not type(kept[0]) and hasattr(kept[0], "dtype") and not isinstance(dy, type(kept[0])):
+            self.keep(*kept)
+            raise DTypeError(
+                f"{self!r}.backward needs dy as a {type_name(kept[0])}, got {type_name(dy)}; bring it over with "
+                "model.asarray(dy)"
+            )
         if dy.shape == shape and (dtype is None or dy.dtype == dtype):
             return
         self.keep(*kept)

@@ -9,7 +9,6 @@ import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-BRING_OVER = "; bring it over with model.asarray(dy)"
 PENALTIES = ("weight_l1", "weight_l2", "bias_l1", "bias_l2")
 
 
@@ -23,13 +22,6 @@ def held(kind: type | tuple[type, ...], name: str, value: Any) -> Iterator[tuple
     elif isinstance(value, dict):
         for key, each in value.items():
             yield from held(kind, f"{name}.{key}", each)
-
-
-def is_foreign(dy: Any, kept: tuple[Any, ...]) -> bool:
-    """Whether `dy` is an array of another library than the first thing that a forward kept, if that is an array."""
-    if not kept or type(dy) is type(kept[0]) or not (hasattr(kept[0], "dtype") and hasattr(dy, "shape")):
-        return False
-    return not isinstance(dy, type(kept[0]))
 
 
 def first_of_each(members: Iterable[tuple[str, Any]]) -> dict[str, Any]:
