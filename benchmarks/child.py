@@ -47,6 +47,7 @@ class Server:
             "metrics": list(self.peer.metrics),
             "blas": self.peer.blas(),
             "thread_pools": machine.thread_pools(),
+            "sources": self.peer.sources(),
         }
 
     def load(self, path: str) -> dict[str, Any]:

@@ -21,14 +21,14 @@ from benchmarks.workloads import WORKLOADS
 
 PROGRAMS = ("job", "import")
 KNOWN = [*WORKLOADS, *PROGRAMS]
-JOB_ROUNDS = 7
+ONLY_WHEN_NAMED = "torch-loader"  # it takes twice as long as PyTorch without it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workload", action="append", help=f"one of {', '.join(KNOWN)}; may be repeated (default all)")
     everyone = PEERS | JOBS | IMPORTS
-    add_options(parser, everyone, everyone)
+    add_options(parser, [name for name in everyone if name != ONLY_WHEN_NAMED], everyone)
     arguments = parser.parse_args(argv)
     wanted = chosen(parser, "workload", arguments.workload or KNOWN, dict(zip(KNOWN, KNOWN, strict=True)))
     names = [spec.name for spec in chosen(parser, "peer", arguments.peers, everyone)]
@@ -37,12 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     def show(results: dict[str, Any]) -> None:
         print(table(results), flush=True)
 
-    harness = Harness([PEERS[name] for name in names if name in PEERS], options)
-    report = harness.run([WORKLOADS[name] for name in wanted if name in WORKLOADS], show)
+    workloads = [WORKLOADS[name] for name in wanted if name in WORKLOADS]
+    described = PEERS if workloads else PEERS.keys() & JOBS.keys()  # the others have no part in it
+    harness = Harness([PEERS[name] for name in names if name in described], options)
+    report = harness.run(workloads, show)
     if "job" in wanted:
         jobs = [JOBS[name] for name in names if name in JOBS]
-        rounds = arguments.rounds or (2 if arguments.quick else JOB_ROUNDS)
-        report["workloads"]["job"] = run_job(jobs, replace(options, rounds=rounds), arguments.quick)
+        few = replace(options, rounds=2) if arguments.quick and not arguments.rounds else options
+        report["workloads"]["job"] = run_job(jobs, few, arguments.quick)
         show(report["workloads"]["job"])
     if "import" in wanted:
         report["workloads"]["import"] = run_imports([IMPORTS[name] for name in names if name in IMPORTS], options)

@@ -104,11 +104,10 @@ def table(growth: dict[str, Any], peers: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     add_options(parser, PEERS)
+    parser.set_defaults(seconds=0.1)
     arguments = parser.parse_args(argv)
     specs = chosen_peers(parser, arguments)
     options = settings(parser, arguments)
-    if arguments.rounds is None and not arguments.quick:
-        options = replace(options, rounds=7)
     points = sweeps(arguments.quick)
     workloads = [workload for pairs in points.values() for _, workload in pairs]
     report = Harness(specs, options).run(workloads, lambda results: print(results["title"], flush=True))

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks import machine
-from benchmarks.metrics import METRICS, disagreement
+from benchmarks.metrics import METRICS, TOLERANCE, disagreement
 from benchmarks.peers import PeerSpec
 from benchmarks.roofline import least_seconds
 from benchmarks.workloads import Workload
@@ -39,10 +39,10 @@ class Settings:
     seconds : a turn at most; a peer that would take longer does fewer units of work, at least 4
     threads : for every peer; pause : seconds after every turn, so that a pool that spins for a moment does so alone
     seed    : of the orders of peers; timeout : seconds for one answer of a child
-    pythons : other interpreters, by the name of the peer that lives there
+    pythons : other interpreters, by the name of the peer that lives there; gpu : whether children may see GPUs
     """
 
-    rounds: int = 9
+    rounds: int = 7
     scale: float = 1.0
     count: int | None = None
     seconds: float = 0.15
@@ -51,6 +51,7 @@ class Settings:
     seed: int = 0
     timeout: float = 300.0
     pythons: dict[str, str] = field(default_factory=dict)
+    gpu: bool = False
 
     def python_of(self, spec: PeerSpec) -> str:
         """The interpreter of a peer; "torch" stands for "torch-fused" too."""
@@ -67,9 +68,11 @@ class Child:
         cpus = machine.usable_cpus()
         command = [settings.python_of(spec), "-m", "benchmarks.child", "--spec", json.dumps(asdict(spec))]
         command += ["--threads", str(settings.threads), "--cpus", json.dumps(cpus[: settings.threads])]
+        if spec.folder:
+            environment = environment | {"PYTHONPATH": machine.python_path(Path(spec.folder))}
         self.process = subprocess.Popen(
             command,
-            cwd=machine.ROOT,
+            cwd=spec.folder or machine.ROOT,
             env=environment | spec.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -129,7 +132,7 @@ class Harness:
 
     def run(self, workloads: Sequence[Workload], show: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Measure every workload, `show` each one's results when they are there, and return the whole report."""
-        environment, removed = machine.clean_environment(self.settings.threads)
+        environment, removed = machine.clean_environment(self.settings.threads, self.settings.gpu)
         report: dict[str, Any] = machine.report_head(self.settings.threads) | {
             "settings": asdict(self.settings),
             "removed_variables": removed,
@@ -215,7 +218,7 @@ class Harness:
             child.ask("rest")
         except ChildError as error:
             return {"status": "failed", "error": str(error)}
-        difference = disagreement(found, expected, child.spec.tolerance)
+        difference = disagreement(found, expected, max(child.spec.tolerance, TOLERANCE[workload.precision]))
         return {"status": "disagrees" if difference else "ok", "error": difference, "checked": found, "count": count}
 
     def _count(self, child: Child, workload: Workload) -> int:
@@ -237,7 +240,7 @@ class Harness:
 
 def summarize(rows: dict[str, Row]) -> None:
     """Add to every measured row its median and spread, and bpnet's time over its own, round by round."""
-    ours = rows.get("bpnet", {"status": ""})
+    ours = next((row for row in rows.values() if row["role"] == "ours"), {"status": ""})
     for row in rows.values():
         if row["status"] != "ok":
             continue

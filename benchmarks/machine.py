@@ -23,15 +23,24 @@ CHANGES_TIMINGS = (
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
-def clean_environment(threads: int) -> tuple[dict[str, str], list[str]]:
-    """The environment of every child, the same for all, and the names of the variables that were left out."""
+def clean_environment(threads: int, gpu: bool = False) -> tuple[dict[str, str], list[str]]:
+    """The environment of every child, the same for all, and the names of the variables that were left out.
+
+    gpu : whether GPUs may be seen
+    """
     removed = sorted(name for name in os.environ if name.startswith(CHANGES_TIMINGS))
     environment = {name: value for name, value in os.environ.items() if name not in removed}
     environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
-    environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    paths = [str(ROOT), str(ROOT / "backends"), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    if not gpu:
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = python_path(ROOT)
     return environment, removed
+
+
+def python_path(tree: Path) -> str:
+    """What PYTHONPATH is for a process that runs the code of `tree`."""
+    paths = [str(tree), str(tree / "backends"), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(path for path in paths if path)
 
 
 def usable_cpus() -> list[int]:

@@ -40,7 +40,7 @@ class Metric:
 
 def _warm_up(count: int, least: int) -> int:
     """How many untimed units come first (plans, caches, clocks): few where one takes long, as a small count says."""
-    return max(least, min(8, count), count // 10)
+    return max(least, min(8, count // 2), count // 10)
 
 
 class StepTime(Metric):
@@ -53,6 +53,12 @@ class StepTime(Metric):
     name = "step"
     what = "one training step, loss read on the host"
     checked_steps = 20
+    large = 2**21  # weights, from which on fewer steps are checked: each takes the reference a second
+
+    def steps_of(self, weights: list[Any]) -> int:
+        """How many steps are compared with the reference."""
+        total = sum(weight.size for weight in weights)
+        return self.checked_steps if total < self.large else min(self.checked_steps, 6)
 
     def measure(self, peer: Peer, count: int) -> float:
         peer.reset()
@@ -67,7 +73,7 @@ class StepTime(Metric):
         """The losses of the first steps, and the norms of the weights' gradients in the first one."""
         peer.reset()
         losses, facts = [], {}
-        for index, (x, labels) in enumerate(peer.batches[: self.checked_steps]):
+        for index, (x, labels) in enumerate(peer.batches[: self.steps_of(peer.weights)]):
             losses.append(peer.step(x, labels))
             if index == 0 and (gradients := peer.gradients()) is not None:
                 facts["gradient norms"] = _norms(gradients)
@@ -76,11 +82,37 @@ class StepTime(Metric):
     def expected(self, problem: Problem) -> Facts:
         reference = Reference(problem.weights)
         losses, norms = [], []
-        for index, (x, labels) in enumerate(problem.batches[: self.checked_steps]):
+        for index, (x, labels) in enumerate(problem.batches[: self.steps_of(problem.weights)]):
             losses.append(reference.step(x, labels))
             if index == 0:
                 norms = _norms(reference.gradients)
         return {"losses": losses, "gradient norms": norms}
+
+
+class FitTime(Metric):
+    """A step in a fit: the batches made and shuffled, the step, the sums, and an epoch's share of all around it."""
+
+    name = "fit"
+    what = "one step of a fit, shuffled"
+
+    def measure(self, peer: Peer, count: int) -> float:
+        peer.reset()
+        peer.fit(1, True)  # plans, caches, clocks
+        epochs = max(1, round(count / len(peer.batches)))
+        start = perf_counter()
+        peer.fit(epochs, True)
+        peer.wait()
+        return (perf_counter() - start) / (epochs * len(peer.batches))
+
+    def check(self, peer: Peer) -> Facts:
+        """The mean loss of an epoch in the order in which the batches lie."""
+        peer.reset()
+        return {"epoch losses": peer.fit(1, False)}
+
+    def expected(self, problem: Problem) -> Facts:
+        reference = Reference(problem.weights)
+        losses = [reference.step(x, labels) for x, labels in problem.batches]
+        return {"epoch losses": [float(np.mean(losses))]}
 
 
 class InferenceTime(Metric):
@@ -115,8 +147,54 @@ def _infer(peer: Peer, count: int) -> None:
     peer.wait()
 
 
+class TrainTime(StepTime):
+    """Steps as a training makes them: asked for one behind the other, the device waited for at the end of the round."""
+
+    what = "one training step of many; no loss is read between them"
+
+    def __init__(self, name: str, checked_steps: int) -> None:
+        self.name = name  # type: ignore[misc]
+        self.checked_steps = checked_steps
+
+    def measure(self, peer: Peer, count: int) -> float:
+        peer.reset()
+        _queue(peer, _warm_up(count, least=4))
+        start = perf_counter()
+        _queue(peer, count)
+        return (perf_counter() - start) / count
+
+
+def _queue(peer: Peer, count: int) -> None:
+    for x, labels in islice(cycle(peer.batches), count):
+        peer.queue(x, labels)
+    peer.wait()
+
+
+class InputTime(Metric):
+    """One batch from the host's memory to the device, one behind the other, each touched once there."""
+
+    name = "input"
+    what = "one batch of inputs brought to the device"
+
+    def measure(self, peer: Peer, count: int) -> float:
+        peer.reset()
+        return peer.bring(list(islice(cycle(peer.host_inputs), count))) / count
+
+    def check(self, peer: Peer) -> Facts:
+        """The sums of the batches as they arrive."""
+        peer.reset()
+        return {"sums": [peer.arrived_sum(x) for x in peer.host_inputs[:2]]}
+
+    def expected(self, problem: Problem) -> Facts:
+        return {"sums": [float(x.sum(dtype=np.float64)) for x in problem.x[:2]]}
+
+
 def _norms(arrays: list[Any]) -> list[float]:
     return [float(np.linalg.norm(np.asarray(array, np.float64))) for array in arrays]
+
+
+TOLERANCE = {"float32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}
+"""By the precision of products."""
 
 
 def disagreement(found: Facts, expected: Facts, tolerance: float) -> str:
@@ -128,4 +206,14 @@ def disagreement(found: Facts, expected: Facts, tolerance: float) -> str:
     return ""
 
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (StepTime(), InferenceTime())}
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        StepTime(),
+        FitTime(),
+        InferenceTime(),
+        TrainTime("train", 20),
+        TrainTime("train few", 2),
+        InputTime(),
+    )
+}

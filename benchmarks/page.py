@@ -33,6 +33,8 @@ COMMANDS = {
 }
 """By report what makes it, without `--json benchmarks/results/REPORT.json`."""
 
+WHOLE = "cpu.json"  # of `python -m benchmarks.cpu` without a choice of workloads
+
 Reports = dict[str, dict[str, Any]]
 
 
@@ -56,12 +58,12 @@ def spread(row: dict[str, Any]) -> str:
 
 def runs(reports: Reports) -> str:
     rows = []
-    for name, report in reports.items():
+    for report in {report["file"]: report for report in reports.values()}.values():
         about = report["machine"]
         threads = report.get("threads") or report["settings"]["threads"]
         load = f"{about['load'][0]:.1f}" if about["load"] else "-"
         cells = (report["date"][:16].replace("T", " "), (report["commit"] or "-")[:10], about["cpu"])
-        rows.append((f"{name}.json", *cells, str(about["cores"]), str(threads), load, report["python"]))
+        rows.append((report["file"], *cells, str(about["cores"]), str(threads), load, report["python"]))
     head = ("report", "date, UTC", "commit", "processor", "cores", "threads", "load before", "Python")
     return grid(head, rows) + "\n\n" + _versions(reports)
 
@@ -191,15 +193,23 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
 
 
 def load(folder: Path = RESULTS) -> Reports:
-    """The reports that are there, by name."""
-    found = {name: folder / f"{name}.json" for name in COMMANDS}
-    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in found.items() if path.exists()}
+    """The reports that are there, by name. One of the whole command, `cpu.json`, stands for those of its pieces."""
+    pieces = dict.fromkeys(("steps", "inference", "programs"), folder / WHOLE)
+    paths = {name: folder / f"{name}.json" for name in COMMANDS}
+    paths = {name: path if path.exists() else pieces.get(name, path) for name, path in paths.items()}
+    read = {path: json.loads(path.read_text(encoding="utf-8")) for path in {*paths.values()} if path.exists()}
+    return {name: read[path] | {"file": path.name} for name, path in paths.items() if path in read}
 
 
 def table(mark: str, reports: Reports) -> str:
     """What belongs between the marks of a table."""
     needs, make = TABLES[mark]
-    lacking = [name for name in needs if name not in reports]
+    shown = {"steps": STEPS, "inference": INFERENCES}.get(mark, (mark,) if mark in ("job", "import") else ())
+    lacking = [
+        name
+        for name in needs
+        if name not in reports or (shown and not any(each in reports[name]["workloads"] for each in shown))
+    ]
     if lacking:
         command = f"{COMMANDS[lacking[0]]} --json benchmarks/results/{lacking[0]}.json"
         return f"Not measured yet: `{command}`"

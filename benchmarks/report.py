@@ -90,12 +90,17 @@ def _last_line(text: str) -> str:
 def add_options(parser: argparse.ArgumentParser, peers: Iterable[str], known: Iterable[str] = PEERS) -> None:
     """The options of every benchmark that runs the harness. peers : by default, of those that are known."""
     parser.add_argument("--peers", type=_names, default=list(peers), help=f"of {', '.join(known)}; by commas")
+    add_run_options(parser)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of how to run."""
     parser.add_argument(
         "--python", type=_elsewhere, action="append", default=[], metavar="PEER=PATH",
         help="the interpreter in which a peer is installed, where that is not this one; may be repeated",
     )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=Settings.seconds, help="of a peer's turn in a round, at most")
-    parser.add_argument("--rounds", type=_positive, help="at least 7 for numbers to be quoted (default 9)")
+    parser.add_argument("--rounds", type=_positive, help="at least 7 for numbers to be quoted (default 7)")
     parser.add_argument("--count", type=_positive, help="units of work in a round, in place of the workload's own")
     parser.add_argument("--threads", type=_positive, default=len(machine.usable_cpus()), help="for every peer")
     parser.add_argument("--seed", type=int, default=0, help="of the orders in which peers take turns")
@@ -129,11 +134,13 @@ def chosen(parser: argparse.ArgumentParser, what: str, names: list[str], known: 
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def chosen_peers(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[PeerSpec]:
-    return chosen(parser, "peer", arguments.peers, PEERS)
+def chosen_peers(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, known: dict[str, PeerSpec] = PEERS
+) -> list[PeerSpec]:
+    return chosen(parser, "peer", arguments.peers, known)
 
 
-def settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Settings:
+def settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace, gpu: bool = False) -> Settings:
     if arguments.json is not None and not arguments.json.parent.is_dir():
         parser.error(f"--json: there is no folder {arguments.json.parent}")
     rounds = arguments.rounds or (3 if arguments.quick else Settings.rounds)
@@ -146,6 +153,7 @@ def settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         threads=arguments.threads,
         seed=arguments.seed,
         pythons=dict(arguments.python),
+        gpu=gpu,
     )
 
 

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from bpnet.auditing.audit import audit
     from bpnet.auditing.report import AuditReport
     from bpnet.backend import Backend, backend_names, get_backend, register_backend, to_numpy, use_backend
+    from bpnet.bundle import Bundle, load_bundle
     from bpnet.callbacks import Callback
     from bpnet.checkpoint import Checkpoint
     from bpnet.contracts import strict
+    from bpnet.costing import CostReport, cost
     from bpnet.data import Dataset
     from bpnet.dispatch import kernel, namespace
     from bpnet.errors import (
@@ -30,35 +32,58 @@ if TYPE_CHECKING:
         DTypeError,
         MissingExtraError,
         NonFiniteError,
+        OutOfMemoryError,
         ShapeError,
         StateError,
     )
     from bpnet.explain import explain
+    from bpnet.generation import generate
     from bpnet.history import History
     from bpnet.inference import predict
     from bpnet.layers import (
         ELU,
         GELU,
         GLU,
+        AvgPool2d,
+        BatchNorm,
         Concatenate,
+        Conv1d,
+        Conv2d,
+        ConvTranspose2d,
         Dense,
         Dropout,
+        Dropout2d,
+        Embedding,
         Flatten,
+        GlobalAveragePool2d,
+        GlobalMaxPool2d,
+        GroupNorm,
         Hardswish,
         Layer,
+        LayerNorm,
         LeakyReLU,
+        LearnedPositions,
         LogSoftmax,
+        MaxPool2d,
         Mish,
+        MultiHeadAttention,
         Normalize,
         PReLU,
+        Recompute,
         ReLU,
+        Reshape,
         Residual,
+        RMSNorm,
         Sequential,
         Sigmoid,
         SiLU,
+        SinusoidalPositions,
         Softmax,
         Softplus,
+        SwiGLU,
         Tanh,
+        TransformerBlock,
+        Unembedding,
     )
     from bpnet.losses import (
         BinaryCrossEntropy,
@@ -91,7 +116,7 @@ if TYPE_CHECKING:
         TopKAccuracy,
     )
     from bpnet.optimizers import SGD, Adagrad, Adam, AdamW, Group, Lion, Optimizer, RMSprop
-    from bpnet.parameter import Parameter, Stream
+    from bpnet.parameter import Parameter, Statistic, Stream
     from bpnet.schedules import Constant, Cosine, Exponential, InverseTime, OneCycle, Schedule, StepDecay, WarmUp
     from bpnet.trainer import Trainer
 
@@ -103,21 +128,27 @@ _NAMES = {
     "bpnet.auditing.audit": "audit",
     "bpnet.auditing.report": "AuditReport",
     "bpnet.backend": "Backend backend_names get_backend register_backend to_numpy use_backend",
+    "bpnet.bundle": "Bundle load_bundle",
     "bpnet.callbacks": "Callback",
     "bpnet.checkpoint": "Checkpoint",
     "bpnet.contracts": "strict",
+    "bpnet.costing": "CostReport cost",
     "bpnet.data": "Dataset",
     "bpnet.dispatch": "kernel namespace",
     "bpnet.errors": (
         "BackendError BpnetError CheckpointError ConfigError ContractError DTypeError DataError MissingExtraError "
-        "NonFiniteError ShapeError StateError"
+        "NonFiniteError OutOfMemoryError ShapeError StateError"
     ),
     "bpnet.explain": "explain",
+    "bpnet.generation": "generate",
     "bpnet.history": "History",
     "bpnet.inference": "predict",
     "bpnet.layers": (
-        "Concatenate Dense Dropout ELU Flatten GELU GLU Hardswish Layer LeakyReLU LogSoftmax Mish Normalize PReLU "
-        "ReLU Residual Sequential SiLU Sigmoid Softmax Softplus Tanh"
+        "AvgPool2d BatchNorm Concatenate Conv1d Conv2d ConvTranspose2d Dense Dropout Dropout2d ELU Embedding "
+        "Flatten GELU GLU GlobalAveragePool2d GlobalMaxPool2d GroupNorm Hardswish Layer LayerNorm LeakyReLU "
+        "LearnedPositions LogSoftmax MaxPool2d Mish MultiHeadAttention Normalize PReLU RMSNorm ReLU Recompute "
+        "Reshape Residual Sequential SiLU Sigmoid SinusoidalPositions Softmax Softplus SwiGLU Tanh "
+        "TransformerBlock Unembedding"
     ),
     "bpnet.losses": (
         "BinaryCrossEntropy BinaryFocalLoss CategoricalCrossEntropy ClassLoss FocalLoss Hinge Huber KLDivergence "
@@ -126,7 +157,7 @@ _NAMES = {
     ),
     "bpnet.metrics": "Accuracy BinaryAccuracy ConfusionMatrix F1 Metric Perplexity Precision R2 Recall TopKAccuracy",
     "bpnet.optimizers": "Adagrad Adam AdamW Group Lion Optimizer RMSprop SGD",
-    "bpnet.parameter": "Parameter Stream",
+    "bpnet.parameter": "Parameter Statistic Stream",
     "bpnet.schedules": "Constant Cosine Exponential InverseTime OneCycle Schedule StepDecay WarmUp",
     "bpnet.trainer": "Trainer",
 }
@@ -181,12 +212,15 @@ __all__ = [
     "Adam",
     "AdamW",
     "AuditReport",
+    "AvgPool2d",
     "Backend",
     "BackendError",
+    "BatchNorm",
     "BinaryAccuracy",
     "BinaryCrossEntropy",
     "BinaryFocalLoss",
     "BpnetError",
+    "Bundle",
     "Callback",
     "CategoricalCrossEntropy",
     "Checkpoint",
@@ -197,16 +231,25 @@ __all__ = [
     "ConfusionMatrix",
     "Constant",
     "ContractError",
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose2d",
     "Cosine",
+    "CostReport",
     "DTypeError",
     "DataError",
     "Dataset",
     "Dense",
     "Dropout",
+    "Dropout2d",
+    "Embedding",
     "Exponential",
     "Flatten",
     "FocalLoss",
+    "GlobalAveragePool2d",
+    "GlobalMaxPool2d",
     "Group",
+    "GroupNorm",
     "Hardswish",
     "Hinge",
     "History",
@@ -214,56 +257,72 @@ __all__ = [
     "InverseTime",
     "KLDivergence",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
+    "LearnedPositions",
     "Lion",
     "LogCosh",
     "LogSoftmax",
     "Loss",
+    "MaxPool2d",
     "MeanAbsoluteError",
     "MeanSquaredError",
     "Metric",
     "Mish",
     "MissingExtraError",
+    "MultiHeadAttention",
     "MulticlassHinge",
     "NegativeLogLikelihood",
     "NonFiniteError",
     "Normalize",
     "OneCycle",
     "Optimizer",
+    "OutOfMemoryError",
     "PReLU",
     "Parameter",
     "Perplexity",
     "PoissonNLL",
     "Precision",
+    "RMSNorm",
     "RMSprop",
     "ReLU",
     "Recall",
+    "Recompute",
+    "Reshape",
     "Residual",
     "Schedule",
     "Sequential",
     "ShapeError",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPositions",
     "Softmax",
     "SoftmaxCrossEntropy",
     "Softplus",
     "StateError",
+    "Statistic",
     "StepDecay",
     "Stream",
+    "SwiGLU",
     "Tanh",
     "TopKAccuracy",
     "Trainer",
+    "TransformerBlock",
+    "Unembedding",
     "WarmUp",
     "audit",
     "backend_names",
     "callbacks",
+    "cost",
     "data",
     "errors",
     "explain",
+    "generate",
     "get_backend",
     "initializers",
     "kernel",
     "load",
+    "load_bundle",
     "metrics",
     "namespace",
     "ops",

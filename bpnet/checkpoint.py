@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BEST = "best.safetensors"
 INDEX = "index.json"
+BUNDLE = "bundle.safetensors"  # the step of a fit that failed
 _STEP = re.compile(r"step-(\d{1,18})\.safetensors")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 

@@ -88,10 +88,28 @@ def namespace(x: Array) -> Any:
     return found
 
 
+def _refuse_what_holds_no_array(x: Any) -> None:
+    """Raise DTypeError unless `x` is an array, or nested lists or tuples of them: a kernel's first argument."""
+    inner = x
+    while isinstance(inner, (list, tuple)) and inner:
+        inner = inner[0]
+    try:
+        namespace(inner)
+    except DTypeError:
+        namespace(x)  # names what was given
+        raise
+
+
 def dtype_name(dtype: Any) -> str:
     """The name of a dtype, whatever its library calls it: "float32"."""
     return str(dtype).rpartition(".")[2]
 
+
+Flops = int | Callable[..., int]
+"""Operations of a call: a number for each element of its first argument, or a function of its arguments."""
+
+Places = tuple[int, ...] | Callable[..., tuple[int, ...]]
+"""Places of arguments, or a function of the arguments that returns them."""
 
 Call = Callable[[], Any]
 """A prepared call: it has its arguments and the place of its result. Where its class has a static method `join`, such
@@ -141,13 +159,32 @@ class Kernel:
     name        : the function's name; one that ends in `_` writes into its first argument
     view        : the result shares its argument's memory where it can (reshape)
     elementwise : the result has the first argument's shape and may be written over it
+    activation_at : how many arguments stand before an elementwise kernel, and its settings, that it may apply to its
+                    result; 0 where it takes none
+    flops       : what a call costs (`bpnet.ops.costs` says what counts): a number for each element of the first
+                  argument, or a function of the arguments that looks at shapes and constants alone; None: not declared
+    writes      : the places of the arguments that it writes into
+    unread      : the places of those whose values it does not read, or a function of the arguments that returns them
     """
 
-    def __init__(self, reference: Callable[..., Any], view: bool, elementwise: bool) -> None:
+    def __init__(
+        self,
+        reference: Callable[..., Any],
+        view: bool = False,
+        elementwise: bool = False,
+        flops: Flops | None = None,
+        writes: tuple[int, ...] | None = None,
+        unread: Places = (),
+        activation_at: int = 0,
+    ) -> None:
         self.reference = Variant(reference, "reference")
         self.name = reference.__name__
         self.view = view
         self.elementwise = elementwise
+        self.flops = flops
+        self.writes = writes if writes is not None else (0,) if self.name.endswith("_") else ()
+        self.unread = unread
+        self.activation_at = activation_at
         self.__doc__ = reference.__doc__
         self.__name__ = reference.__name__
         self.__module__ = reference.__module__
@@ -168,10 +205,11 @@ class Kernel:
     def choose(self, args: tuple[Any, ...]) -> Variant:
         """Return the variant that runs on `args`."""
         cls = type(args[0])
-        if cls is tuple:
+        if cls is tuple and args[0]:
             cls = type(args[0][0])
         variants = self._table.get(cls)
         if variants is None:
+            _refuse_what_holds_no_array(args[0])
             variants = self._resolve(cls)
         for variant in variants:
             if variant.accepts is None or variant.accepts(*args):
@@ -244,14 +282,20 @@ class Kernel:
 @overload
 def kernel(reference: Callable[..., Any], /) -> Kernel: ...
 @overload
-def kernel(*, view: bool = ..., elementwise: bool = ...) -> Callable[[Callable[..., Any]], Kernel]: ...
 def kernel(
-    reference: Callable[..., Any] | None = None, /, *, view: bool = False, elementwise: bool = False
-) -> Kernel | Callable[[Callable[..., Any]], Kernel]:
+    *,
+    view: bool = ...,
+    elementwise: bool = ...,
+    flops: Flops | None = ...,
+    writes: tuple[int, ...] | None = ...,
+    unread: Places = ...,
+    activation_at: int = ...,
+) -> Callable[[Callable[..., Any]], Kernel]: ...
+def kernel(reference: Callable[..., Any] | None = None, /, **traits: Any) -> Kernel | Callable[..., Kernel]:
     """Make a kernel of the decorated reference body. Its first argument is an array, or a tuple of arrays."""
     if reference is not None:
-        return Kernel(reference, view, elementwise)
-    return lambda body: Kernel(body, view, elementwise)
+        return Kernel(reference)
+    return lambda body: Kernel(body, **traits)
 
 
 def kernels() -> list[Kernel]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from typing import Any
 
 
 class BpnetError(Exception):
@@ -42,11 +44,33 @@ class ContractError(BpnetError, RuntimeError):
 
 
 class NonFiniteError(BpnetError, ArithmeticError):
-    """The loss became NaN or infinite, and the parameters are those before that step; or, in strict mode, an output."""
+    """The loss became NaN or infinite, and the parameters are those before that step; or, in strict mode, an output.
+
+    bundle      : where a fit has stopped, the step that failed, a `bpnet.Bundle`; else None
+    bundle_path : the file that it has been written to, or None
+    """
+
+    bundle: Any = None
+    bundle_path: str | None = None
+
+    def save_bundle(self, path: str | os.PathLike[str], **info: Any) -> None:
+        """Write the step that failed to a file, for `bpnet.load_bundle` and `bpnet explain --bundle`.
+
+        info : JSON values to keep in it, such as where the data are from
+        Raises StateError where there is none to write; CheckpointError where the file cannot be written.
+        """
+        if self.bundle is None:
+            raise StateError("this error has no bundle: the step that failed could not be made again, or was no fit's")
+        self.bundle.write(path, **info)
+        self.bundle_path = os.fsdecode(path)
 
 
 class BackendError(BpnetError, RuntimeError):
     """A backend is unknown or cannot run here; the message has the reason and the remedy."""
+
+
+class OutOfMemoryError(BpnetError, MemoryError):
+    """The device, or the host, has no memory left for a step; the message says who asked for how much."""
 
 
 class CheckpointError(BpnetError, ValueError):

@@ -11,10 +11,10 @@ import numpy as np
 
 from bpnet.backend import to_numpy
 from bpnet.callbacks.base import Callback, running
-from bpnet.checkpoint import Checkpoint, Writer
+from bpnet.checkpoint import BUNDLE, Checkpoint, Writer
 from bpnet.data.dataset import Dataset
 from bpnet.dispatch import Array
-from bpnet.errors import CheckpointError, ConfigError, NonFiniteError
+from bpnet.errors import CheckpointError, ConfigError
 from bpnet.history import History
 from bpnet.identity import described, fingerprint
 from bpnet.interrupt import Interrupt
@@ -73,6 +73,13 @@ class Fit:
         return len(self.history) * self.n_steps + self.position.done
 
     @property
+    def bundle_path(self) -> str | None:
+        """The file for a step that fails: the Trainer's, or one beside the checkpoints; None where there is neither."""
+        if self.trainer.bundle is not None or self._writer is None:
+            return self.trainer.bundle
+        return str(self._writer.folder / BUNDLE)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The names that every epoch's row will have."""
         names = ("loss", *(metric.name for metric in self.trainer.metrics))
@@ -100,6 +107,7 @@ class Fit:
             self.position = position
         if checkpoint is not None:
             self._writer = Writer(checkpoint, self.columns, snapshot)
+            self.position.info = checkpoint.info
         self._snapshot = snapshot
 
     def _described(self) -> dict[str, Any]:
@@ -234,25 +242,17 @@ class Fit:
         if bool(store.ok):
             return
         steps = self._steps_taken()
-        what = "the loss" if optimizer.clip_norm is None else "the loss or the norm of the gradients"
-        error = NonFiniteError(
+        checked = optimizer.clip_norm is not None or self.trainer.check_gradients
+        what = "the loss or the norm of the gradients" if checked else "the loss"
+        from bpnet.bundle import error_of  # only now: no fit that goes well needs it
+
+        raise error_of(
+            self,
+            steps - self._first,
             f"{what} was NaN or infinite in step {steps + 1} (epoch {self.trainer.epoch + 1}); the parameters are "
             f"as they were before it, after step {steps}. Lower the learning rate ({optimizer.learning_rate:g}), "
-            "or look at the data of that step"
+            "or look at the data of that step",
         )
-        found = self._culprit(steps - self._first)
-        if found:
-            error = NonFiniteError(f"{error}: {found}")
-        raise error
 
     def _steps_taken(self) -> int:
         return int(to_numpy(self.trainer.model.store.counters)[0])
-
-    def _culprit(self, done: int) -> str:
-        """Who made the number, in words, or '' where that cannot be told."""
-        from bpnet import forensics
-
-        try:
-            return str(forensics.find(self, done) or "")
-        except Exception:  # a model that cannot be copied or run on NumPy: what is known is said anyway
-            return ""

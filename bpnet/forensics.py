@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,23 +18,30 @@ from bpnet.backend import get_backend, to_numpy
 from bpnet.contracts import all_finite
 from bpnet.data.dataset import epoch_order
 from bpnet.dispatch import Kernel, recording
+from bpnet.layers.base import Layer
 from bpnet.step import Step
 from bpnet.trace import flat, is_array
 
 if TYPE_CHECKING:
     from bpnet.fitting import Fit
-    from bpnet.layers.base import Layer
+    from bpnet.losses import Loss
+
+ROWS = 4096  # of a batch whose losses are looked at one by one
 
 
 @dataclass(frozen=True)
 class Finding:
     """The first kernel that made a number infinite or NaN out of finite ones.
 
-    where : the layer, as "Dense(64, 10) at '3'", or the loss; direction : "forward" or "backward"
-    kernel : its name; index : of the first such number in the result; value : that number
-    sample : its row in the whole data, or None where the result has no axis of samples
-    exact  : the same number in float64, or None where the step went another way there
-    largest : the largest absolute value among the kernel's arguments
+    where     : the layer, as "Dense(64, 10) at '3'", the loss, or the penalties; or a parameter that was not finite
+                before the step, by an update
+    direction : "forward", "backward" or "update"
+    kernel    : its name; index : of the first such number in the result; value : that number
+    largest   : the largest absolute value among the kernel's arguments
+    sample    : its row in the whole data, or None where the number belongs to no one sample
+    exact     : the same number in float64, or None where the step went another way there
+    path      : of the layer, or None where it is not in a layer; shape : of the result
+    row, part : the sample's row in the batch, and the number of the micro-batch
     """
 
     where: str
@@ -45,9 +52,21 @@ class Finding:
     largest: float
     sample: int | None = None
     exact: float | None = None
+    path: str | None = None
+    shape: tuple[int, ...] = ()
+    row: int | None = None
+    part: int = 0
 
     def __str__(self) -> str:
+        if self.direction == "update":
+            return (
+                f"{self.where} is {self.value} at index {self.index} already before that step: the update before it "
+                f"made it so, by {self.kernel}, and not the batch. Clip gradients by clip_norm or clip_value, or take "
+                "a smaller learning rate"
+            )
         sample = "" if self.sample is None else f", which is sample {self.sample} of the data"
+        if self.sample is not None and not self.index:
+            sample = f", because of sample {self.sample} of the data"
         text = (
             f"the first such number is made by {self.where}, {self.direction}: {self.kernel} gives {self.value} at "
             f"index {self.index}{sample}, from numbers of up to {self.largest:.4g}"
@@ -57,16 +76,31 @@ class Finding:
         return text
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A step that failed.
+
+    x, y, weight : its batch on the host, as the model takes it; weight is None where there is none
+    rows         : (N,) which samples of the data these are; finding : who made the number, where that could be told
+    """
+
+    x: Any
+    y: Any
+    weight: Any
+    rows: Any
+    finding: Finding | None
+
+
 class _Watch:
     """Sees every kernel call of one step, and which layer it belongs to."""
 
     def __init__(self) -> None:
-        self.active: list[tuple[str, str]] = []
+        self.active: list[tuple[str, str, Layer | Loss | None, str | None]] = []
         self.calls = 0
         self.found: tuple[int, Finding] | None = None
         self.wanted: tuple[int, tuple[int, ...]] | None = None
         self.exact: float | None = None
-        self.first_row = 0  # of the present micro-batch, in the batch
+        self.part, self.first, self.rows = 0, 0, 0  # of the present micro-batch: number, first row, number of rows
 
     def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
         """Make the call, and look at its result."""
@@ -78,17 +112,24 @@ class _Watch:
         if self.wanted is not None and number == self.wanted[0]:
             self.exact = self._at(results, self.wanted[1])
         if self.found is None and self.active and all(all_finite(each) for each in before):
-            for each in results:
+            for place, each in enumerate(results):
                 if not all_finite(each):
-                    index = tuple(int(i) for i in np.argwhere(~np.isfinite(each))[0])
-                    largest = max(
-                        (float(np.abs(a).max()) for a in before if a.size and a.dtype.kind == "f"), default=0.0
-                    )
-                    where, direction = self.active[-1]
-                    finding = Finding(where, direction, kernel.name, index, float(each[index]), largest)
-                    self.found = (number, finding)
+                    of_samples = result is not None and not place
+                    self.found = (number, self._finding(kernel, each, before, of_samples))
                     break
         return result
+
+    def _finding(self, kernel: Kernel, result: Any, before: list[Any], of_samples: bool) -> Finding:
+        where, direction, owner, path = self.active[-1]
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(result))[0])
+        largest = max((float(np.abs(a).max()) for a in before if a.size and a.dtype.kind == "f"), default=0.0)
+        if isinstance(owner, Layer):  # a parameter's gradient has no axis of samples, whatever its length
+            of_samples = of_samples and all(p.shape != result.shape for p in owner.parameters().values())
+        row = self.first + index[0] if of_samples and index and result.shape[0] == self.rows else None
+        return Finding(
+            where, direction, kernel.name, index, float(result[index]), largest,
+            path=path, shape=tuple(result.shape), row=row, part=self.part,
+        )  # fmt: skip
 
     @staticmethod
     def _at(results: list[Any], index: tuple[int, ...]) -> float | None:
@@ -97,11 +138,13 @@ class _Watch:
                 return float(each[index])
         return None
 
-    def within(self, where: str, direction: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The method, with what it does put down to `where`."""
+    def within(self, where: str, owner: Any, path: str | None, name: str) -> Callable[..., Any]:
+        """The owner's method `name`, with what it does put down to `where`."""
+        method = getattr(owner, name)
+        direction = "backward" if name == "backward" else "forward"
 
         def told(*args: Any, **keywords: Any) -> Any:
-            self.active.append((where, direction))
+            self.active.append((where, direction, owner, path))
             try:
                 return method(*args, **keywords)
             finally:
@@ -109,9 +152,18 @@ class _Watch:
 
         return told
 
+    def next_part(self, rows: int) -> None:
+        """A micro-batch begins."""
+        self.part, self.first, self.rows = self.part + bool(self.rows), self.first + self.rows, rows
 
-def find(fit: Fit, done: int) -> Finding | None:
-    """What went wrong in the step after `done` steps of the present epoch; None where the replay shows nothing.
+    def blame(self, row: int) -> None:
+        """The number that was found is because of this row of the present micro-batch."""
+        assert self.found is not None
+        self.found = (self.found[0], replace(self.found[1], row=self.first + row))
+
+
+def find(fit: Fit, done: int) -> Failure:
+    """The step after `done` steps of the present epoch, and what went wrong in it.
 
     Raises whatever a model that cannot be copied raises.
     """
@@ -120,49 +172,85 @@ def find(fit: Fit, done: int) -> Finding | None:
     batches = trainer._door.batches(fit.data, fit.batch_size, skip=done, **epoch)
     batch = next(batches)
     batches.close()
-    dtype = trainer.model.store.dtype
-    watch = _replay(fit, batch, dtype, None)
+    x, y, *weight = (np.array(to_numpy(each)) for each in trainer._door.batch(*batch))
+    order = epoch_order(len(fit.data), trainer.seed, trainer.epoch) if fit.shuffle else np.arange(len(fit.data))
+    rows = np.array(order[done * fit.batch_size :][: len(x)], dtype=np.int64)
+    inputs = x, y, weight[0] if weight else None
+    return Failure(*inputs, rows, _finding(fit, inputs, rows))
+
+
+def _finding(fit: Fit, inputs: tuple[Any, Any, Any], rows: Any) -> Finding | None:
+    dtype = fit.trainer.model.store.dtype
+    if (updated := _not_finite_before(fit)) is not None:
+        return updated
+    watch = _replay(fit, inputs, dtype, None)
     if watch.found is None:
         return None
     number, finding = watch.found
-    exact = _replay(fit, batch, "float64", (number, finding.index)).exact if dtype != "float64" else None
-    sample = None
-    if finding.index and finding.kernel != "linear_backward":
-        rows = epoch_order(len(fit.data), trainer.seed, trainer.epoch) if fit.shuffle else np.arange(len(fit.data))
-        first = done * fit.batch_size + watch.first_row
-        sample = int(rows[first + finding.index[0]]) if first + finding.index[0] < len(rows) else None
-    return Finding(**{**vars(finding), "sample": sample, "exact": exact})
+    exact = _replay(fit, inputs, "float64", (number, finding.index)).exact if dtype != "float64" else None
+    sample = None if finding.row is None else int(rows[finding.row])
+    return replace(finding, sample=sample, exact=exact)
 
 
-def _replay(fit: Fit, batch: tuple[Any, ...], dtype: str, wanted: tuple[int, tuple[int, ...]] | None) -> _Watch:
+def _not_finite_before(fit: Fit) -> Finding | None:
+    """The first parameter that is not finite: then no kernel of the step has made the number."""
+    for path, parameter in fit.trainer.model.parameters().items():
+        value = to_numpy(parameter.value)
+        if not all_finite(value):
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+            name, number = type(fit.trainer.optimizer).__name__, float(value[index])
+            return Finding(f"the parameter {path!r}", "update", name, index, number, 0.0, shape=tuple(value.shape))
+    return None
+
+
+def _replay(fit: Fit, inputs: tuple[Any, Any, Any], dtype: str, wanted: tuple[int, tuple[int, ...]] | None) -> _Watch:
     """Forward, loss and backward of a copy on NumPy in `dtype`, with the same masks."""
     trainer = fit.trainer
     twin = copied(trainer.model, get_backend("numpy"), dtype, trainer.model.store.seed)
     twin.store.counters[...] = to_numpy(trainer.model.store.counters)
     loss = copy.deepcopy(trainer.loss)
-    x, y, *weight = (to_numpy(each) for each in trainer._door.batch(*batch))
-    x = np.asarray(x, dtype)
+    x, y, w = inputs
+    x = np.asarray(x, dtype) if x.dtype.kind == "f" else x
     y = y if y.dtype.kind in "iu" else np.asarray(y, dtype)
-    w = np.asarray(weight[0], dtype) if weight else None
+    w = None if w is None else np.asarray(w, dtype)
     watch = _Watch()
     watch.wanted = wanted
     methods: list[tuple[Any, str, Any]] = [
-        (each, name, watch.within(_described(each, path), name, getattr(each, name)))
+        (each, name, watch.within(_described(each, path), each, path, name))
         for path, each in twin.walk()
         for name in ("forward", "backward")
     ]
-    methods += [(loss, name, watch.within(repr(loss), name, getattr(loss, name))) for name in ("forward", "backward")]
+    methods += [(loss, name, watch.within(repr(loss), loss, None, name)) for name in ("forward", "backward")]
+    methods.append(
+        (twin, "penalty", watch.within("the penalties, l1 and l2, of the parameters", twin, None, "penalty"))
+    )
     total: Any = None
     with patched(methods), np.errstate(all="ignore"), recording(watch):
         for part_x, part_y, part_w in Step(trainer, fit.micro_batch_size, counted=True).parts(x, y, w):
+            watch.next_part(len(part_x))
             prediction = twin.forward(part_x)
             if total is None:
                 total = loss.total_weight((len(x), *prediction.shape[1:]), y, w)
+            before = watch.found
             loss.forward(prediction, part_y, total, part_w)
             twin.backward(loss.backward(), need_dx=False)
-            if watch.found is None:
-                watch.first_row += len(part_x)
+            if watch.found is not None and before is None and watch.found[1].path is None and not watch.found[1].shape:
+                row = _guilty_row(loss, prediction, part_y, total, part_w)
+                if row is not None:
+                    watch.blame(row)
+        if watch.found is None:
+            twin.penalty()
     return watch
+
+
+def _guilty_row(loss: Loss, prediction: Any, y: Any, total: Any, weight: Any) -> int | None:
+    """The first row whose own loss is not finite; None where only their sum is not."""
+    for row in range(min(len(prediction), ROWS)):
+        own = slice(row, row + 1)
+        value = type(loss).forward(loss, prediction[own], y[own], total, None if weight is None else weight[own])
+        if not all_finite(to_numpy(value)):
+            return row
+    return None
 
 
 def _described(layer: Layer, path: str) -> str:

@@ -126,23 +126,23 @@ class Snapshot:
     def _check_form(self) -> None:
         """Raise ValueError, KeyError or TypeError where `about` is not built as `take` builds it."""
         about = self.about
-        _expect(about, {"now": dict, "epoch": int, "slots": list, "filled": list, "environment": dict})
-        _expect(about["now"], dict.fromkeys(SETTABLE, dict))
-        if _depth(about) > DEEPEST or not 0 <= about["epoch"] < 1 << 53:
+        expect(about, {"now": dict, "epoch": int, "slots": list, "filled": list, "environment": dict})
+        expect(about["now"], dict.fromkeys(SETTABLE, dict))
+        if depth(about) > DEEPEST or not 0 <= about["epoch"] < 1 << 53:
             raise ValueError("it is nested too deeply, or 'epoch' is no number of epochs")
         if not all(isinstance(name, str) for name in [*about["slots"], *about["filled"]]):
             raise ValueError("'slots' or 'filled' is malformed")
         if "fit" not in about:
             return
         fit = about["fit"]
-        _expect(about, {"callbacks": list})
-        _expect(fit, {"start": dict, "rows": list, "done": int, "seconds": float, "stopped": str, "info": dict})
+        expect(about, {"callbacks": list})
+        expect(fit, {"start": dict, "rows": list, "done": int, "seconds": float, "stopped": str, "info": dict})
         if fit["done"] < 0 or not all(isinstance(row, dict) and "epoch" in row for row in fit["rows"]):
             raise ValueError("'done' or 'rows' is malformed")
         if fit["best"] is not None:
-            _expect(fit["best"], {"monitor": str, "best": float, "best_epoch": int})
+            expect(fit["best"], {"monitor": str, "best": float, "best_epoch": int})
         for each in about["callbacks"]:
-            _expect(each, {"name": str, "state": dict})
+            expect(each, {"name": str, "state": dict})
 
     @property
     def position(self) -> Position:
@@ -251,7 +251,7 @@ class Snapshot:
         return {name.removeprefix(prefix): each for name, each in self.arrays.items() if name.startswith(prefix)}
 
 
-def _expect(table: Any, kinds: Mapping[str, type]) -> None:
+def expect(table: Any, kinds: Mapping[str, type]) -> None:
     """Raise unless `table` has values of these kinds under these names."""
     for name, kind in kinds.items():
         value = table[name]
@@ -260,14 +260,14 @@ def _expect(table: Any, kinds: Mapping[str, type]) -> None:
             raise TypeError(f"{name!r} must be a {kind.__name__}, got {str(value)[:40]!r}")
 
 
-def _depth(value: Any) -> int:
+def depth(value: Any) -> int:
     """How deep dicts and lists are nested; does not recur."""
-    depth, level = 0, [value]
+    levels, level = 0, [value]
     while level:
-        depth += 1
+        levels += 1
         tables = [each for each in level if isinstance(each, (dict, list))]
         level = [inner for each in tables for inner in (each.values() if isinstance(each, dict) else each)]
-    return depth
+    return levels
 
 
 def _number(value: Any) -> Any:

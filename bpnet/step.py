@@ -48,7 +48,10 @@ class Step:
         if penalty is not None:
             value = ops.add(value, penalty)
         ops.check_finite_(store.ok, value)
-        trainer.optimizer.step(model)
+        if trainer.check_gradients:
+            trainer.optimizer.step(model, check_gradients=True)
+        else:
+            trainer.optimizer.step(model)
         if self.counted and totals is not None:
             totals.count_loss(value, total)
         return value

@@ -308,6 +308,179 @@ class PairWithoutSum(Pair):
         return self._inner.backward(self._curve.backward(dy), need_dx)
 
 
+class WrongSum(ByHand):
+    """The gradient of the bias is summed over the features, and not over the samples."""
+
+    def db(self, x: Any, dy: Any) -> Any:
+        return bp.namespace(dy).sum(dy, axis=-1)
+
+
+class Product(bp.Layer):
+    """Of two arrays, with a gain: y = gain a b."""
+
+    def __init__(self, width: int = 6) -> None:
+        self.width = width
+        self.gain = bp.Parameter((width,), "ones")
+
+    def __call__(self, a: Any, b: Any) -> Any:
+        return self.gain.value * a * b
+
+    def forward(self, a: Any, b: Any) -> Any:
+        self.keep(a, b)
+        return self(a, b)
+
+    def gradient(self, a: Any, b: Any, dy: Any) -> Any:
+        return bp.namespace(dy).sum(dy * a * b, axis=0)
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        a, b = self.kept()
+        self.gain.accumulate(self.gradient(a, b, dy))
+        return (dy * self.gain.value * b, dy * self.gain.value * a) if need_dx else None
+
+
+class Swapped(Product):
+    """The gradients of its inputs are exchanged."""
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        found = super().backward(dy, need_dx)
+        return None if found is None else found[::-1]
+
+
+class WritesIntoTheOther(Product):
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        assert self._kept is not None
+        _, b = self._kept
+        found = super().backward(dy, need_dx)
+        b[...] = 0
+        return found
+
+
+class OneGradient(Product):
+    """Returns the gradient of its first input alone."""
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        found = super().backward(dy, need_dx)
+        return None if found is None else found[0]
+
+
+class ProductKeptTwice(Product):
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        kept = self._kept
+        found = super().backward(dy, need_dx)
+        self._kept = kept
+        return found
+
+
+class ProductOverTheBatch(Product):
+    """Takes the mean of its second input over the samples."""
+
+    def __call__(self, a: Any, b: Any) -> Any:
+        return super().__call__(a, b - bp.namespace(b).mean(b, axis=0, keepdims=True))
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        a, b = self.kept()
+        xp = bp.namespace(dy)
+        b = b - xp.mean(b, axis=0, keepdims=True)
+        self.gain.accumulate(self.gradient(a, b, dy))
+        db = dy * self.gain.value * a
+        return (dy * self.gain.value * b, db - xp.mean(db, axis=0, keepdims=True)) if need_dx else None
+
+
+class GainByHand(Product):
+    """Writes into its parameter's gradient, past accumulate, and so adds nothing up."""
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        a, b = self.kept()
+        self.gain._filled = False
+        self.gain.accumulate(self.gradient(a, b, dy))
+        return (dy * self.gain.value * b, dy * self.gain.value * a) if need_dx else None
+
+
+class Gated(bp.Layer):
+    """x through two Dense layers into a layer of two inputs."""
+
+    def __init__(self, join: bp.Layer, width: int = 6) -> None:
+        self.left, self.right, self.join = bp.Dense(width, width), bp.Dense(width, width), join
+
+    def __call__(self, x: Any) -> Any:
+        return self.join(self.left(x), self.right(x))
+
+    def forward(self, x: Any) -> Any:
+        return self.join.forward(self.left.forward(x), self.right.forward(x))
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        found = self.join.backward(dy)
+        a, b = found if isinstance(found, tuple) else (found, found)
+        da, db = self.left.backward(a, need_dx), self.right.backward(b, need_dx)
+        return ops.add(da, db) if need_dx else None
+
+
+class Embedding(bp.Layer):
+    """Rows of a table, by number; its input has no derivative."""
+
+    def __init__(self, n: int = 5, width: int = 4) -> None:
+        self.n, self.width = n, width
+        self.table = bp.Parameter((n, width), "he_normal")
+
+    def rows(self, index: Any) -> Any:
+        xp = bp.namespace(index)
+        places = xp.arange(self.n, dtype=index.dtype, device=index.device)
+        return xp.astype(index[..., None] == places, self.table.value.dtype)
+
+    def __call__(self, index: Any) -> Any:
+        return self.rows(index) @ self.table.value
+
+    def forward(self, index: Any) -> Any:
+        rows = self.rows(index)
+        self.keep(rows)
+        return rows @ self.table.value
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        (rows,) = self.kept()
+        self.table.accumulate(rows.T @ dy)
+        return None
+
+
+class EmbeddingThatWrites(Embedding):
+    """Clips the numbers of the rows where they lie."""
+
+    def forward(self, index: Any) -> Any:
+        y = super().forward(index)
+        index[...] = 0
+        return y
+
+
+class EmbeddingReplaces(Embedding):
+    """Every contribution replaces the one before."""
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        self.table._filled = False
+        return super().backward(dy, need_dx)
+
+
+class Looks(bp.Layer):
+    """Weights x by a row of a table that the number of the largest element names: an input of integers within."""
+
+    def __init__(self, table: bp.Layer) -> None:
+        self.table = table
+
+    def index(self, x: Any) -> Any:
+        return bp.namespace(x).argmax(x, axis=-1)
+
+    def __call__(self, x: Any) -> Any:
+        return x * self.table(self.index(x))
+
+    def forward(self, x: Any) -> Any:
+        rows = self.table.forward(self.index(x))
+        self.keep(x, rows)
+        return x * rows
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        x, rows = self.kept()
+        self.table.backward(dy * x)
+        return dy * rows if need_dx else None
+
+
 class LossOfLogits(bp.CategoricalCrossEntropy):
     """Takes probabilities, and returns the derivative by the logits: the Softmax layer then applies its own again."""
 

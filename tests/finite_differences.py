@@ -6,7 +6,7 @@ from typing import Any
 
 import bpnet as bp
 from bpnet.testing.differences import assert_gradient, gradient
-from bpnet.testing.layers import assert_derivatives
+from bpnet.testing.layer_derivatives import assert_derivatives
 
 __all__ = ["assert_gradient", "check_layer", "gradient"]
 

@@ -12,7 +12,6 @@ from typing import Any
 import audit_faults as faults
 import numpy as np
 import pytest
-import test_layers
 from conftest import read_only
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +23,8 @@ from bpnet.auditing import Row
 from bpnet.commands import app
 from bpnet.dispatch import Variant
 from bpnet.plan import Plan
+from bpnet.testing.cases.entries import LayerCase
+from bpnet.testing.cases.layers import LAYER_CASES
 from bpnet.testing.slopes import element_directions, slopes
 from bpnet.testing.strict import StrictBackend
 
@@ -180,16 +181,52 @@ def test_the_ratio_is_the_factor_whatever_it_is(size: float, sign: int, n: int) 
     assert row.diagnosis.startswith(f"has the wrong sign and is {text}" if sign < 0 else f"is {text}")
 
 
-@pytest.mark.parametrize("cls", [faults.FactorN, faults.Transposed, faults.FirstRow, faults.WrongSign])
-def test_large_arrays_are_held_to_directions_and_diagnosed_all_the_same(cls: type[Any]) -> None:
-    model = bp.Sequential(cls(40, 40), bp.Dense(40, 3))
-    report = bp.audit(model, bp.SoftmaxCrossEntropy(), RNG.normal(size=(20, 40)), LABELS)
+LARGE = (
+    faults.FactorN, faults.Transposed, faults.FirstRow, faults.WrongSign, faults.TransposedWeight, faults.WrongAxis,
+    faults.NoMeans, faults.SoftmaxTwice, faults.SwappedBranches, faults.WrongBranch, faults.AtTheOutput, faults.NoChain,
+    faults.PassedOn, faults.PairWithoutSum,
+)  # fmt: skip
+
+
+@pytest.mark.lenient
+@pytest.mark.parametrize(
+    ("cls", "width"),
+    [(cls, 40) for cls in LARGE] + [(cls, 250) for cls in (faults.WrongAxis, faults.SoftmaxTwice, faults.AtTheOutput)],
+    ids=lambda each: getattr(each, "__name__", each),
+)
+def test_large_arrays_are_held_to_directions_and_diagnosed_all_the_same(cls: type[Any], width: int) -> None:
+    sized = issubclass(cls, (faults.ByHand, faults.Pair))
+    inputs = (width, width)[: 2 if issubclass(cls, faults.ByHand) else 1]
+    model = bp.Sequential(cls(*inputs) if sized else cls(), bp.Dense(width, 3))
+    x = np.random.default_rng(4).normal(size=(20, width))
+    report = bp.audit(model, bp.SoftmaxCrossEntropy(), x, LABELS)
     first = report.failures[0]
     what, words = FAULTS[cls]
     assert (first.where, first.what) == (f"0 {cls.__name__}", what)
     assert words in first.diagnosis
-    weight = next(row for row in report.rows if row.where.startswith("0") and row.what == "weight")
-    assert weight.how == "16 directions"
+    assert first.how == "16 directions" or first.what == "bias"
+
+
+@pytest.mark.parametrize("n", [20, 210])
+def test_a_bias_whose_gradient_is_summed_over_the_wrong_axis_is_told_so(n: int) -> None:
+    """Where there are as many samples as features, the shapes do not show it."""
+    report = bp.audit(faults.WrongSum(3, n), None, np.random.default_rng(0).normal(size=(n, 3)))
+    assert [row.what for row in report.failures] == ["bias"]
+    assert report.failures[0].diagnosis == "is summed over all axes but 0: over the wrong axis"
+
+
+@pytest.mark.parametrize("width", [3, 40])
+def test_large_predictions_are_diagnosed_all_the_same(width: int) -> None:
+    rng = np.random.default_rng(2)
+    x, labels, values = rng.normal(size=(100, 4)), rng.integers(0, width, size=100), 2 * rng.normal(size=(100, width))
+    softmax = bp.Sequential(bp.Dense(4, width), bp.Softmax())
+    for model, loss, y, words in (
+        (softmax, faults.LossOfLogits(), labels, "has the softmax's derivative in it, which the Softmax layer applies"),
+        (bp.Dense(4, width), faults.HuberBranch(), values, "is wrong where |prediction - target| >="),
+    ):
+        first = bp.audit(model, loss, x, y).failures[0]
+        assert (first.where, first.what, first.how) == (type(loss).__name__, "dprediction", "16 directions")
+        assert words in first.diagnosis
 
 
 def test_one_wrong_element_of_many_is_found_along_directions() -> None:
@@ -204,13 +241,70 @@ def test_one_wrong_element_of_many_is_found_along_directions() -> None:
     assert "directions, most at direction" in report.failures[0].diagnosis
 
 
+# --- several inputs, and integers ---
+
+SEVERAL: dict[type[Any], tuple[str, str]] = {
+    faults.WritesIntoTheOther: (
+        "shapes and untouched arrays, float32, by argument 0",
+        "backward wrote into argument 1",
+    ),
+    faults.OneGradient: ("shapes and untouched arrays, float32, by argument 0", "returned 1 gradients for 2 inputs"),
+    faults.ProductKeptTwice: ("what is kept is taken once, by argument 0", "must raise StateError"),
+    faults.ProductOverTheBatch: ("samples do not mix, by argument 0", "is a sum or mean taken over the wrong axis?"),
+    faults.GainByHand: ("gradients accumulate, by argument 0", "the gradient of 'gain' is 2.000x too small"),
+}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "strict", "strict:device1"])
+def test_layers_of_several_inputs_and_of_integers_keep_their_promises(backend: str) -> None:
+    x = RNG.normal(size=(7, 6))
+    report = bp.audit(faults.Gated(faults.Product()), None, x, backend=backend)
+    assert report.passed, str(report)
+    promises = {row.where: row.how for row in report.rows if row.what == "promises"}
+    assert promises["join Product"] == "22 checks"  # 11 by each input
+    report = bp.audit(faults.Looks(faults.Embedding(6, 6)), None, x, backend=backend)
+    assert report.passed, str(report)
+    assert {row.what for row in report.rows if row.where == "table Embedding"} == {"table", "promises"}
+
+
+@pytest.mark.lenient
+@pytest.mark.parametrize("cls", SEVERAL, ids=lambda cls: cls.__name__)
+def test_a_broken_promise_of_a_layer_of_two_inputs_is_named(cls: type[Any]) -> None:
+    what, words = SEVERAL[cls]
+    report = bp.audit(faults.Gated(cls()), None, RNG.normal(size=(7, 6)))
+    broken = {row.what: row.diagnosis for row in report.failures if row.where == f"join {cls.__name__}"}
+    assert what in broken, str(report)
+    assert words in broken[what]
+
+
+@pytest.mark.lenient
+def test_exchanged_gradients_of_two_inputs_are_found_in_both() -> None:
+    report = bp.audit(faults.Gated(faults.Swapped()), None, RNG.normal(size=(7, 6)))
+    found = [row.what for row in report.failures if row.where == "join Swapped"]
+    assert found == ["dx of argument 0", "dx of argument 1"]
+
+
+@pytest.mark.lenient
+def test_a_broken_promise_of_a_layer_of_integers_is_named() -> None:
+    for cls, what, words in (
+        (faults.EmbeddingThatWrites, "shapes and untouched arrays, float32", "forward wrote into argument 0"),
+        (faults.EmbeddingReplaces, "gradients accumulate", "the gradient of 'table' is 2.000x too small"),
+    ):
+        report = bp.audit(faults.Looks(cls(6, 6)), None, RNG.normal(size=(7, 6)))
+        broken = {row.what: row.diagnosis for row in report.failures if row.where.startswith("table")}
+        assert words in broken.get(what, ""), str(report)
+
+
 # --- what is right passes, everywhere ---
 
+PLAIN = {name: case for name, case in LAYER_CASES.items() if case.inputs[0].plain}
 
-@pytest.mark.parametrize("make", test_layers.LAYERS.values(), ids=test_layers.LAYERS)
-def test_every_layer_passes(make: Callable[[], bp.Layer], backend: bp.Backend) -> None:
+
+@pytest.mark.parametrize("case", PLAIN.values(), ids=PLAIN)
+def test_every_layer_passes(case: LayerCase, backend: bp.Backend) -> None:
     n = 2 if backend.name.startswith("strict") else 5  # that library checks much, and takes its time
-    report = bp.audit(make(), None, np.random.default_rng(3).normal(size=(n, 4)), backend=backend)
+    ((x,), _) = case.inputs[0].draw(n, 3)
+    report = bp.audit(case.make(), None, x, backend=backend)
     assert report.passed, str(report)
     assert any(row.what == "dx" and "Jacobian" in row.how for row in report.rows)
 
@@ -475,7 +569,7 @@ def test_a_layer_whose_plan_does_otherwise_parts_and_one_without_a_plan_is_noted
     model = bp.Sequential(bp.Dense(4, 6), bp.Tanh(), bp.Dense(6, 3)).initialize()
     replay = Plan.replay
     by_hand = bp.Sequential(bp.Dense(4, 6), faults.ByHand(), bp.Dense(6, 3))
-    noted = bp.audit(by_hand, bp.SoftmaxCrossEntropy(), X, LABELS, against="eager")
+    noted = bp.audit(by_hand, bp.SoftmaxCrossEntropy(), X, LABELS, against="planned")
     assert noted.passed
     assert "no plan was made" in noted.notes[0]
     assert "that no kernel made" in noted.notes[0]
@@ -602,7 +696,9 @@ def test_the_command_audits_recipes_files_and_models(tmp_path: Any, monkeypatch:
     assert results["passed"] is True
     assert "5 samples" in results["subject"]
     (tmp_path / "mine.toml").write_text(recipes.source("spiral"))
-    assert invoke("audit", "mine.toml", "--against", "eager").exit_code == 0
+    for against in ("eager", "planned", "float32", "float64"):
+        done = invoke("audit", "mine.toml", "--samples", "4", "--against", against)
+        assert (done.exit_code, " against " in done.stdout) == (0, True), done.output
     assert invoke("train", "spiral", "--epochs", "1", "--out", "m.safetensors").exit_code == 0
     saved = invoke("audit", "m.safetensors", "--samples", "2")
     assert saved.exit_code == 0, saved.output

@@ -24,33 +24,6 @@ def strict(x: Any) -> Any:
 
 
 LAYER_MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "width": (
-        lambda: bp.Dense(64, 10)(np.zeros((5, 63), np.float32)),
-        bp.ShapeError,
-        r"Dense\(64, 10\) needs x of shape \(N, 64\), got \(5, 63\)$",
-    ),
-    "images": (
-        lambda: bp.Dense(64, 10)(np.zeros((5, 8, 8), np.float32)),
-        bp.ShapeError,
-        r"got \(5, 8, 8\); put a Flatten\(\) before it",
-    ),
-    "one sample": (
-        lambda: bp.Dense(4, 2)(np.zeros(4, np.float32)),
-        bp.ShapeError,
-        r"got \(4,\); for one sample use x\[None, :\]",
-    ),
-    "scalar": (lambda: bp.Dense(4, 2)(np.zeros((), np.float32)), bp.ShapeError, r"got \(\)"),
-    "dtype": (
-        lambda: bp.Dense(4, 2)(np.zeros((5, 4))),
-        bp.DTypeError,
-        r"Dense\(4, 2\) computes in float32, got x of float64; use model.asarray",
-    ),
-    "integers": (lambda: bp.Dense(4, 2)(np.zeros((5, 4), int)), bp.DTypeError, "got x of int64"),
-    "list": (
-        lambda: bp.Dense(4, 2)([[1, 2, 3, 4]]),
-        bp.DTypeError,
-        "holds numpy.ndarray arrays, got list; bring it over",
-    ),
     "foreign": (
         lambda: bp.Dense(4, 2).initialize()(strict(X)),
         bp.DTypeError,
@@ -61,60 +34,14 @@ LAYER_MISTAKES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         bp.DTypeError,
         "is on device .*device1.*, got x on .*CPU_DEVICE",
     ),
-    "flatten a scalar": (lambda: bp.Flatten()(np.float32(1).reshape(())), bp.ShapeError, "Flatten needs x of shape"),
-    "softmax of nothing": (lambda: bp.Softmax()(np.zeros((2, 0))), bp.ShapeError, "last axis of at least 1"),
-    "residual": (
-        lambda: bp.Residual(bp.Dense(4, 3))(X),
-        bp.ShapeError,
-        r"their shapes must agree: got \(8, 3\) for x of \(8, 4\)",
-    ),
-    "concatenate": (
-        lambda: bp.Concatenate(bp.Dense(4, 3), bp.Dense(4, 2), axis=0)(X),
-        bp.ShapeError,
-        r"along axis 0 needs outputs that agree elsewhere, got \(8, 3\), \(8, 2\)",
-    ),
-    "concatenate, no such axis": (
-        lambda: bp.Concatenate(bp.Dense(4, 3), axis=5)(X),
-        bp.ShapeError,
-        "along axis 5",
-    ),
-    "width 0": (
-        lambda: bp.Dense(0, 5),
-        bp.ConfigError,
-        r"at least 1 input and 1 neuron, whole numbers: got Dense\(0, 5\)",
-    ),
-    "no neuron": (lambda: bp.Dense(5, 0), bp.ConfigError, "at least 1"),
-    "fractional": (lambda: bp.Dense(5, 2.5), bp.ConfigError, "at least 1"),  # type: ignore[arg-type]
-    "initializer": (
-        lambda: bp.Dense(2, 2, weight_initializer="he"),
-        bp.ConfigError,
-        "unknown initializer 'he'; known are glorot_normal",
-    ),
-    "an initializer that is none": (
-        lambda: bp.Dense(2, 2, weight_initializer=3),  # type: ignore[arg-type]
-        bp.ConfigError,
-        "must be a function of .stream, shape. or a name, got 3",
-    ),
     "a shape that is none": (lambda: bp.Parameter(3, "zeros"), bp.ConfigError, "needs a tuple of axes"),  # type: ignore[arg-type]
-    "dropout 1": (lambda: bp.Dropout(1.0), bp.ConfigError, r"rate in \[0, 1\), got 1.0"),
-    "dropout -0.1": (lambda: bp.Dropout(-0.1), bp.ConfigError, "rate in"),
-    "dropout nan": (lambda: bp.Dropout(float("nan")), bp.ConfigError, "rate in"),
-    "slope": (lambda: bp.LeakyReLU(-1), bp.ConfigError, "slope above 0, got -1"),
-    "alpha": (lambda: bp.ELU(0), bp.ConfigError, "ELU needs an alpha above 0, got 0"),
-    "GELU": (lambda: bp.GELU("erf"), bp.ConfigError, "approximate must be 'none' or 'tanh', got 'erf'"),
-    "a slope that is true": (lambda: bp.PReLU(True), bp.ConfigError, "whole number of slopes, at least 1, got True"),
-    "no slope": (lambda: bp.PReLU(0), bp.ConfigError, "whole number of slopes, at least 1, got 0"),
-    "slopes": (lambda: bp.PReLU(3)(X), bp.ShapeError, r"PReLU\(3, 0.25\) needs x of shape \(..., 3\), got \(8, 4\)"),
-    "odd axis": (lambda: bp.GLU()(X[:, :3]), bp.ShapeError, r"must be even and at least 2, got \(8, 3\)"),
-    "a class": (lambda: bp.Sequential(bp.ReLU), bp.ConfigError, "item 0 is no layer.*write its instance"),  # type: ignore[arg-type]
-    "a function": (lambda: bp.Sequential(bp.ops.relu), bp.ConfigError, "item 0 is no layer"),  # type: ignore[arg-type]
     "dtype name": (lambda: bp.Dense(2, 2).initialize(dtype="float16"), bp.ConfigError, "one of float32, float64"),
     "unknown backend": (lambda: bp.Dense(2, 2).initialize(backend="nunpy"), bp.BackendError, "did you mean 'numpy'"),
 }
 
 
 @pytest.mark.parametrize(("mistake", "kind", "message"), LAYER_MISTAKES.values(), ids=LAYER_MISTAKES)
-def test_layers_refuse(mistake: Callable[[], Any], kind: type[Exception], message: str) -> None:
+def test_layers_refuse_what_belongs_elsewhere(mistake: Callable[[], Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message) as raised:
         mistake()
     assert isinstance(raised.value, bp.BpnetError)
@@ -136,23 +63,6 @@ def test_a_part_of_a_model_is_not_initialized_or_moved_alone() -> None:
         model[0].initialize()
     with pytest.raises(bp.StateError, match="part of a Sequential; move the model"):
         model[0].to("strict")
-
-
-@pytest.mark.parametrize(
-    ("dy", "kind", "message"),
-    [
-        (np.zeros((7, 3), np.float32), bp.ShapeError, r"needs dy of the output's shape \(8, 3\), got \(7, 3\)"),
-        (np.zeros((8, 4), np.float32), bp.ShapeError, r"got \(8, 4\)"),
-        (np.zeros((8, 3)), bp.DTypeError, "needs dy of float32, got float64"),
-    ],
-)
-def test_a_wrong_dy_is_refused_and_the_forward_is_not_lost(dy: Any, kind: type[Exception], message: str) -> None:
-    model = bp.Dense(4, 3).initialize()
-    model.forward(X)
-    with pytest.raises(kind, match=message):
-        model.backward(dy)
-    assert not model.store.filled
-    assert model.backward(np.ones((8, 3), np.float32)).shape == (8, 4)
 
 
 @pytest.mark.parametrize(
@@ -187,45 +97,11 @@ def test_assigning_a_value_copies_in_from_any_library() -> None:
     assert layer.store.values[layer.store.offsets["bias"]] == 5
 
 
-LOSS_MISTAKES: dict[str, tuple[bp.Loss, Any, Any, type[Exception], str]] = {
-    "floating labels": (
-        bp.SoftmaxCrossEntropy(), X, LABELS.astype(float), bp.DTypeError, "needs integer labels, got float64"
-    ),
-    "too few labels": (
-        bp.SoftmaxCrossEntropy(), X, LABELS[:5], bp.ShapeError, r"labels of shape \(8,\), one a row, got \(5,\)"
-    ),
-    "one-hot": (bp.SoftmaxCrossEntropy(), X, X.astype(int), bp.ShapeError, "for one-hot rows pass their argmax"),
-    "a column of labels": (bp.SoftmaxCrossEntropy(), X, LABELS[:, None], bp.ShapeError, r"got \(8, 1\)"),
-    "logits in 1-d": (bp.SoftmaxCrossEntropy(), X[0], LABELS, bp.ShapeError, r"shape \(N, C\), got \(4,\)"),
-    "no samples": (
-        bp.SoftmaxCrossEntropy(), X[:0], LABELS[:0], bp.DataError, r"empty batch, the prediction has shape \(0, 4\)"
-    ),
-    "column against row": (
-        bp.MeanSquaredError(), X[:, :1], X[:, 0], bp.ShapeError,
-        r"of the prediction's shape \(8, 1\), got \(8,\); they would broadcast to every pair: reshape one",
-    ),
-    "row against column": (
-        bp.BinaryCrossEntropy(), X[:, 0], X[:, :1], bp.ShapeError, "they would broadcast to every pair"
-    ),
-    "lengths": (bp.MeanAbsoluteError(), X, X[:5], bp.ShapeError, r"shape \(8, 4\), got \(5, 4\)$"),
-    "dtypes": (bp.MeanSquaredError(), X, X.astype(float), bp.DTypeError, "prediction's dtype float32, got float64"),
-    "integer targets": (bp.MeanSquaredError(), X, X.astype(int), bp.DTypeError, "got int64"),
-    "empty": (bp.MeanSquaredError(), X[:0], X[:0], bp.DataError, "empty batch"),
-    "a list": (bp.MeanSquaredError(), X, X.tolist(), bp.DTypeError, "needs arrays, got a target of list"),
-    "foreign": (
-        bp.SoftmaxCrossEntropy(), X, strict(LABELS), bp.DTypeError, "a target of array_api_strict.Array; bring"
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("loss", "prediction", "target", "kind", "message"), LOSS_MISTAKES.values(), ids=LOSS_MISTAKES)
-def test_losses_refuse(loss: bp.Loss, prediction: Any, target: Any, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        loss.forward(prediction, target)
-    with pytest.raises(kind, match=message):
-        loss(prediction, target)
-    with pytest.raises(bp.StateError):
-        loss.backward()
+def test_losses_refuse_arrays_of_another_library() -> None:
+    loss = bp.SoftmaxCrossEntropy()
+    for call in (loss, loss.forward):
+        with pytest.raises(bp.DTypeError, match=r"a target of array_api_strict.Array; bring"):
+            call(X, strict(LABELS))
 
 
 def _nan(i: int, j: int, value: float = np.nan) -> Any:
@@ -406,8 +282,6 @@ def test_other_libraries_names_of_settings_are_refused_with_ours(name: str, says
 
 def test_sizes_may_be_numpys_integers_but_not_truth_values() -> None:
     assert bp.Dense(np.int64(4), np.int32(3)).initialize()(X).shape == (8, 3)  # type: ignore[arg-type]
-    with pytest.raises(bp.ConfigError, match="whole numbers"):
-        bp.Dense(4, True)
     assert len(trainer().fit(X, LABELS, epochs=np.int64(1), batch_size=np.int64(4), progress=False)) == 1  # type: ignore[arg-type]
 
 
@@ -416,8 +290,6 @@ def test_a_wrong_dy_at_concatenate_is_refused() -> None:
     model.forward(X)
     with pytest.raises(bp.ShapeError, match=r"needs dy of the output's shape \(8, 4\), got \(8, 7\)"):
         model.backward(np.zeros((8, 7), np.float32))
-    with pytest.raises(bp.ConfigError, match="axis must be an integer, got 'x'"):
-        bp.Concatenate(bp.Dense(4, 2), axis="x")  # type: ignore[arg-type]
 
 
 def test_the_form_of_binary_cross_entropy_is_said_at_construction() -> None:
@@ -490,8 +362,6 @@ def test_a_step_without_a_backward_is_refused() -> None:
     bp.SGD(0.1).step(model)
     with pytest.raises(bp.StateError, match="SGD.step: " + message):
         bp.SGD(0.1).step(model)
-    with pytest.raises(bp.ConfigError, match="SGD.step takes the model, got dict"):
-        bp.SGD(0.1).step(model.parameters())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), "a", None, True])
@@ -519,11 +389,6 @@ def test_a_parameter_is_not_replaced_by_an_array() -> None:
 @pytest.mark.parametrize(
     ("mistake", "kind", "message"),
     [
-        (lambda: bp.Dense(2), TypeError, "Dense: missing a required argument: 'n_out'; it takes"),  # type: ignore[call-arg]
-        (lambda: bp.Dense(3, 2, activation="relu"), TypeError, "Dense: got an unexpected keyword"),  # type: ignore[call-arg]
-        (lambda: bp.Softmax(axis=1), TypeError, "Softmax: got an unexpected keyword"),  # type: ignore[call-arg]
-        (lambda: bp.Sequential([bp.ReLU()]), bp.ConfigError, r"write Sequential\(\*layers\)"),  # type: ignore[arg-type]
-        (lambda: bp.ReLU()([1.0]), bp.DTypeError, "expected an array, got list"),
         (lambda: bp.Dense(2, 2).summary((None, 3)), bp.ConfigError, "that of one sample"),  # type: ignore[arg-type]
         (lambda: bp.ReLU().save(""), bp.CheckpointError, "cannot write to '': name a file"),
     ],

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import bpnet as bp
-from benchmarks import cpu, goals, growth, machine, overhead, page, programs, report, roofline, threads
+from benchmarks import cpu, goals, growth, machine, overhead, page, programs, report, revision, roofline, threads
 from benchmarks.harness import Harness, Settings, failures
 from benchmarks.metrics import METRICS, disagreement
 from benchmarks.peers import PEERS, PeerSpec
@@ -238,10 +238,23 @@ def test_a_table_of_the_page_has_the_numbers_of_its_report(quick: dict[str, Any]
     assert page.render(found, {"steps": quick}) == found
 
 
+def test_the_whole_report_stands_for_its_pieces_until_they_are_there(tmp_path: Path, quick: dict[str, Any]) -> None:
+    (tmp_path / "cpu.json").write_text(json.dumps(quick), encoding="utf-8")
+    assert set(page.load(tmp_path)) == {"steps", "inference", "programs"}
+    (tmp_path / "steps.json").write_text(json.dumps(quick | {"date": "2000-01-01T00:00:00Z"}), encoding="utf-8")
+    found = page.load(tmp_path)
+    assert found["steps"]["file"] == "steps.json"
+    text = page.runs(found).splitlines()
+    assert [line.split(" | ")[0] for line in text[2:4]] == ["| steps.json", "| cpu.json"]
+    assert "2000-01-01 00:00" in text[2]
+    assert "- `floor`: numpy" in page.runs(found)
+
+
 def test_what_was_not_measured_is_named_with_its_command() -> None:
     assert page.table("growth", {}) == (
         "Not measured yet: `python -m benchmarks.growth --json benchmarks/results/growth.json`"
     )
+    assert page.table("job", {"programs": {"workloads": {}}}).startswith("Not measured yet: `python -m benchmarks.cpu ")
     with pytest.raises(KeyError):
         page.render("<!-- table: nothing -->\n<!-- end -->", {})
 
@@ -417,3 +430,67 @@ def test_children_get_a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_DEBUG_CPU_TYPE", "BPNET_BACKEND"} <= set(removed)
     assert "odd" not in environment.values()
     assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "2"
+
+
+# --- against another revision ---
+
+
+def revisions() -> bool:
+    """Whether this is a checkout of git with a commit."""
+    return machine.commit() is not None
+
+
+@pytest.mark.skipif(not revisions(), reason="no checkout of git")
+def test_two_trees_are_measured_each_with_its_own_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "report.json"
+    arguments = ["--against", "HEAD", "--quick", "--rounds", "2", "--case", "step-tiny", "--case", "fit-tiny"]
+    assert revision.main([*arguments, "--threads", "1", "--json", str(path)]) == 0
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert report["against"] == revision.resolve("HEAD")
+    sources = {name: facts["sources"] for name, facts in report["peers"].items()}
+    assert sources["bpnet"] == sources["again"]
+    assert not set(sources["bpnet"]) & set(sources["revision"])
+    assert not any(str(machine.ROOT) in path for paths in sources.values() for path in paths)
+    for row in report["comparison"].values():
+        assert row["rounds"] == 2
+        assert row["quartiles"][0] <= row["ratio"] <= row["quartiles"][1]
+        assert all(math.isfinite(each) and each > 0 for each in [row["noise"], *row["microseconds"].values()])
+    assert "this/revision" in capsys.readouterr().out
+    assert revision.slower(report["comparison"], 1e-9) == [
+        f"{name}: {row['ratio']:.3f} of the revision's time, more than 1e-09"
+        for name, row in report["comparison"].items()
+    ]
+    assert revision.slower(report["comparison"], 1e9) == []
+
+
+@pytest.mark.skipif(not revisions(), reason="no checkout of git")
+def test_a_revision_or_case_that_is_not_there_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--against", "no-such-branch"], ["--against", "HEAD", "--case", "huge"], []):
+        with pytest.raises(SystemExit) as error:
+            revision.main(arguments)
+        assert error.value.code == 2
+    assert "git knows no revision 'no-such-branch'" in capsys.readouterr().err
+
+
+def test_code_from_elsewhere_fails_the_peer(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    report = {"peers": {"bpnet": {"status": "ok", "sources": [str(tree / "bpnet" / "__init__.py"), "/elsewhere/b.py"]}}}
+    revision._check_sources(report, {"bpnet": tree})
+    assert report["peers"]["bpnet"]["status"] == "failed"
+    assert "was read from /elsewhere/b.py" in str(report["peers"]["bpnet"]["error"])
+
+
+def test_rounds_of_several_starts_are_pooled() -> None:
+    def report(*seconds: float) -> dict[str, Any]:
+        row = {"status": "ok", "error": "", "seconds": list(seconds), "ratios": [2 * s for s in seconds]}
+        return {"rows": {"bpnet": row}, "rounds": len(seconds)}
+
+    known: dict[str, Any] = {}
+    for found in (report(1.0, 2.0), report(3.0)):
+        revision._pool(known, "case", found)
+    assert known["case"]["rounds"] == 3
+    assert known["case"]["rows"]["bpnet"]["ratios"] == [2.0, 4.0, 6.0]
+    failed = report()
+    failed["rows"]["bpnet"] |= {"status": "failed", "error": "why"}
+    revision._pool(known, "case", failed)
+    assert (known["case"]["rows"]["bpnet"]["status"], known["case"]["rows"]["bpnet"]["error"]) == ("failed", "why")

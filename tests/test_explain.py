@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from test_chain_rule import DLOGITS, DVALUES, LABELS, NEURON_B, NEURON_W, NEURON_X, RELU_OUTPUT, B, P, W, X
-from test_layers import LAYERS
 
 import bpnet as bp
 from bpnet.explain import Explanation, Factor, Term
 from bpnet.explain.parts import Scene
+from bpnet.testing.cases.entries import LayerCase
+from bpnet.testing.cases.layers import LAYER_CALLS
+from bpnet.testing.inputs import SampleInputs
 
 RNG = np.random.default_rng(5)
 
@@ -110,13 +112,16 @@ def test_s1_to_s3_softmax_and_loss(apart: bool, backend: bp.Backend) -> None:
 # --- every layer and loss ---
 
 
-@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
-@pytest.mark.parametrize("shape", [(1, 4), (3, 4), (2, 3, 4)], ids=str)
+CALLS = {name: call for name, call in LAYER_CALLS.items() if call[1].plain}
+
+
+@pytest.mark.parametrize(("case", "inputs"), CALLS.values(), ids=CALLS)
 def test_every_layer_is_explained_and_what_is_shown_is_what_was_computed(
-    make: Any, shape: tuple[int, ...], backend: bp.Backend
+    case: LayerCase, inputs: SampleInputs, backend: bp.Backend
 ) -> None:
-    model = make().initialize(backend=backend)
-    explanation = bp.explain(model, RNG.normal(size=shape).astype("float32"))
+    model = case.make().initialize(backend=backend)
+    ((x,), _) = inputs.draw(inputs.fewest if len(inputs.shape) > 1 else 3)
+    explanation = bp.explain(model, x.astype("float32"))
     assert explanation.disagreements == []
     assert explanation.scenes
     for scene in explanation.scenes:

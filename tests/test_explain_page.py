@@ -56,10 +56,23 @@ def mixed_page() -> str:
     return bp.explain(bp.Sequential(*layers).initialize(), x, bp.NegativeLogLikelihood(), [0, 1]).html()
 
 
+def failed_page() -> str:
+    """A step that stopped a fit: infinities and NaN in the drawing, and what failed above it."""
+    x, y = np.linspace(-1, 1, 64)[:, None], np.zeros((64, 1))
+    x[37] = 1e30
+    model = bp.Sequential(bp.Dense(1, 3), bp.Dropout(0.2), bp.ReLU(), bp.Dense(3, 1))
+    trainer = bp.Trainer(model, bp.MeanSquaredError(), bp.SGD(0.1), backend="numpy")
+    with pytest.raises(bp.NonFiniteError) as caught:
+        trainer.fit(x, y, progress=False)
+    text = caught.value.bundle.explain().html()
+    assert '<p class="warning">the loss was NaN or infinite in step' in text
+    return str(text)
+
+
 # --- without a browser ---
 
 
-@pytest.mark.parametrize("make", [neuron_page, layers_page, large_page, mixed_page])
+@pytest.mark.parametrize("make", [neuron_page, layers_page, large_page, mixed_page, failed_page])
 def test_the_page_names_no_address_and_is_small(make: Callable[[], str]) -> None:
     text = make()
     assert re.findall(r"(?:https?:)?//[a-z]", text) == []
@@ -190,7 +203,7 @@ def test_buttons_the_slider_and_the_nodes_lead_there_too(visit: Callable[..., An
 
 
 def test_a_tap_works_on_a_phone_and_nothing_is_wider_than_it(visit: Callable[..., Any]) -> None:
-    for text in (neuron_page(), layers_page(), large_page()):
+    for text in (neuron_page(), layers_page(), large_page(), failed_page()):
         for width in (320, 390, 768):
             page = visit(text, viewport={"width": width, "height": 800}, has_touch=True, is_mobile=True)
             for _ in range(steps_of(page)):
@@ -204,7 +217,7 @@ def test_a_tap_works_on_a_phone_and_nothing_is_wider_than_it(visit: Callable[...
 
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
-@pytest.mark.parametrize("make", [layers_page, large_page, mixed_page])
+@pytest.mark.parametrize("make", [layers_page, large_page, mixed_page, failed_page])
 def test_nothing_of_a_drawing_is_cut_off(
     visit: Callable[..., Any], make: Callable[[], str], viewport: dict[str, int]
 ) -> None:

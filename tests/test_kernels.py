@@ -90,6 +90,14 @@ def test_the_reference_runs_on_every_backend(op: Kernel, backend: bp.Backend) ->
     check_kernel(op, backend)
 
 
+@pytest.mark.parametrize("op", SHIPPED, ids=lambda k: k.name)
+def test_what_is_no_array_is_refused(op: Kernel) -> None:
+    args = next(iter(CASES[op.name](np.random.default_rng(0), "float32")))
+    for given in ([1.0, 2.0], 3.0, "x", None, ()):
+        with pytest.raises(bp.DTypeError, match=f"^expected an array, got {type(given).__name__}; bring it over"):
+            op(given, *args[1:])
+
+
 def test_the_latest_registered_variant_is_asked_first_and_the_reference_last() -> None:
     @kernel
     def double(x: Any) -> Any:

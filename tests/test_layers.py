@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,90 +15,54 @@ from hypothesis import strategies as st
 
 import bpnet as bp
 from bpnet.testing import check_layer
-from bpnet.testing.layers import assert_derivatives
+from bpnet.testing.cases.entries import LayerCase
+from bpnet.testing.cases.layers import LAYER_CALLS
+from bpnet.testing.inputs import SampleInputs
+from bpnet.testing.layer_derivatives import as_gradients, assert_derivatives, same_bits
+from bpnet.testing.layers import LayerCheck
 
 RNG = np.random.default_rng(0)
-SAMPLES = RNG.normal(2.0, 3.0, size=(50, 4))
-
-LAYERS: dict[str, Callable[[], bp.Layer]] = {
-    "Dense": lambda: bp.Dense(4, 3),
-    "Dense without bias": lambda: bp.Dense(4, 3, bias=False),
-    "ReLU": bp.ReLU,
-    "LeakyReLU": lambda: bp.LeakyReLU(0.1),
-    "Sigmoid": bp.Sigmoid,
-    "Tanh": bp.Tanh,
-    "Softmax": bp.Softmax,
-    "LogSoftmax": bp.LogSoftmax,
-    "ELU": lambda: bp.ELU(1.5),
-    "GELU": bp.GELU,
-    "GELU by tanh": lambda: bp.GELU("tanh"),
-    "SiLU": bp.SiLU,
-    "Softplus": bp.Softplus,
-    "Mish": bp.Mish,
-    "Hardswish": bp.Hardswish,
-    "PReLU": bp.PReLU,
-    "PReLU, a slope a feature": lambda: bp.PReLU(4, a=0.1),
-    "GLU": bp.GLU,
-    "Normalize": lambda: bp.Normalize(4).fit(SAMPLES),
-    "Normalize, all features alike": lambda: bp.Normalize(1).fit(SAMPLES),
-    "Dropout": lambda: bp.Dropout(0.4),
-    "Flatten": bp.Flatten,
-    "Sequential": lambda: bp.Sequential(bp.Dense(4, 5), bp.Tanh(), bp.Dropout(0.2), bp.Dense(5, 2)),
-    "Sequential of nothing": bp.Sequential,
-    "Residual": lambda: bp.Residual(bp.Dense(4, 4), bp.Tanh(), bp.Dense(4, 4)),
-    "Concatenate": lambda: bp.Concatenate(bp.Dense(4, 2), bp.Sequential(bp.Tanh(), bp.Dense(4, 3)), bp.Sigmoid()),
-    "nested": lambda: bp.Sequential(
-        bp.Dense(4, 6), bp.Residual(bp.Concatenate(bp.Dense(6, 2), bp.Dense(6, 4)), bp.Tanh()), bp.Dense(6, 1)
-    ),
-}
+every_call = pytest.mark.parametrize(("case", "inputs"), LAYER_CALLS.values(), ids=LAYER_CALLS)
 
 
-@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
-@pytest.mark.parametrize("shape", [(4,), (3, 4)], ids=str)
-def test_every_layer_keeps_the_promises_of_layers(
-    make: Callable[[], bp.Layer], shape: tuple[int, ...], backend: bp.Backend
+@every_call
+def test_every_layer_keeps_the_promises_of_layers(case: LayerCase, inputs: SampleInputs, backend: bp.Backend) -> None:
+    check_layer(case.make, inputs, backends=(backend,), strict=False)
+
+
+@every_call
+@pytest.mark.parametrize("n_samples", [0, 7])
+def test_a_batch_of_any_size_keeps_shapes_and_dtypes(
+    case: LayerCase, inputs: SampleInputs, n_samples: int, backend: bp.Backend
 ) -> None:
-    check_layer(make, shape, backends=(backend,), strict=False)
+    n_samples = n_samples if inputs.fewest == 1 else max(n_samples, inputs.fewest)
+    check = LayerCheck(case.make, inputs, n_samples, backend, "float32")
+    check.shapes_dtypes_and_untouched_arrays("float32")
+    model = check.model()
+    arrays = tuple(backend.asarray(read_only(bp.to_numpy(each))) for each in check.arrays(model))
+    y = check.forward(model, *arrays)
+    assert same_bits(y, check.forward(model))
+    assert y.shape[0] == n_samples
 
 
-@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
-@pytest.mark.parametrize("shape", [(0, 4), (1, 4), (7, 4)], ids=str)
-def test_shapes_dtypes_and_untouched_inputs(
-    make: Callable[[], bp.Layer], shape: tuple[int, ...], backend: bp.Backend
-) -> None:
-    model = make().initialize(backend=backend)
-    x_host = RNG.normal(size=shape).astype(np.float32)
-    x = backend.asarray(read_only(x_host))
-    y = model.forward(x)
-    dy_host = RNG.normal(size=tuple(y.shape)).astype(np.float32)
-    dy = backend.asarray(read_only(dy_host))
-    dx = model.backward(dy)
-    assert y.dtype == x.dtype == dx.dtype
-    assert tuple(dx.shape) == shape
-    assert y.device == x.device == dx.device
-    assert np.array_equal(bp.to_numpy(x), x_host)
-    assert np.array_equal(bp.to_numpy(dy), dy_host)
-
-
-@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
-def test_non_contiguous_inputs_give_the_same_result(make: Callable[[], bp.Layer]) -> None:
-    model = make().initialize(dtype="float64")
-    wide = RNG.normal(size=(6, 8))
-    strided = wide[::2, ::2]
-    assert not strided.flags.c_contiguous
-    y, again = model.forward(strided), model(strided.copy()) if "Drop" not in repr(model) else None
-    dy = RNG.normal(size=y.shape)
-    dx = model.backward(np.asfortranarray(dy))
-    model2 = copy.deepcopy(model)
-    y2 = model2.forward(strided.copy())
-    dx2 = model2.backward(dy)
-    if again is not None:
-        np.testing.assert_allclose(y, again, rtol=1e-13)
-    if "Dropout" not in repr(model):
-        np.testing.assert_allclose(y2, y, rtol=1e-13)
-        np.testing.assert_allclose(dx2, dx, rtol=1e-13)
-    else:
-        assert dx.shape == dx2.shape
+@every_call
+def test_layouts_in_memory_give_the_same_result(case: LayerCase, inputs: SampleInputs) -> None:
+    check = LayerCheck(case.make, inputs, 6, bp.get_backend("numpy"))
+    model = check.model()
+    arrays = check.arrays(model)
+    layouts = [arrays, tuple(map(np.asfortranarray, arrays)), tuple(np.repeat(each, 2, 0)[::2] for each in arrays)]
+    y, expected = None, None
+    for layout in layouts:
+        found = check.forward(model, *layout)
+        y = found if y is None else y
+        np.testing.assert_allclose(found, y, rtol=1e-13)
+        dy = np.asfortranarray(check.gradient_of(y, model))
+        model.store.consume_gradients()
+        gradients = [each for each in as_gradients(model.backward(dy), len(layout)) if each is not None]
+        gradients += [p.grad.copy() for p in model.parameters().values()]
+        expected = gradients if expected is None else expected
+        for a, b in zip(gradients, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
 @settings(max_examples=25, deadline=None)
@@ -260,18 +223,23 @@ def test_summary_counts_parameters_and_shows_shapes() -> None:
     assert "(N, 64)" in text.splitlines()[2]
     assert "2,080" in text
     assert "(N, 6)" in text
-    assert text.splitlines()[-1] == "2,410 parameters, 9,640 bytes, float32 on numpy"
+    rows = text.splitlines()
+    flops = [row.split()[-1].replace(",", "") for row in rows[2:-2]]
+    assert list(map(int, flops)) == [0, 2 * 64 * 32 + 32, 32, 2 * 32 * 4 + 4, 2 * 32 * 6 + 6]
+    assert rows[-1] == "2,410 parameters, 9,640 bytes, float32 on numpy, 4,810 FLOPs per sample"
+    assert "FLOPs" not in str(model.summary())
     assert str(bp.Sequential(bp.Dense(2, 2)).summary()).splitlines()[-1].endswith("not initialized")
 
 
-@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
-def test_every_layer_comes_back_from_its_file(make: Callable[[], bp.Layer], tmp_path: Any) -> None:
-    model = make().initialize(seed=4)
-    x = RNG.normal(size=(3, 4)).astype(np.float32)
+@every_call
+def test_every_layer_comes_back_from_its_file(case: LayerCase, inputs: SampleInputs, tmp_path: Any) -> None:
+    check = LayerCheck(case.make, inputs, 3, bp.get_backend("numpy"), "float32", seed=4)
+    model = check.model()
     model.save(tmp_path / "m.safetensors")
     loaded = bp.load(tmp_path / "m.safetensors")
     assert repr(loaded) == repr(model)
-    assert np.array_equal(loaded(x), model(x))
+    arrays = check.arrays(model)
+    assert same_bits(check.infer("inference", loaded, arrays), check.infer("inference", model, arrays))
 
 
 def test_activations_by_hand(backend: bp.Backend) -> None:

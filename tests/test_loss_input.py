@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,71 +15,6 @@ from bpnet.data import checks
 X = np.zeros((8, 4), np.float32)
 LABELS = np.array([0, 1, 2, 3, 0, 1, 2, 3])
 W = np.ones(8, np.float32)
-
-SETTINGS: dict[str, tuple[Callable[[], Any], str]] = {
-    "reduction": (
-        lambda: bp.MeanSquaredError(reduction="average"),
-        "MeanSquaredError: reduction must be 'mean', 'sum' or 'none', got 'average'",
-    ),
-    "smoothing of 1": (
-        lambda: bp.SoftmaxCrossEntropy(label_smoothing=1.0),
-        "SoftmaxCrossEntropy: label_smoothing must be a number in [0, 1), got 1.0",
-    ),
-    "smoothing that is no number": (
-        lambda: bp.SoftmaxCrossEntropy(label_smoothing=float("nan")),
-        "SoftmaxCrossEntropy: label_smoothing must be a number in [0, 1), got nan",
-    ),
-    "balanced": (
-        lambda: bp.SoftmaxCrossEntropy(class_weight="balanced"),  # type: ignore[arg-type]
-        "SoftmaxCrossEntropy: class_weight must be a sequence of numbers, one a class, or a dict {class: weight}, "
-        "got 'balanced'",
-    ),
-    "a negative class weight": (
-        lambda: bp.FocalLoss(class_weight=[1, -2]),
-        "FocalLoss: class_weight of class 1 must be a number of at least 0, got -2",
-    ),
-    "class weights in a matrix": (
-        lambda: bp.FocalLoss(class_weight=[[1, 2], [3, 4]]),  # type: ignore[list-item]
-        "FocalLoss: class_weight of class 0 must be a number of at least 0, got [1, 2]",
-    ),
-    "only 0": (
-        lambda: bp.FocalLoss(class_weight=[0, 0]),
-        "FocalLoss: class_weight needs a number above 0 for some class, got (0, 0)",
-    ),
-    "a class by name": (
-        lambda: bp.FocalLoss(class_weight={"cat": 2.0}),  # type: ignore[dict-item]
-        "FocalLoss: class_weight must be a sequence of numbers, one a class, or a dict {class: weight}; the key 'cat' "
-        "is no class, which are 0, 1, 2 and so on",
-    ),
-    "ignore_index": (
-        lambda: bp.NegativeLogLikelihood(ignore_index=1.5),  # type: ignore[arg-type]
-        "NegativeLogLikelihood: ignore_index must be an integer or None, got 1.5",
-    ),
-    "delta": (lambda: bp.Huber(0), "Huber: delta must be a number above 0, got 0"),
-    "gamma": (lambda: bp.FocalLoss(-1), "FocalLoss: gamma must be a number of at least 0, got -1"),
-    "alpha": (
-        lambda: bp.BinaryFocalLoss(alpha=1.5),
-        "BinaryFocalLoss: alpha must be a number in [0, 1] or None, got 1.5",
-    ),
-    "margin": (
-        lambda: bp.MulticlassHinge(float("inf")),
-        "MulticlassHinge: margin must be a number above 0, got inf",
-    ),
-    "squared": (
-        lambda: bp.Hinge(squared=1),  # type: ignore[arg-type]
-        "Hinge: squared must be True or False, got 1",
-    ),
-    "from_logits": (
-        lambda: bp.BinaryCrossEntropy(from_logits="yes"),  # type: ignore[arg-type]
-        "BinaryCrossEntropy: from_logits must be True or False, got 'yes'",
-    ),
-}
-
-
-@pytest.mark.parametrize(("make", "message"), SETTINGS.values(), ids=SETTINGS)
-def test_settings_are_refused_at_construction(make: Callable[[], Any], message: str) -> None:
-    with pytest.raises(bp.ConfigError, match=f"^{re.escape(message)}$"):
-        make()
 
 
 def test_the_limits_of_settings_are_allowed() -> None:
@@ -108,84 +42,6 @@ def test_a_dict_of_class_weights_is_the_losss_own() -> None:
     loss = bp.SoftmaxCrossEntropy(class_weight=given)
     given[1] = 100.0
     assert loss.class_weight == {1: 2.0}
-
-
-ARRAYS: dict[str, tuple[bp.Loss, tuple[Any, ...], type[Exception], str]] = {
-    "too few class weights": (
-        bp.SoftmaxCrossEntropy(class_weight=[1, 2, 3]), (X, LABELS), bp.ConfigError,
-        "SoftmaxCrossEntropy: class_weight has 3 numbers, the model's 4 outputs need 4",
-    ),
-    "a class beyond the outputs": (
-        bp.SoftmaxCrossEntropy(class_weight={4: 2.0}), (X, LABELS), bp.ConfigError,
-        "SoftmaxCrossEntropy: class_weight names class 4, the model's 4 outputs are the classes 0 ... 3",
-    ),
-    "a column of weights": (
-        bp.SoftmaxCrossEntropy(), (X, LABELS, W[:, None]), bp.ShapeError,
-        "SoftmaxCrossEntropy needs a sample_weight of shape (8,), one a row, got (8, 1)",
-    ),
-    "weights by element": (
-        bp.MeanSquaredError(), (X, X, X), bp.ShapeError,
-        "MeanSquaredError needs a sample_weight of shape (8,), one a row, got (8, 4)",
-    ),
-    "too few weights": (
-        bp.Huber(), (X, X, W[:5]), bp.ShapeError, "Huber needs a sample_weight of shape (8,), one a row, got (5,)"
-    ),
-    "weights of another dtype": (
-        bp.Huber(), (X, X, W.astype(float)), bp.DTypeError,
-        "Huber needs a sample_weight of the prediction's dtype float32, got float64; use model.asarray(w, "
-        "dtype='float32')",
-    ),
-    "weights in a list": (
-        bp.Huber(), (X, X, W.tolist()), bp.DTypeError,
-        "Huber needs arrays, got a sample_weight of list; use model.asarray",
-    ),
-    "soft targets of another shape": (
-        bp.SoftmaxCrossEntropy(), (X, X[:, :3]), bp.ShapeError,
-        "SoftmaxCrossEntropy needs integer labels of shape (8,), or rows of probabilities of the prediction's shape "
-        "(8, 4), got (8, 3)",
-    ),
-    "soft targets of another dtype": (
-        bp.SoftmaxCrossEntropy(), (X, X.astype(float)), bp.DTypeError,
-        "SoftmaxCrossEntropy needs a target of the prediction's dtype float32, got float64; use model.asarray(y, "
-        "dtype='float32')",
-    ),
-    "soft targets and an ignored label": (
-        bp.SoftmaxCrossEntropy(ignore_index=0), (X, X), bp.ConfigError,
-        "SoftmaxCrossEntropy: ignore_index=0 is for integer labels, the targets are rows of probabilities; give rows "
-        "that count for nothing a sample_weight of 0",
-    ),
-    "integer one-hot rows": (
-        bp.SoftmaxCrossEntropy(), (X, X.astype(int)), bp.ShapeError,
-        "SoftmaxCrossEntropy needs labels of shape (8,), one a row, got (8, 4); for one-hot rows pass their argmax, "
-        "or make them float32",
-    ),
-    "soft targets where labels are needed": (
-        bp.FocalLoss(), (X, X), bp.DTypeError, "FocalLoss needs integer labels, got float32"
-    ),
-    "labels of sequences": (
-        bp.SoftmaxCrossEntropy(), (X.reshape(4, 2, 4), LABELS), bp.ShapeError,
-        "SoftmaxCrossEntropy needs labels of shape (4, 2), one a row, got (8,)",
-    ),
-    "rows in 1-d": (
-        bp.KLDivergence(), (W, W), bp.ShapeError, "KLDivergence needs predictions of shape (N, C), got (8,)"
-    ),
-    "a single number": (
-        bp.MeanSquaredError(), (W[0, ...], W[0, ...]), bp.ShapeError,
-        "MeanSquaredError needs predictions of shape (N, ...), got ()",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("loss", "arguments", "kind", "message"), ARRAYS.values(), ids=ARRAYS)
-def test_arrays_are_refused_at_the_door(
-    loss: bp.Loss, arguments: tuple[Any, ...], kind: type[Exception], message: str
-) -> None:
-    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
-        loss(*arguments)
-    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
-        loss.forward(arguments[0], arguments[1], None, *arguments[2:])
-    with pytest.raises(bp.StateError):
-        loss.backward()
 
 
 @pytest.mark.parametrize(

@@ -2,74 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 
 import bpnet as bp
 from bpnet.dispatch import Array
 from bpnet.plan import Plan
+from bpnet.testing.cases.entries import Fit
+from bpnet.testing.cases.objectives import FITS
 from bpnet.trace import Trace
 
 N, C = 8, 4
-OPTIONS = {"class_weight": [0.5, 2.0, 0.0, 1.5], "ignore_index": -1}
-
-
-def _labels(rng: Any) -> Any:
-    labels = rng.integers(0, C, N)
-    labels[rng.integers(N, size=2)] = -1
-    return labels
-
-
-def _soft(rng: Any) -> Any:
-    return rng.dirichlet(np.ones(C), N).astype(np.float32)
-
-
-def _values(rng: Any) -> Any:
-    return rng.normal(size=(N, C)).astype(np.float32)
-
-
-def _unit(rng: Any) -> Any:
-    return rng.uniform(size=(N, C)).astype(np.float32)
-
-
-def _signs(rng: Any) -> Any:
-    return np.where(rng.uniform(size=(N, C)) > 0.5, 1, -1).astype(np.float32)
-
-
-LOSSES: dict[str, tuple[Callable[[], bp.Loss], Callable[[Any], Any], tuple[bp.Layer, ...]]] = {
-    "softmax": (bp.SoftmaxCrossEntropy, lambda rng: rng.integers(0, C, N), ()),
-    "softmax, smoothed": (lambda: bp.SoftmaxCrossEntropy(label_smoothing=0.1), lambda rng: rng.integers(0, C, N), ()),
-    "softmax, all": (lambda: bp.SoftmaxCrossEntropy(label_smoothing=0.1, **OPTIONS), _labels, ()),
-    "softmax, soft": (lambda: bp.SoftmaxCrossEntropy(class_weight=[1, 2, 3, 4]), _soft, ()),
-    "softmax, sum": (lambda: bp.SoftmaxCrossEntropy(reduction="sum", **OPTIONS), _labels, ()),
-    "categorical": (lambda: bp.CategoricalCrossEntropy(**OPTIONS), _labels, (bp.Softmax(),)),
-    "likelihood": (lambda: bp.NegativeLogLikelihood(**OPTIONS), _labels, (bp.LogSoftmax(),)),
-    "focal": (lambda: bp.FocalLoss(1.5, **OPTIONS), _labels, ()),
-    "multiclass hinge": (lambda: bp.MulticlassHinge(**OPTIONS), _labels, ()),
-    "KL": (bp.KLDivergence, _soft, (bp.LogSoftmax(),)),
-    "squared": (bp.MeanSquaredError, _values, ()),
-    "absolute": (bp.MeanAbsoluteError, _values, ()),
-    "huber": (bp.Huber, _values, ()),
-    "log cosh": (bp.LogCosh, _values, ()),
-    "poisson": (bp.PoissonNLL, _unit, ()),
-    "binary": (bp.BinaryCrossEntropy, _unit, ()),
-    "binary, probabilities": (lambda: bp.BinaryCrossEntropy(from_logits=False), _unit, (bp.Sigmoid(),)),
-    "binary focal": (lambda: bp.BinaryFocalLoss(alpha=0.25), _unit, ()),
-    "hinge": (lambda: bp.Hinge(squared=True), _signs, ()),
-}
-every_loss = pytest.mark.parametrize(("make", "target", "last"), LOSSES.values(), ids=LOSSES)
+every_loss = pytest.mark.parametrize("fit", FITS.values(), ids=FITS)
 
 
 @every_loss
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 def test_a_planned_step_with_weights_has_the_bits_of_the_eager_one(
-    make: Callable[[], bp.Loss], target: Any, last: Any, weighted: bool, backend: bp.Backend
+    fit: Fit, weighted: bool, backend: bp.Backend
 ) -> None:
-    model = bp.Sequential(bp.Dense(6, 5), bp.Tanh(), bp.Dense(5, C), *last).initialize(0, backend=backend)
-    loss, store = make(), model.store
+    model = bp.Sequential(bp.Dense(6, 5), bp.Tanh(), bp.Dense(5, C), *(each() for each in fit.last)).initialize(
+        0, backend=backend
+    )
+    loss, store = fit.make(), model.store
 
     def step(x: Array, y: Array, *w: Array) -> Array:
         prediction = model.forward(x)
@@ -81,7 +36,7 @@ def test_a_planned_step_with_weights_has_the_bits_of_the_eager_one(
     rng = np.random.default_rng(0)
 
     def batch() -> tuple[Array, ...]:
-        arrays = [rng.normal(size=(N, 6)).astype(np.float32), target(rng)]
+        arrays = [rng.normal(size=(N, 6)).astype(np.float32), fit.targets(rng, N, C)]
         if weighted:
             arrays.append((rng.uniform(size=N) * (rng.uniform(size=N) > 0.3)).astype(np.float32))
         return tuple(backend.asarray(each) for each in arrays)
@@ -120,17 +75,15 @@ def test_a_planned_step_makes_loss_and_gradient_of_weighted_labels_in_one_pass()
 @every_loss
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 @pytest.mark.parametrize("part", [None, 3], ids=["whole", "parts"])
-def test_a_trainer_with_plans_trains_like_one_without(
-    make: Callable[[], bp.Loss], target: Any, last: Any, weighted: bool, part: int | None
-) -> None:
+def test_a_trainer_with_plans_trains_like_one_without(fit: Fit, weighted: bool, part: int | None) -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2 * N + 5, 6)).astype(np.float32)
-    y = np.concatenate([target(rng) for _ in range(3)])[: len(x)]
+    y = np.concatenate([fit.targets(rng, N, C) for _ in range(3)])[: len(x)]
     weight = rng.uniform(0.2, 2.0, len(x)) if weighted else None
     results = []
     for plan in (True, False):
-        model = bp.Sequential(bp.Dense(6, 5), bp.Tanh(), bp.Dense(5, C), *last)
-        trainer = bp.Trainer(model, make(), bp.Adam(0.01), seed=0, plan=plan)
+        model = bp.Sequential(bp.Dense(6, 5), bp.Tanh(), bp.Dense(5, C), *(each() for each in fit.last))
+        trainer = bp.Trainer(model, fit.make(), bp.Adam(0.01), seed=0, plan=plan)
         history = trainer.fit(x, y, sample_weight=weight, epochs=4, batch_size=N, micro_batch_size=part, progress=False)
         rows = [{name: value for name, value in row.items() if name != "seconds"} for row in history.rows]
         results.append((rows, bp.to_numpy(model.store.values).tobytes()))
@@ -140,18 +93,18 @@ def test_a_trainer_with_plans_trains_like_one_without(
 
 
 @every_loss
-def test_a_step_in_uneven_parts_is_the_step_of_the_whole_batch(
-    make: Callable[[], bp.Loss], target: Any, last: Any
-) -> None:
+def test_a_step_in_uneven_parts_is_the_step_of_the_whole_batch(fit: Fit) -> None:
     rng = np.random.default_rng(3)
-    x, y, weight = rng.normal(size=(N, 6)), target(rng), rng.uniform(0.2, 2.0, N)
+    x, y, weight = rng.normal(size=(N, 6)), fit.targets(rng, N, C), rng.uniform(0.2, 2.0, N)
     y = y.astype(float) if y.dtype.kind == "f" else y
-    if isinstance(make(), (bp.KLDivergence, bp.SoftmaxCrossEntropy)) and y.dtype.kind == "f":
+    if isinstance(fit.make(), (bp.KLDivergence, bp.SoftmaxCrossEntropy)) and y.dtype.kind == "f":
         y = y / y.sum(axis=1, keepdims=True)
     values = []
     for part in (None, 3):
-        model = bp.Sequential(bp.Dense(6, 5), bp.Tanh(), bp.Dense(5, C), *last).initialize(0, dtype="float64")
-        trainer = bp.Trainer(model, make(), bp.SGD(0.1), seed=0)
+        model = bp.Sequential(bp.Dense(6, 5), bp.Tanh(), bp.Dense(5, C), *(each() for each in fit.last)).initialize(
+            0, dtype="float64"
+        )
+        trainer = bp.Trainer(model, fit.make(), bp.SGD(0.1), seed=0)
         trainer.fit(x, y, sample_weight=weight, epochs=1, batch_size=N, micro_batch_size=part, shuffle=False,
                     progress=False)  # fmt: skip
         values.append(bp.to_numpy(model.store.values))

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 import bpnet as bp
 from bpnet import metrics
+from bpnet.testing.cases.entries import MetricCase
+from bpnet.testing.cases.metrics import BITS, METRIC_CASES, SINGLE
 
 RNG = np.random.default_rng(5)
 BY_CLASS = {"precision": bp.Precision, "recall": bp.Recall, "f1": bp.F1}
@@ -47,68 +49,54 @@ def answers(prediction: Any) -> list[int]:
 
 # --- by hand ---
 
-HAND = np.array([[3, 1, 0], [0, 2, 1], [1, 0, 5], [9, 0, 0], [0, 0, 1]], np.float32)  # answers 0 1 2 0 2
-LABELS = np.array([0, 1, 1, 2, 2])
-HAND_VALUES: list[tuple[bp.Metric, Any]] = [
-    (bp.Accuracy(), 3 / 5),
-    (bp.Accuracy(ignore_index=1), 2 / 3),
-    (bp.TopKAccuracy(1), 3 / 5),
-    (bp.TopKAccuracy(2), 3 / 5),  # row 2: 5 and 1 stand before label 1; row 3: 9 and the first 0 before label 2
-    (bp.TopKAccuracy(3), 1.0),
-    (bp.ConfusionMatrix(), [[1, 0, 0], [0, 1, 1], [1, 0, 1]]),
-    (bp.ConfusionMatrix(ignore_index=2), [[1, 0, 0], [0, 1, 1], [0, 0, 0]]),
-    (bp.Precision(average=None), [1 / 2, 1.0, 1 / 2]),
-    (bp.Precision(), 2 / 3),
-    (bp.Recall(average=None), [1.0, 1 / 2, 1 / 2]),
-    (bp.Recall(average="weighted"), (1 + 2 / 2 + 2 / 2) / 5),
-    (bp.F1(average=None), [2 / 3, 2 / 3, 1 / 2]),
-    (bp.F1(average="micro"), 3 / 5),
-    (bp.F1(ignore_index=2, average=None), [1.0, 2 / 3, 0.0]),
-]
+every_case = pytest.mark.parametrize("case", METRIC_CASES.values(), ids=METRIC_CASES)
 
 
-@pytest.mark.parametrize(("metric", "expected"), HAND_VALUES, ids=lambda each: repr(each)[:40])
-def test_a_hand_worked_case(metric: bp.Metric, expected: Any, backend: bp.Backend) -> None:
-    whole = value(metric, (HAND, LABELS), backend=backend)
-    parts = value(metric, (HAND[:2], LABELS[:2]), (HAND[2:], LABELS[2:]), backend=backend)
-    rows = value(metric, (HAND.reshape(1, 5, 3), LABELS.reshape(1, 5)), backend=backend)
-    for found in (whole, parts, rows):
-        np.testing.assert_allclose(found, expected, rtol=1e-15)
-        assert type(found) is type(expected)
+@every_case
+def test_a_hand_worked_case(case: MetricCase, backend: bp.Backend) -> None:
+    metric, prediction, target = case.make(), case.prediction, case.target
+    pairs = [(prediction, target)]
+    found = [value(metric, *pairs, backend=backend)]
+    found.append(value(metric, (prediction[:2], target[:2]), (prediction[2:], target[2:]), backend=backend))
+    if target.dtype.kind == "i" and target.ndim < prediction.ndim:  # sequences of rows
+        found.append(value(metric, (prediction[None], target[None]), backend=backend))
+    for each in found:
+        np.testing.assert_allclose(each, case.expected, rtol=1e-14)
+        assert type(each) is type(case.expected)
 
 
-BINARY = np.array([-1.0, 2.0, 0.5, -3.0, 1.0], np.float32)  # answers 0 1 1 0 1
-BINARY_TARGETS = np.array([0, 1, 0, 1, 1], np.float32)
-BINARY_VALUES: list[tuple[bp.Metric, Any]] = [
-    (bp.BinaryAccuracy(), 3 / 5),
-    (bp.ConfusionMatrix(), [[1, 1], [1, 2]]),
-    (bp.Precision(average="binary"), 2 / 3),
-    (bp.Recall(average="binary"), 2 / 3),
-    (bp.F1(average="binary"), 2 / 3),
-    (bp.F1(average="macro"), (1 / 2 + 2 / 3) / 2),
-    (bp.F1(average=None), [1 / 2, 2 / 3]),
-]
+@every_case
+def test_arrays_of_any_layout_that_cannot_be_written_are_measured_alike(case: MetricCase) -> None:
+    metric = case.make()
+    expected = value(metric, (case.prediction, case.target))
+    strided = [read_only(np.repeat(each, 2, axis=0))[::2] for each in (case.prediction, case.target)]
+    assert value(metric, tuple(strided)) == expected
+    if case.target.dtype.kind == "i":
+        assert value(metric, (case.prediction, case.target.astype(np.int8))) == expected
 
 
-@pytest.mark.parametrize("column", [False, True])
-@pytest.mark.parametrize(("metric", "expected"), BINARY_VALUES, ids=lambda each: repr(each)[:40])
-def test_one_score_an_element_has_two_classes(
-    metric: bp.Metric, expected: Any, column: bool, backend: bp.Backend
+SINGLE_CASES = {name: case for name, case in METRIC_CASES.items() if case.prediction.ndim == 1}
+
+
+@pytest.mark.parametrize("case", SINGLE_CASES.values(), ids=SINGLE_CASES)
+def test_one_score_an_element_may_be_a_column_of_integers_or_of_probabilities(
+    case: MetricCase, backend: bp.Backend
 ) -> None:
-    shape = (5, 1) if column else (5,)
-    pair = BINARY.reshape(shape), BINARY_TARGETS.reshape(shape)
-    np.testing.assert_allclose(value(metric, pair, backend=backend), expected, rtol=1e-15)
-    of_integers = pair[0], pair[1].astype(np.int64)
-    np.testing.assert_allclose(value(metric, of_integers, backend=backend), expected, rtol=1e-15)
-    of_probabilities = copy.copy(metric)
-    of_probabilities.from_logits = False  # type: ignore[attr-defined]
-    probabilities = 1 / (1 + np.exp(-pair[0].astype(float)))
-    np.testing.assert_allclose(value(of_probabilities, (probabilities, pair[1])), expected, rtol=1e-15)
+    metric = case.make()
+    column = case.prediction[:, None], case.target[:, None]
+    of_integers = column[0], column[1].astype(np.int64)
+    for pair in (column, of_integers):
+        np.testing.assert_allclose(value(metric, pair, backend=backend), case.expected, rtol=1e-15)
+    if metric.from_logits:  # type: ignore[attr-defined]
+        of_probabilities = copy.copy(metric)
+        of_probabilities.from_logits = False  # type: ignore[attr-defined]
+        probabilities = 1 / (1 + np.exp(-column[0].astype(float)))
+        np.testing.assert_allclose(value(of_probabilities, (probabilities, column[1])), case.expected, rtol=1e-15)
 
 
 def test_two_scores_a_row_are_binary_too() -> None:
-    logits = np.stack([np.zeros(5, np.float32), BINARY], axis=1)
-    assert value(bp.F1(average="binary"), (logits, BINARY_TARGETS.astype(np.int64))) == pytest.approx(2 / 3, rel=1e-15)
+    logits = np.stack([np.zeros(5, np.float32), SINGLE], axis=1)
+    assert value(bp.F1(average="binary"), (logits, BITS.astype(np.int64))) == pytest.approx(2 / 3, rel=1e-15)
 
 
 REGRESSION: list[tuple[bp.Metric, Callable[[Any, Any], float]]] = [
@@ -296,17 +284,6 @@ def test_class_metrics_of_classes_that_never_occur_are_0_and_do_not_enter_the_me
     assert math.isnan(value(bp.Recall(ignore_index=0), (prediction[:1], labels[:1])))
 
 
-def test_inputs_are_left_alone_and_may_be_strided_read_only_and_narrow() -> None:
-    wide, labels = scores(40, 6), RNG.integers(0, 3, 80)
-    strided, small = wide[::2, ::2], read_only(labels[::4].astype(np.int8))
-    for metric in (bp.Accuracy(), bp.TopKAccuracy(2), bp.ConfusionMatrix(), bp.F1(), bp.Perplexity()):
-        plain = value(metric, (np.array(strided), labels[::4]))
-        strided.flags.writeable = False
-        assert value(metric, (strided, small)) == plain
-    for metric in (metrics.MAE(), metrics.RMSE(), bp.R2(), bp.BinaryAccuracy()):
-        assert value(metric, (strided, read_only(strided))) == value(metric, (np.array(strided), np.array(strided)))
-
-
 # --- names, texts, and what is refused ---
 
 
@@ -330,70 +307,6 @@ def test_a_metrics_text_is_how_it_was_made() -> None:
         made = eval(f"bp.{text}", {"bp": bp})
         assert repr(made) == text
         assert repr(pickle.loads(pickle.dumps(made))) == text
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: bp.TopKAccuracy(0), "TopKAccuracy: k must be an integer of at least 1, got 0"),
-        (lambda: bp.TopKAccuracy(True), "k must be an integer"),
-        (lambda: bp.TopKAccuracy(2.0), "k must be an integer"),
-        (lambda: bp.Accuracy(ignore_index=1.5), "Accuracy: ignore_index must be an integer or None, got 1.5"),
-        (lambda: bp.Accuracy(ignore_index=1, soft_targets=True), "ignore_index is a label, and soft_targets=True has"),
-        (lambda: bp.Accuracy(soft_targets=1), "Accuracy: soft_targets must be True or False, got 1"),
-        (lambda: bp.BinaryAccuracy(from_logits=0), "BinaryAccuracy: from_logits must be True or False, got 0"),
-        (lambda: bp.Accuracy(name=""), "Accuracy: name must be a text that is not empty, got ''"),
-        (lambda: bp.Accuracy(name="loss"), "histories have a 'loss' of their own; choose another name"),
-        (lambda: bp.Accuracy(name="val_x"), "histories have a 'val_x' of their own"),
-        (
-            lambda: bp.F1(average="makro"),
-            r"F1: average must be one of macro, micro, weighted, binary, or None for a value a class, got 'makro'; "
-            "did you mean 'macro'",
-        ),
-        (lambda: bp.R2(shift=math.nan), "R2: shift must be a finite number, got nan"),
-        (lambda: bp.R2(shift="mean"), "R2: shift must be a finite number, got 'mean'"),
-    ],
-)
-def test_bad_settings_are_refused(make: Callable[[], Any], message: str) -> None:
-    with pytest.raises(bp.ConfigError, match=message):
-        make()
-
-
-FIVE = np.zeros((4, 5), np.float32)
-FOUR = np.zeros(4, np.int64)
-
-
-@pytest.mark.parametrize(
-    ("metric", "prediction", "target", "message"),
-    [
-        (bp.Accuracy(), FIVE, FOUR[:3], r"Accuracy needs predictions \(N, C\) and labels \(N,\), got \(4, 5\) and"),
-        (bp.Accuracy(), FIVE[:, :1], FIVE[:, :1], "for one score an element use BinaryAccuracy"),
-        (bp.Accuracy(), FIVE[:, 0], FOUR, "for one score an element use BinaryAccuracy"),
-        (bp.TopKAccuracy(6), FIVE, FOUR, r"TopKAccuracy\(k=6\) needs at least 6 classes, got predictions \(4, 5\)"),
-        (bp.BinaryAccuracy(), FIVE, FOUR, r"BinaryAccuracy needs one shape, got \(4, 5\) and \(4,\)"),
-        (metrics.MAE(), FIVE, FIVE[:2], r"MAE needs one shape, got \(4, 5\) and \(2, 5\)"),
-        (bp.R2(), FIVE[:, :1], FIVE[:, 0], r"R2 needs one shape, got \(4, 1\) and \(4,\)"),
-        (bp.F1(average="binary"), FIVE, FOUR, r"F1\(average='binary'\) needs 2 classes.*use average='macro'"),
-        (bp.F1(), FIVE, FIVE, r"F1 needs.*or one score an element and targets of its shape, \(N,\) or \(N, 1\)"),
-        (bp.ConfusionMatrix(), FIVE[:, :1], FIVE[:, 0], r"or one score an element and targets of its shape"),
-        (bp.Perplexity(), FIVE, FIVE, "Perplexity takes integer labels"),
-    ],
-)
-def test_shapes_that_do_not_fit_are_refused(metric: bp.Metric, prediction: Any, target: Any, message: str) -> None:
-    with pytest.raises(bp.ShapeError, match=message):
-        metric.measure(prediction, target)
-
-
-@pytest.mark.parametrize("metric", [bp.Accuracy(), bp.F1(), bp.Perplexity(), bp.TopKAccuracy(2), bp.ConfusionMatrix()])
-def test_labels_that_are_no_integers_are_refused(metric: bp.Metric) -> None:
-    with pytest.raises(bp.DTypeError, match=f"{type(metric).__name__} needs integer labels, got float32"):
-        metric.measure(FIVE, FIVE[:, 0])
-
-
-def test_floating_targets_beside_one_score_are_pointed_to_binary_accuracy() -> None:
-    message = r"needs integer labels, got float32; for one score an element use BinaryAccuracy\(\)"
-    with pytest.raises(bp.DTypeError, match=message):
-        bp.Accuracy().measure(FIVE[:, :1], FIVE[:, 0])
 
 
 # --- in a fit ---

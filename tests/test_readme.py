@@ -209,6 +209,19 @@ with np.errstate(all="ignore"):
         np.testing.assert_allclose(variant.body(*args), expected, rtol=1e-6)
         variant.into(args[0], *args)
         np.testing.assert_allclose(args[0], expected, rtol=1e-6)
+from bpnet.testing.counting import count_flops
+for op, args in ((asinh, (x,)), (asinh_backward, (dy, x))):
+    assert count_flops(op.reference.body, args).arrays == op.flops * x.size
+for name, entry in LAYERS.items():
+    for case in entry.cases.values():
+        check_layer(case.make, case.inputs[0])
+    for bad in entry.bad_arguments + entry.bad_inputs:
+        try:
+            bad.mistake() if hasattr(bad, "mistake") else entry.cases[""].make()(*bad.arguments)
+        except bad.error as error:
+            assert __import__("re").search(bad.message, str(error)), error
+        else:
+            raise AssertionError(f"{name} took {bad}")
 print("checked")
 """
     assert run("\n".join(blocks(CONTRIBUTING, "python")) + check, tmp_path).endswith("checked\n")

@@ -15,25 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bpnet as bp
+from bpnet.testing.cases.entries import ScheduleCase
+from bpnet.testing.cases.schedules import SCHEDULE_CASES
 
-SCHEDULES = [
-    bp.Constant(0.3),
-    bp.InverseTime(0.3, decay=0.25),
-    bp.StepDecay(0.3, every=7),
-    bp.StepDecay(0.3, every=1, factor=1.0),
-    bp.Exponential(0.3, factor=0.9),
-    bp.Exponential(0.3, factor=0.5, every=10),
-    bp.Cosine(0.3, 1),
-    bp.Cosine(0.3, 40),
-    bp.Cosine(0.3, 40, warmup=39, final=0.1),
-    bp.Cosine(0.3, 40, warmup=5, final=0.3),
-    bp.OneCycle(0.3, 40),
-    bp.OneCycle(0.3, 3, rise=0.5, start=1.0, final=0.0),
-    bp.WarmUp(bp.Constant(0.3), 4),
-    bp.WarmUp(bp.InverseTime(0.3, decay=1.0), 1),
-    bp.WarmUp(bp.Cosine(0.3, 20, warmup=3), 4),
-]
-IDS = [f"{i} {type(s).__name__}" for i, s in enumerate(SCHEDULES)]
+every_schedule = pytest.mark.parametrize("schedule", [c.make() for c in SCHEDULE_CASES.values()], ids=SCHEDULE_CASES)
 
 
 def model(backend: Any = None) -> bp.Dense:
@@ -63,7 +48,7 @@ def test_worked_by_hand() -> None:
     assert max(cycle(k) for k in range(20)) == cycle(3)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=IDS)
+@every_schedule
 def test_host_and_device_compute_one_formula(schedule: bp.Schedule, backend: bp.Backend) -> None:
     rate = backend.zeros((), "float64")
     for k in [*range(45), 10**6, 2**40]:
@@ -92,7 +77,7 @@ def test_cosine_rises_falls_and_stays(rate: float, steps: int, warmup: int, fina
     assert schedule.warmup_steps == warmup
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=IDS)
+@every_schedule
 def test_schedules_are_values(schedule: bp.Schedule) -> None:
     again = bp.schedules.from_config(json.loads(json.dumps(schedule.config)))
     assert again == schedule == pickle.loads(pickle.dumps(schedule)) == eval(repr(schedule), vars(bp))
@@ -102,13 +87,13 @@ def test_schedules_are_values(schedule: bp.Schedule) -> None:
         schedule.learning_rate = 1.0  # type: ignore[attr-defined]
 
 
-def test_schedules_know_their_length_and_their_warm_up() -> None:
-    lengths = [(s.steps, s.warmup_steps) for s in SCHEDULES[6:]]
-    assert lengths == [(1, 0), (40, 0), (40, 39), (40, 5), (40, 12), (3, 2), (None, 4), (None, 1), (24, 7)]
-    assert all(s.steps is None and s.warmup_steps == 0 for s in SCHEDULES[:6])
+@pytest.mark.parametrize("case", SCHEDULE_CASES.values(), ids=SCHEDULE_CASES)
+def test_schedules_know_their_length_and_their_warm_up(case: ScheduleCase) -> None:
+    schedule = case.make()
+    assert (schedule.steps, schedule.warmup_steps) == (case.steps, case.warmup_steps)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=IDS)
+@every_schedule
 @pytest.mark.parametrize("groups", [(), (bp.Group("bias", learning_rate_scale=0.1),)], ids=["all alike", "a group"])
 def test_every_step_uses_the_rate_of_the_steps_before_it(
     schedule: bp.Schedule, groups: Any, backend: bp.Backend
@@ -224,34 +209,11 @@ def test_a_schedule_goes_on_when_the_model_moves() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: bp.Constant(0), "learning_rate must be above 0 and finite, got 0"),
-        (lambda: bp.InverseTime(0.1, decay=-1), r"decay must lie in \[0, inf\), got -1"),
-        (lambda: bp.StepDecay(0.1, every=0), "every must be a whole number of at least 1, got 0"),
-        (lambda: bp.StepDecay(0.1, every=2.5), "every must be a whole number of at least 1, got 2.5"),  # type: ignore[arg-type]
-        (lambda: bp.StepDecay(0.1, every=3, factor=1.1), "factor must be above 0 and at most 1, got 1.1"),
-        (lambda: bp.Exponential(0.1, factor=0), "factor must be above 0 and finite, got 0"),
-        (lambda: bp.Cosine(0.1, True), "steps must be a whole number of at least 1, got True"),
-        (lambda: bp.Cosine(0.1, 10, final=0.2), "final must be at most the learning rate 0.1, got 0.2"),
-        (
-            lambda: bp.Cosine(0.1, 10, warmup=10),
-            "a warm-up of 10 steps leaves nothing of a schedule of 10 steps; make it shorter",
-        ),
-        (lambda: bp.OneCycle(0.1, 1), "steps must be a whole number of at least 2, got 1"),
-        (lambda: bp.OneCycle(0.1, 10, rise=1.0), "rise must lie between 0 and 1 and make more than 1 of the 10 steps"),
-        (lambda: bp.OneCycle(0.1, 10, rise=0.1), "rise must lie between 0 and 1 and make more than 1 of the 10 steps"),
-        (lambda: bp.OneCycle(0.1, 10, start=2), "start is a part of the learning rate, at most 1, got 2.0"),
-        (lambda: bp.WarmUp(0.1, 0), "warmup must be a whole number of at least 1, got 0"),
-        (lambda: bp.WarmUp("fast", 3), "learning_rate must be a number, got 'fast'"),  # type: ignore[arg-type]
-        (
-            lambda: bp.WarmUp(bp.Cosine(0.1, 10), 20),
-            "a warm-up of 20 steps leaves nothing of Cosine of 10 steps; make it shorter",
-        ),
-        (lambda: bp.Constant(0.1)(-1), "step must be a whole number of at least 0, got -1"),
         (lambda: bp.schedules.from_config({"name": "Cosin"}), "unknown schedule 'Cosin'; .* did you mean 'Cosine'"),
         (lambda: bp.schedules.from_config({"name": "Cosine", "every": 3}), "the schedule Cosine cannot be made of"),
     ],
 )
-def test_bad_settings_are_refused(make: Any, message: str) -> None:
+def test_configs_of_no_schedule_are_refused(make: Any, message: str) -> None:
     with pytest.raises(bp.ConfigError, match=message):
         make()
 

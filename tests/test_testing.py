@@ -12,12 +12,14 @@ import bpnet as bp
 from bpnet import ops
 from bpnet.testing import (
     BACKEND_CHECKS,
+    SampleInputs,
     check_backend,
     check_layer,
     compare,
     derivatives,
     diagnose,
 )
+from bpnet.testing.planned import why_a_planned_pass_differs
 from bpnet.testing.strict import StrictBackend
 
 pytestmark = pytest.mark.lenient  # the mistakes are for check_layer to find
@@ -209,7 +211,7 @@ class DropoutInInference(bp.Dropout):
 
 class NeverCommits(bp.Dropout):
     def backward(self, dy: Any, need_dx: bool = True) -> Any:
-        (mask,) = self.kept()
+        mask, *_ = self.kept()
         return ops.dropout_backward(dy, mask, self.rate) if need_dx else None
 
 
@@ -578,3 +580,168 @@ def test_a_variant_that_depends_on_more_than_its_arguments_is_found_out(variants
     variants(ops.linear, linear, "restless")
     with pytest.raises(AssertionError, match=r"strict: (training agrees|planned steps equal eager ones|every kernel)"):
         check_backend(StrictBackend())
+
+
+# --- integers, several arrays, side inputs ---
+
+
+def matches(x: Any, n: int) -> Any:
+    xp = bp.namespace(x)
+    return x[..., None] == xp.arange(n, dtype=xp.int64, device=x.device)
+
+
+@bp.kernel
+def looked_up(x: Any, table: Any) -> Any:
+    """The rows of the table that x names."""
+    return bp.namespace(table).astype(matches(x, table.shape[0]), table.dtype) @ table
+
+
+@bp.kernel
+def looked_up_backward(dy: Any, x: Any, n: int) -> Any:
+    """The sum of dy over all places that name a row."""
+    xp = bp.namespace(dy)
+    at = xp.astype(matches(x, n), dy.dtype)
+    return xp.reshape(at, (-1, n)).T @ xp.reshape(dy, (-1, dy.shape[-1]))
+
+
+class LookUp(bp.Layer):
+    """A right layer of integers."""
+
+    factor = 1.0
+
+    def __init__(self, n: int, width: int) -> None:
+        self.n = n
+        self.table = bp.Parameter((n, width), "he_normal")
+
+    def blank(self, input_shape: tuple[int, ...]) -> Any:
+        return self.backend.zeros((1, *input_shape), "int64")
+
+    def __call__(self, x: Any) -> Any:
+        return looked_up(x, self.table.value)
+
+    def forward(self, x: Any) -> Any:
+        self.keep(x)
+        return self(x)
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        (x,) = self.kept()
+        self.table.accumulate(looked_up_backward(dy, x, self.n))
+
+
+class Doubled(LookUp):
+    def forward(self, x: Any) -> Any:
+        return ops.add(super().forward(x), self(x))
+
+    def __call__(self, x: Any) -> Any:
+        return looked_up(x, self.table.value)
+
+
+class WithDx(LookUp):
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        super().backward(dy)
+        return dy
+
+
+class Product(bp.Layer):
+    """A right layer of two arrays: x times m, by element."""
+
+    def __call__(self, x: Any, m: Any) -> Any:
+        return ops.mul(x, m)
+
+    def forward(self, x: Any, m: Any) -> Any:
+        self.keep(x, m)
+        return self(x, m)
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        x, m = self.kept()
+        dx, dm = ops.mul_backward(dy, x, m)
+        return (dx, dm) if need_dx else None
+
+
+class WrongProduct(Product):
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        x, m = self.kept()
+        dx, dm = ops.mul_backward(dy, x, m)
+        return (dx, ops.add(dm, dm)) if need_dx else None
+
+
+class OneGradient(Product):
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        found = super().backward(dy, need_dx)
+        return found and found[:1]
+
+
+@bp.kernel
+def masked(x: Any, mask: Any) -> Any:
+    """x, and 0 where the mask is False."""
+    return bp.namespace(x).where(mask, x, 0)
+
+
+class Masked(bp.Layer):
+    """A right layer with a side input."""
+
+    def __call__(self, x: Any, *, mask: Any) -> Any:
+        return masked(x, mask)
+
+    def forward(self, x: Any, *, mask: Any) -> Any:
+        self.keep(mask)
+        return self(x, mask=mask)
+
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        (mask,) = self.kept()
+        return masked(dy, mask) if need_dx else None
+
+
+class MaskForgotten(Masked):
+    def backward(self, dy: Any, need_dx: bool = True) -> Any:
+        self.kept()
+        return dy if need_dx else None
+
+
+WORDS = SampleInputs((3,), below=7)
+PAIR = SampleInputs((4,), others=(SampleInputs((4,)),))
+MASK = SampleInputs((4,), side={"mask": lambda rng, n: rng.uniform(size=(n, 4)) > 0.4})
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"), [(lambda: LookUp(7, 2), WORDS), (Product, PAIR), (Masked, MASK)], ids=["words", "pair", "mask"]
+)
+def test_layers_of_integers_of_several_arrays_and_with_side_inputs_pass(make: Any, inputs: SampleInputs) -> None:
+    check_layer(make, inputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "message"),
+    [
+        (lambda: Doubled(7, 2), WORDS, "the gradient of 'table' is 2.000x too small"),
+        (lambda: WithDx(7, 2), WORDS, "dx must be None: integers have no derivative"),
+        (WrongProduct, PAIR, "dx of input 1 is 2.000x too large"),
+        (OneGradient, PAIR, "backward returned 1 gradients for 2 arrays"),
+        (MaskForgotten, MASK, "on numpy, x of shape .5, 4.: dx "),
+    ],
+    ids=["doubled", "with dx", "second gradient", "one gradient", "mask forgotten"],
+)
+def test_their_mistakes_are_named(make: Any, inputs: SampleInputs, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_layer(make, inputs)
+
+
+def test_a_planned_pass_that_is_not_the_eager_one_is_named() -> None:
+    calls = []
+
+    @bp.kernel
+    def times_calls(x: Any) -> Any:
+        calls.append(1)
+        return x * len(calls)
+
+    class Counting(Masked):
+        """Another function in every call, by a number that no trace sees."""
+
+        def __call__(self, x: Any, *, mask: Any) -> Any:
+            return times_calls(masked(x, mask))
+
+    model, x = Counting().initialize(), np.array([[-1.0, -2.0]], np.float32)
+    why = why_a_planned_pass_differs(model, np.ones_like(x), (x,), {"mask": x < 0})
+    assert why == "a planned pass is not the eager one: y differ"
+    table, words = LookUp(7, 2).initialize(), np.array([[1, 2]])
+    assert why_a_planned_pass_differs(table, np.ones((1, 2, 2), np.float32), (words,), {}) == ""

@@ -22,6 +22,7 @@ class PeerSpec:
     """Where a peer is found, without importing it.
 
     title : for tables; where : "module:Class" in this folder; requires : the modules that must be installed
+    folder : the tree that its process runs in, where that is another than this one
     role  : "ours", "peer" (what ratios to the best peer look at) or "floor" (a bound, trains nothing)
     commands    : any one of these programs must be there, such as a compiler
     environment : variables of its process alone, beside the clean environment that all have
@@ -37,6 +38,7 @@ class PeerSpec:
     commands: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     tolerance: float = 1e-3
+    folder: str = ""
 
     def missing(self, python: str = sys.executable) -> list[str]:
         """What is not there: modules that the interpreter `python` has not installed, or the programs."""
@@ -85,3 +87,42 @@ PEERS = {
         PeerSpec("floor", "products alone", "floor:Floor", ("numpy",), "floor"),
     )
 }  # fmt: skip
+
+GPU_PEERS = {
+    spec.name: spec
+    for spec in (
+        PeerSpec("bpnet", "bpnet, CUDA graph", "ours:Bpnet", ("bpnet", "cupy"), "ours", {"backend": "cupy"}),
+        PeerSpec(
+            "bpnet-calls",
+            "bpnet, capture='off'",
+            "ours:Bpnet",
+            ("bpnet", "cupy"),
+            "ours",
+            {"backend": "cupy", "capture": "off"},
+        ),
+        PeerSpec("torch", "PyTorch", "torch_gpu:TorchGpu", ("torch",)),
+        PeerSpec("torch-compile", "torch.compile", "torch_gpu:TorchGpu", ("torch",), options={"how": "default"}),
+        PeerSpec(
+            "torch-overhead",
+            "torch.compile, reduce-ov.",
+            "torch_gpu:TorchGpu",
+            ("torch",),
+            options={"how": "reduce-overhead"},
+        ),
+        PeerSpec("torch-graph", "PyTorch, CUDA graph", "torch_gpu:TorchGpu", ("torch",), options={"how": "graph"}),
+        PeerSpec("jax", "JAX jit", "jax_gpu:JaxGpu", ("jax",)),
+        PeerSpec("cupy", "CuPy, op by op", "cupy_plain:CupyPlain", ("cupy",)),
+        PeerSpec("floor", "products + Adam's bytes", "cupy_plain:CupyFloor", ("cupy",), "floor"),
+    )
+}
+"""Those of `python -m benchmarks.gpu`."""
+
+ON_CPU = {
+    spec.name: spec
+    for spec in (
+        PeerSpec("bpnet", "bpnet, on NumPy", "ours:Bpnet", ("bpnet",), "ours"),
+        PeerSpec("torch", "PyTorch", "torch_gpu:TorchGpu", ("torch",), options={"device": "cpu"}),
+        PeerSpec("jax", "JAX jit", "jax_gpu:JaxGpu", ("jax",), options={"platform": "cpu"}),
+    )
+}
+"""The same code where there is no GPU, to see that it runs."""

@@ -20,7 +20,7 @@ class Peer:
     batches : (x, labels) in the peer's own kind of array; the conversion is not timed
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("step", "inference")
+    metrics: ClassVar[tuple[str, ...]] = ("step", "inference", "train", "train few")
     trains: ClassVar[bool] = True
     infers: ClassVar[str] = "logits"
 
@@ -28,6 +28,8 @@ class Peer:
         self.threads = threads
         self.weights: list[Array] = []
         self.batches: list[tuple[Any, Any]] = []
+        self.host_inputs: list[Any] = []
+        self.precision = "float32"
 
     def versions(self) -> dict[str, str]:
         """The libraries that do the work, with their versions."""
@@ -45,6 +47,8 @@ class Peer:
         """Take a workload's weights and batches."""
         self.weights = problem.weights
         self.batches = problem.batches
+        self.host_inputs = list(problem.x)
+        self.precision = problem.precision
 
     def reset(self) -> None:
         """Go back to the initial weights, with a new optimizer."""
@@ -58,6 +62,26 @@ class Peer:
         """Do `count` steps over the batches in rotation. What is timed, so no more than a loop over `step`."""
         for x, labels in islice(cycle(self.batches), count):
             self.step(x, labels)
+
+    def sources(self) -> list[str]:
+        """The files that its code is read from, where somebody might ask."""
+        return []
+
+    def fit(self, epochs: int, shuffle: bool) -> list[float]:
+        """Train for so many passes over all batches; return every epoch's mean loss."""
+        raise NotImplementedError
+
+    def queue(self, x: Any, labels: Any) -> Any:
+        """Ask for a step; `wait` waits for it. By default it is made."""
+        return self.step(x, labels)
+
+    def bring(self, batches: list[Any]) -> float:
+        """Bring host batches to the device as fast as a training could use them; return the seconds for all."""
+        raise NotImplementedError
+
+    def arrived_sum(self, x: Any) -> float:
+        """The sum of one host batch, computed where it is brought to."""
+        raise NotImplementedError
 
     def infer(self, x: Any) -> Any:
         """Return the logits (or what `infers` says), ready to be read."""

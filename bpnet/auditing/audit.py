@@ -21,10 +21,10 @@ from bpnet.layers.base import Layer
 from bpnet.losses import Loss
 from bpnet.optimizers import SGD, Optimizer
 from bpnet.random import check_seed
-from bpnet.testing.layers import reset
+from bpnet.testing.layer_derivatives import reset
 from bpnet.trainer import Trainer
 
-EAGER = "eager"
+EAGER, PLANNED = "eager", "planned"  # either means the one against the other
 RATE = 0.01  # of the steps that are compared
 
 
@@ -47,8 +47,8 @@ def audit(
     x, y      : samples and targets; by default of the model's recipe, else random ones that model and loss take
     backend   : whose kernels are audited; by default the model's, or as `get_backend` selects
     against   : another backend, "float32", "float64", or "eager": the audit then is one training step on both sides,
-                which finds the first tensor, direction and layer where they part ("eager": steps that are planned and
-                steps that are not, bit for bit)
+                which finds the first tensor, direction and layer where they part ("eager", or "planned": steps from a
+                plan and steps without one, bit for bit)
     optimizer : of that step, by default SGD(0.01)
     samples   : how many of x and y to take; by default all that are given, else 8
     seed      : of the random numbers
@@ -180,7 +180,7 @@ def _against(
     dtype = (model._origin[2] or "float32") if store is None else store.dtype
     optimizer = SGD(RATE) if optimizer is None else optimizer
     here = Side(place, dtype)
-    if against == EAGER:
+    if isinstance(against, str) and against in (EAGER, PLANNED):
         rows, first, why = planned_against_eager(model, loss, optimizer, x, y, here, seed)
         subject = f"{_short(model)} on {here.name}: planned steps against eager ones, {len(x)} samples"
         return AuditReport(subject, tuple(rows), (f"no plan was made: {why}",) if why else (), first)

@@ -13,7 +13,7 @@ from bpnet.testing.slopes import Slopes, element_directions, moved_off_kinks, ra
 
 MAX_ELEMENTS = 200
 ATTEMPTS = 5  # to find a point without kinks
-PATCH = 14  # rows and columns of a large array that are differenced to say what is wrong
+PATCH = 14  # its square is how many elements of a large array are differenced to say what is wrong
 RELATIVE, OF_THE_SUM = 2e-7, 2e-9  # what the formula and float64 leave room for
 
 Function = Callable[[Any], Any]
@@ -26,6 +26,7 @@ class Case:
     x, dy, y : the point, the upstream gradient, the output; function : y = function(x)
     backward : (x, dy) -> the gradient computed; jacobian : (k, m), a row for each element of `elements`, flat indices
     found    : (k,) of the gradient; expected : (k,); whole : whether the elements are all
+    patch    : the rows and the columns of x, as (rows, all the rest), that the elements are; None for all
     """
 
     def __init__(self, x: Any, dy: Any, y: Any, function: Function, backward: Callable[[Any, Any], Any]) -> None:
@@ -35,6 +36,11 @@ class Case:
         self.found: Any = None
         self.expected: Any = None
         self.whole = False
+        self.patch: tuple[Any, Any] | None = None
+
+    def along(self, direction: Any) -> Any:
+        """The derivative of the output along a direction of x, flat: the Jacobian's transpose times that."""
+        return slopes(self.function, self.x, [np.reshape(direction, self.x.shape)]).values[0]
 
     def jacobian_at(self, point: Any) -> Any:
         """The Jacobian of the same elements at another point."""
@@ -125,11 +131,15 @@ def _explained(
         case.elements, case.jacobian, shape = np.arange(case.x.size), found.values, case.x.shape
     else:
         rows, columns = case.x.shape[0], case.x.size // case.x.shape[0]
-        picked = [np.unique(np.linspace(0, n - 1, min(n, PATCH), dtype=int)) for n in (rows, columns)]
+        counts = (PATCH, PATCH) if rows == columns or columns > PATCH**2 else (max(1, PATCH**2 // columns), columns)
+        picked = [
+            np.unique(np.linspace(0, n - 1, min(n, m), dtype=int)) for n, m in zip((rows, columns), counts, strict=True)
+        ]
         if case.x.ndim == 1:
             picked = [np.unique(np.linspace(0, rows - 1, PATCH**2, dtype=int)), np.array([0])]
         case.elements = (picked[0][:, None] * columns + picked[1][None, :]).ravel()
         shape = (len(picked[0]), len(picked[1])) if case.x.ndim > 1 else (len(picked[0]),)
+        case.patch = (picked[0], picked[1])
         patch = slopes(case.function, case.x, element_directions(case.x.shape, case.elements))
         if np.any(patch.blocked):
             return ""

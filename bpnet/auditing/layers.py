@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -12,14 +11,14 @@ import numpy as np
 from bpnet.auditing import suspects
 from bpnet.auditing.copies import Inputs, named, said
 from bpnet.auditing.gradients import hold
+from bpnet.auditing.promises import promises
 from bpnet.auditing.report import Row
+from bpnet.auditing.several import each_input
 from bpnet.backend import Backend, to_numpy
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import is_number
 from bpnet.testing.differences import Comparison
-from bpnet.testing.layers import LayerCheck, reset, same_bits
-
-DRAWS = 64
+from bpnet.testing.layer_derivatives import reset
 
 
 class Alone:
@@ -143,107 +142,23 @@ def layer_rows(
     for name, parameter in layer.parameters().items():
         if parameter.trainable and (inner or name not in others):
             yield as_row(where, name, partial(alone.parameter, name))
-    if inputs.plain and floating:
-        yield from promise_rows(where, layer, inputs.args[0], backend, seed)
+    yield from promise_rows(where, layer, inputs, backend, seed)
 
 
-class InPlace(LayerCheck):
-    """The checks of `bpnet.testing.check_layer`, of a layer as it is and with inputs that it gets."""
-
-    def __init__(self, layer: Layer, x: Any, backend: Backend, seed: int) -> None:
-        self.layer, self.x, self.backend, self.seed = layer, x, backend, seed
-        self.shape, self.dtype, self.where = x.shape, "float64", ""
-
-    def model(self, dtype: str | None = None) -> Layer:
-        """A copy with the layer's values."""
-        twin = copy.deepcopy(self.layer)
-        twin.to(self.backend, dtype or self.dtype)
-        twin.materialize()
-        return twin
-
-    def fail(self, what: str) -> AssertionError:
-        """The broken promise."""
-        return AssertionError(what)
-
-    def two_steps_agree(self) -> None:
-        """The same forward and backward give the same bits."""
-        first, gradients = self.pass_through(self.model())
-        second, again = self.pass_through(self.model())
-        if not same_bits(first, second):
-            raise self.fail("dx is not deterministic: two equal calls give other bits")
-        for name, gradient in gradients.items():
-            if not same_bits(gradient, again[name]):
-                raise self.fail(f"the gradient of {name!r} is not deterministic: two equal calls give other bits")
-
-    def samples_do_not_mix(self) -> None:
-        """In inference, what a sample's output is does not depend on the others."""
-        model = self.model()
-        whole = np.array(to_numpy(self.call("inference", model, model.asarray(self.x))))
-        if len(self.x) < 2 or whole.shape[:1] != self.x.shape[:1]:
-            return
-        one = np.array(to_numpy(self.call("inference of one sample", model, model.asarray(self.x[1:2]))))
-        scale = max(1.0, float(np.max(np.abs(whole), initial=0.0)))
-        if one.shape != whole[1:2].shape or not np.all(np.abs(one - whole[1:2]) <= 1e-9 * scale):
-            raise self.fail(
-                "layer(x) mixes samples: the output for one of them alone is another than among others; is a sum or "
-                "mean taken over the wrong axis?"
-            )
-
-    def draws_are_inference_on_average(self) -> None:
-        """A layer that draws random numbers gives, on average, what it gives in inference; not a multiple of it."""
-        model = self.model()
-        if not model.streams() or list(model.children()):
-            return
-        x = model.asarray(self.x)
-        target = np.array(to_numpy(model(x)))
-        size = float(np.sum(target * target))
-        if not size:
-            return
-        total, ratios = np.zeros_like(target), []
-        for step in range(DRAWS):
-            model.store.counters[...] = 0
-            model.store.counters[0] = step
-            drawn = np.array(to_numpy(model.forward(x)))
-            total += drawn / DRAWS
-            ratios.append(float(np.sum(drawn * target)) / size)
-        ratio, spread = float(np.mean(ratios)), float(np.std(ratios)) / DRAWS**0.5
-        if abs(ratio - 1) <= 5 * spread + 1e-3:
-            return
-        kept = [name for name, value in self.layer.config.items() if is_number(value) and abs(1 - value - ratio) < 0.05]
-        hint = f": what is kept must be divided by 1 - {kept[0]}" if kept else ""
-        raise self.fail(f"forward gives {ratio:.2f}x what inference gives, on average over {DRAWS} draws{hint}")
-
-
-PROMISES = (
-    "nothing_is_random_but_streams",
-    "two_steps_agree",
-    "inference_is_forward_and_keeps_nothing",
-    "samples_do_not_mix",
-    "draws_are_inference_on_average",
-    "what_is_kept_is_taken_once",
-    "gradients_accumulate",
-    "need_dx_false_changes_no_gradient",
-    "views_and_read_only_arrays_give_the_same",
-)
-
-
-def promise_rows(where: str, layer: Layer, x: Any, backend: Backend, seed: int) -> Iterator[Row]:
-    """One row where all promises are kept; one for each that is broken."""
-    check = InPlace(layer, x, backend, seed)
-    checks: list[tuple[str, Any]] = [
-        (f"shapes and untouched arrays, {dtype}", partial(check.shapes_dtypes_and_untouched_arrays, dtype))
-        for dtype in ("float32", "float64")
-    ]
-    checks += [(name.replace("_", " "), getattr(check, name)) for name in PROMISES]
+def promise_rows(where: str, layer: Layer, inputs: Inputs, backend: Backend, seed: int) -> Iterator[Row]:
+    """One row where all promises are kept; one for each that is broken. None for inputs that are no arrays."""
     broken: dict[str, str] = {}
-    for name, promise in checks:
-        try:
-            promise()
-        except AssertionError as error:
-            broken.setdefault(str(error), name)
-        except Exception as error:
-            broken.setdefault(f"raised {said(error)}", name)
+    number = 0
+    for by, check in each_input(layer, inputs, backend, seed):
+        for name, promise in promises(check):
+            number += 1
+            try:
+                promise()
+            except AssertionError as error:
+                broken.setdefault(str(error), name + by)
+            except Exception as error:
+                broken.setdefault(f"raised {said(error)}", name + by)
     for message, name in broken.items():
         yield Row(where, name, False, diagnosis=message)
-    if not broken:
-        yield Row(where, "promises", True, how=f"{len(checks)} checks")
+    if number and not broken:
+        yield Row(where, "promises", True, how=f"{number} checks")

@@ -19,7 +19,7 @@ from bpnet.errors import StateError
 from bpnet.layers.base import Layer
 from bpnet.losses import Loss
 from bpnet.testing.differences import Comparison
-from bpnet.testing.layers import reset, same_bits
+from bpnet.testing.layer_derivatives import reset, same_bits
 
 
 def _factors(shape: tuple[int, ...]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from bpnet.dispatch import Kernel, recording
 from bpnet.layers.base import Layer
 from bpnet.losses import Loss
 from bpnet.optimizers import Optimizer
-from bpnet.testing.layers import same_bits
+from bpnet.testing.layer_derivatives import same_bits
 from bpnet.trace import flat, is_array, mapped
 from bpnet.trainer import Trainer
 

@@ -9,6 +9,7 @@ import numpy as np
 from bpnet.auditing.gradients import Case
 
 APART = 1e-4
+COLUMNS = 24  # of a large Jacobian that backward is asked for
 
 
 def of_layer_input(case: Case) -> dict[str, Any]:
@@ -19,17 +20,23 @@ def of_layer_input(case: Case) -> dict[str, Any]:
     if same:
         found["is dy itself: the layer's derivative is missing"] = dy[case.elements]
         found["lacks dy: a path that passes x on, as in y = x + f(x), is missing"] = case.expected - dy[case.elements]
-    if not (same and case.whole):
+    if not same:
         return found
     J = case.jacobian
-    found["has the layer's derivative in it twice"] = J @ (J @ dy)
-    found["is dy times the Jacobian's transpose: W stands in the place of W.T, or the reverse"] = J.T @ dy
+    once = case.along(case.dy)
+    if case.whole:
+        found["has the layer's derivative in it twice"] = J @ (J @ dy)
+    else:  # of a Jacobian that is its own transpose, as of every activation and of softmax
+        found["has the layer's derivative in it twice"] = case.along(once)[case.elements]
+    found["is dy times the Jacobian's transpose: W stands in the place of W.T, or the reverse"] = once[case.elements]
     for name, point in (("y", case.y), ("dy", case.dy), ("-x", -case.x)):
         text = f"is the derivative at {name}, not at x" + (": its branches are swapped" if name == "-x" else "")
         found[text] = case.jacobian_at(np.asarray(point)) @ dy
-    diagonal = np.diag(J)
-    if np.allclose(J, np.diag(diagonal), atol=1e-7 * np.max(np.abs(J))):
-        text = wrong_branch(case.found / dy, diagonal, np.ravel(case.x), "x")
+    own = np.arange(len(case.elements)), case.elements  # where an output depends on the input at its own place
+    others = J.copy()
+    others[own] = 0.0
+    if np.max(np.abs(others), initial=0.0) <= 1e-7 * np.max(np.abs(J)):
+        text = wrong_branch(case.found / dy[case.elements], J[own], np.ravel(case.x)[case.elements], "x")
         if text:
             found[text] = None
     elif case.x.ndim >= 2 and (text := wrong_axis(case)):
@@ -45,29 +52,48 @@ def of_parameter(case: Case) -> dict[str, Any]:
         first = np.zeros_like(dy)
         first[:1] = dy[:1]
         found["is that of the first row of dy only: the other samples are missing"] = case.jacobian @ np.ravel(first)
+    size = case.x.size
+    if case.x.ndim == 1 and dy.ndim > 1 and dy.size and dy.shape.count(size) > 1:
+        # where every output depends on one element, as of a bias or a gain, this is what each adds to its gradient
+        each = (case.along(np.ones(size)) * np.ravel(dy)).reshape(dy.shape)
+        for axis in range(dy.ndim):
+            if dy.shape[axis] == size:
+                others = tuple(a for a in range(dy.ndim) if a != axis)
+                found[f"is summed over all axes but {axis}: over the wrong axis"] = each.sum(axis=others)[case.elements]
     return found
 
 
 def of_prediction(case: Case, target: Any) -> dict[str, Any]:
     """What a wrong derivative of a loss might be, by its prediction, of shape (N, ...)."""
     found: dict[str, Any] = {}
-    if not case.whole:
-        return found
     prediction = case.x
-    if prediction.ndim >= 2:
-        p, text = prediction, "has the softmax's derivative in it, which the Softmax layer applies: it is applied twice"
+    rows = _whole_rows(case)
+    if rows is not None:
+        p, text = rows, "has the softmax's derivative in it, which the Softmax layer applies: it is applied twice"
         if not np.allclose(np.sum(p, axis=-1), 1.0, atol=1e-2) or np.any(p < 0):
-            e = np.exp(prediction - np.max(prediction, axis=-1, keepdims=True))
+            e = np.exp(rows - np.max(rows, axis=-1, keepdims=True))
             p, text = e / np.sum(e, axis=-1, keepdims=True), "has the softmax's derivative in it twice"
-        d = np.reshape(case.expected, prediction.shape)
-        found[text] = p * (d - np.sum(p * d, axis=-1, keepdims=True))
+        d = np.reshape(case.expected, rows.shape)
+        found[text] = np.ravel(p * (d - np.sum(p * d, axis=-1, keepdims=True)))
     if getattr(target, "shape", None) == prediction.shape:
-        residual = np.ravel(prediction - target)
+        residual = np.ravel(prediction - target)[case.elements]
         found["is the residual's own derivative: the sign of the residual is missing"] = np.abs(case.expected)
         ratio = np.divide(case.found, case.expected, out=np.ones_like(case.found), where=case.expected != 0)
         if branch := wrong_branch(ratio, np.ones_like(ratio), residual, "prediction - target"):
             found[branch] = None
     return found
+
+
+def _whole_rows(case: Case) -> Any:
+    """The elements that were looked at as rows of the last axis, (M, C); None where they are none."""
+    x = case.x
+    if x.ndim < 2:
+        return None
+    if case.patch is None:
+        return x.reshape(-1, x.shape[-1])
+    rows, columns = case.patch
+    whole = len(columns) == x.size // x.shape[0]
+    return x.reshape(x.shape[0], -1)[rows].reshape(-1, x.shape[-1]) if whole else None
 
 
 def wrong_branch(found: Any, expected: Any, at: Any, name: str) -> str:
@@ -93,12 +119,15 @@ def wrong_branch(found: Any, expected: Any, at: Any, name: str) -> str:
 
 def wrong_axis(case: Case) -> str:
     """What is wrong where the layer mixes elements along one axis, and its gradient along another."""
-    rows = []
-    for index in range(case.y.size):
+    shape = case.x.shape
+    elements = case.elements if case.whole else case.elements[:: max(1, len(case.elements) // COLUMNS)]
+    columns = []
+    for index in elements:
         unit = np.zeros(case.y.size)
         unit[index] = 1.0
-        rows.append(np.ravel(case.backward(case.x, unit.reshape(case.y.shape))))
-    right, computed = (_mixed_axes(each, case.x.shape) for each in (case.jacobian, np.array(rows).T))
+        columns.append(np.ravel(case.backward(case.x, unit.reshape(case.y.shape))))
+    right = _mixed_axes(case.jacobian, shape, case.elements, np.arange(case.y.size))
+    computed = _mixed_axes(np.array(columns).T, shape, np.arange(case.x.size), elements)
     if computed - right:
         return (
             f"mixes elements along axis {_listed(computed)}, where the layer's output mixes those along axis "
@@ -112,12 +141,16 @@ def wrong_axis(case: Case) -> str:
     return ""
 
 
-def _mixed_axes(J: Any, shape: tuple[int, ...]) -> set[int]:
-    """The axes along which an output depends on other elements than its own."""
+def _mixed_axes(J: Any, shape: tuple[int, ...], rows: Any, columns: Any) -> set[int]:
+    """The axes along which an output depends on other elements than its own.
+
+    J : (inputs, outputs), of the elements that `rows` and `columns` number
+    """
     linked = np.argwhere(np.abs(J) > 1e-6 * np.max(np.abs(J), initial=0.0))
     if not len(linked):
         return set()
-    inputs, outputs = (np.array(np.unravel_index(linked[:, side], shape)) for side in (0, 1))
+    inputs = np.array(np.unravel_index(rows[linked[:, 0]], shape))
+    outputs = np.array(np.unravel_index(columns[linked[:, 1]], shape))
     return {axis for axis in range(len(shape)) if np.any(inputs[axis] != outputs[axis])}
 
 

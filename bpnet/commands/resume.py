@@ -28,6 +28,7 @@ FIXED = (
     "patience",
     "out",
     "checkpoint_every",
+    "check_gradients",
 )
 
 

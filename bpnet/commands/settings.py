@@ -102,7 +102,7 @@ def _usable_backend(choice: str | None) -> Any:
 
 
 def _other_side(choice: str) -> str:
-    if choice in ("eager", *FLOATING_DTYPES):
+    if choice in ("eager", "planned", *FLOATING_DTYPES):
         return choice
     try:
         get_backend(choice)
@@ -140,6 +140,7 @@ class TrainSettings(_Settings):
     log: Annotated[str, AfterValidator(_log)] | None = None
     tensorboard: Annotated[str, AfterValidator(_folder)] | None = None
     checkpoint_every: Annotated[str, AfterValidator(_every)] | None = None
+    check_gradients: bool | None = None
     folder: Annotated[str, AfterValidator(_folder)] | None = Field(None, title="--out")
 
 
@@ -161,11 +162,23 @@ class PredictSettings(_OnBackend):
     sample: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
 
 
+class GenerateSettings(_OnBackend):
+    """Of `bpnet generate`."""
+
+    model: Annotated[str, AfterValidator(_model_file)] = Field(title="MODEL")
+    prompt: str | None = Field(None, min_length=1, description="a text that is not empty")
+    length: int = Field(300, ge=0, description="an integer of at least 0")
+    temperature: float = Field(1.0, ge=0, allow_inf_nan=False, description="a finite number of at least 0")
+    top_k: int | None = Field(None, ge=1, description=POSITIVE)
+    seed: int = Field(0, ge=0, le=MAX_SEED, description=SEED)
+
+
 class ExplainSettings(_OnBackend):
     """Of `bpnet explain`."""
 
-    model: str = Field(title="RECIPE|MODEL")
-    sample: list[Annotated[int, Field(ge=0)]] = Field([0], description="an integer of at least 0")
+    model: str | None = Field(None, title="RECIPE|MODEL")
+    bundle: Annotated[str, AfterValidator(_input_file)] | None = None
+    sample: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
     neuron: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
     html: Annotated[str, AfterValidator(_writable)] | None = None
 

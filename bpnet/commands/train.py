@@ -17,7 +17,7 @@ from bpnet.checkpoint import steps as checkpoints_in
 from bpnet.commands import common
 from bpnet.commands import resume as resuming
 from bpnet.commands.settings import TrainSettings, backend_mistake, collected
-from bpnet.errors import ConfigError, NonFiniteError
+from bpnet.errors import BpnetError, ConfigError, NonFiniteError
 from bpnet.history import History
 from bpnet.recipes.mistakes import raise_all
 from bpnet.recipes.run import Run, examine
@@ -32,6 +32,7 @@ KEYS = {
     "patience": "training.patience",
     "split_seed": "data.split_seed",
     "validation_fraction": "data.validation_fraction",
+    "check_gradients": "training.check_gradients",
 }
 
 
@@ -73,6 +74,10 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Go on from the checkpoints in it; no recipe is named then.")
     ] = None,
+    check_gradients: Annotated[
+        bool,
+        typer.Option("--check-gradients", help="Stop at gradients that are not finite too, and not at the loss alone."),
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Check the recipe and its data, and train nothing.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
@@ -91,6 +96,7 @@ def train(
         "log": log,
         "tensorboard": tensorboard,
         "checkpoint_every": checkpoint_every,
+        "check_gradients": check_gradients or None,
     }
     found = None
     if resume is not None:
@@ -115,12 +121,14 @@ def train(
                 resume=None if found is None else found.path,
             )
     except NonFiniteError as error:
-        raise NonFiniteError(f"{error}. No model was saved; --learning-rate sets the learning rate") from error
+        raise NonFiniteError(
+            f"{error}{_bundled(error, run, settings)}. No model was saved; --learning-rate sets the learning rate"
+        ) from error
     seconds = time.perf_counter() - start
     _save(run, history, str(settings.out))
     results = run.trainer.evaluate(run.test)
     _report(run, history, results, seconds)
-    _say_saved(settings, history, replaced)
+    _say_saved(settings, run, history, replaced)
     if as_json:
         common.print_json(_summary(run, history, results, seconds, settings))
     if history.interrupted:
@@ -132,6 +140,18 @@ def train(
             file=sys.stderr,
         )
         raise typer.Exit(1)
+
+
+def _bundled(error: NonFiniteError, run: Run, settings: TrainSettings) -> str:
+    """Write the step that failed beside the model's file, unless it is beside the checkpoints; say where."""
+    if error.bundle is None or error.bundle_path is not None:
+        return ""
+    path = f"{os.path.splitext(str(settings.out))[0]}.bundle.safetensors"
+    try:
+        error.save_bundle(path, recipe=run.recipe.settings, recipe_name=run.recipe.name)
+    except BpnetError as reason:
+        return f". No bundle was written: {reason}"
+    return f". That step is in {path!r}: `bpnet explain --bundle {path}`"
 
 
 def _prepared(recipe: str, **given: Any) -> tuple[Run, TrainSettings]:
@@ -258,10 +278,10 @@ def _report(run: Run, history: History, results: dict[str, Any], seconds: float)
     common.print_matrices(results)
 
 
-def _say_saved(settings: TrainSettings, history: History, replaced: bool) -> None:
+def _say_saved(settings: TrainSettings, run: Run, history: History, replaced: bool) -> None:
     """Name the files that were written; draw the picture."""
     out = settings.out or ""
-    hint = f"see `bpnet predict {out} --sample 0`"
+    hint = f"see `bpnet generate {out}`" if "vocabulary" in run.model.info else f"see `bpnet predict {out} --sample 0`"
     print(f"{'replaced' if replaced else 'saved'} {out} ({os.path.getsize(out):,} bytes); {hint}")
     if settings.plot is not None and len(history):
         history.plot(settings.plot)

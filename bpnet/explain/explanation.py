@@ -26,13 +26,15 @@ class Explanation:
     loss          : the value of the loss, a float (an array for reduction="none"), or None
     gradients     : every parameter's gradient by path, summed over all samples
     scenes        : what is shown: one for each chosen layer, sample and neuron
+    notes         : what there is to say beside; of a step that failed, what failed
     disagreements : where the products shown are not what a layer's backward gave; [] where all agree, as for every
                     layer of bpnet. Look there with finite differences.
     `str(explanation)` is the walk as text; `explanation.page(path)` writes the page.
     """
 
-    def __init__(self, record: Record, choice: Choice) -> None:
+    def __init__(self, record: Record, choice: Choice, note: str = "") -> None:
         self._record = record
+        self.notes = note.splitlines()
         self._choice = choice
         self._scenes = Scenes(record, choice)
         with np.errstate(all="ignore"):
@@ -109,6 +111,7 @@ class Explanation:
                 "dy": {str(s): record.dy[s].tolist() for s in self._choice.samples},
                 "layers": self.layers(),
                 "scenes": [asdict(scene) for scene in self.scenes],
+                "notes": self.notes,
                 "disagreements": self.disagreements,
             }
         )  # fmt: skip
@@ -135,12 +138,13 @@ class Explanation:
             yield f"\nDisagreement: {text}"
 
     def heading(self) -> str:
-        """The model, the batch, where it was computed, and the loss."""
+        """The model, the batch, where it was computed, the loss, and what there is to say of it."""
         record = self._record
         n = record.x.shape[0]
         loss = "" if record.loss is None else f", {record.loss!r} = {plain(float(np.sum(record.value)))}"
         some = "" if n == len(self._choice.samples) else f" of which {len(self._choice.samples)} shown"
-        return f"{record.name}\n{n} sample{'s' * (n > 1)}{some}, {record.dtype} on {record.backend.name}{loss}"
+        facts = f"{n} sample{'s' * (n > 1)}{some}, {record.dtype} on {record.backend.name}{loss}"
+        return "\n".join([record.name, facts, *self.notes])
 
     def __repr__(self) -> str:
         return f"<Explanation of {self._record.name}, {self._record.x.shape[0]} samples, {len(self.scenes)} scenes>"

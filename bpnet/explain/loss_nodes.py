@@ -28,6 +28,8 @@ def is_labels(record: Record) -> bool:
 def total_weight(record: Record) -> float:
     """What the sum of single losses is divided by, where nothing weighs."""
     assert record.loss is not None
+    if record.normalizer is not None:
+        return float(record.normalizer)
     return float(record.loss.total_weight(record.y.shape, record.target))
 
 

@@ -70,10 +70,14 @@ def document(explanation: Explanation) -> str:
     embedded = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     first = explanation.scenes[0]
     wide, tall = draw(first)
-    name, _, facts = explanation.heading().partition("\n")
-    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in explanation.disagreements)
+    name, _, facts = (
+        explanation.heading().removesuffix("".join(f"\n{line}" for line in explanation.notes)).partition("\n")
+    )
+    texts = [*explanation.notes, *explanation.disagreements]
+    warnings = "".join(f'<p class="warning">{escape(text)}</p>' for text in texts)
     fields = {
-        "POLICY": escape(POLICY), "NAME": escape(name), "FACTS": escape(facts), "WARNINGS": warnings,
+        "POLICY": escape(POLICY), "NAME": escape(name), "FACTS": escape(facts),
+        "WARNINGS": warnings,
         "STYLE": (source / "page.css").read_text("utf-8"), "SCRIPT": (source / "page.js").read_text("utf-8"),
         "FIRST": wide + tall, "DATA": embedded, "TEXT": escape(str(explanation)),
     }  # fmt: skip

@@ -69,6 +69,7 @@ class Record:
         self.target: Any = None
         self.sample_weight: Any = None
         self.value: Any = None
+        self.normalizer: Any = None  # of the loss, where that is not the batch's own
         self.is_given = False  # whether dvalues were
         self._produced: list[tuple[Array, int]] = []  # the arrays themselves, so that `is` finds them
         self._open: list[list[int]] = []
@@ -164,12 +165,13 @@ class Record:
             if loss is not None:
                 loss.check(y, target, weight)
                 loss.check_values(self.target, "y", int(y.shape[-1]))
-                self.value = host(loss.forward(y, target, sample_weight=weight))
+                self.value = host(loss.forward(y, target, self.normalizer, weight))
                 dy = loss.backward()
             else:
                 dy = self._given(dvalues, y)
             self.dy = host(dy)
-            self.dx = host(self.model.backward(dy))
+            dx = self.model.backward(dy)
+            self.dx = None if dx is None else host(dx)  # ids have no derivative
         finally:
             self.unwatch()
         self.model.store.complete_gradients()
@@ -195,8 +197,19 @@ class Record:
         return host(call.layer.backward(self.backend.asarray(np.asarray(dy, call.dy.dtype))))
 
 
-def run(model: Layer, x: Any, loss: Loss | None, y: Any, dvalues: Any, sample_weight: Any = None) -> Record:
-    """Copy the model, run it, and return what was seen. Raises where the parts do not belong together."""
+def run(
+    model: Layer,
+    x: Any,
+    loss: Loss | None,
+    y: Any,
+    dvalues: Any,
+    sample_weight: Any = None,
+    normalizer: Any = None,
+) -> Record:
+    """Copy the model, run it, and return what was seen. Raises where the parts do not belong together.
+
+    normalizer : what the loss is divided by, where x and y are a part of a batch
+    """
     if not isinstance(model, Layer):
         raise ConfigError(f"explain takes a layer or a model, got {type(model).__name__}")
     if loss is not None and not isinstance(loss, Loss):
@@ -209,6 +222,7 @@ def run(model: Layer, x: Any, loss: Loss | None, y: Any, dvalues: Any, sample_we
     if loss is None and sample_weight is not None:
         raise ConfigError("explain: sample_weight belongs to a loss")
     record = Record(model)
+    record.normalizer = normalizer
     if loss is not None:
         check_pairing(model, loss, ())
         record.loss = loss = copy.copy(loss)
@@ -221,7 +235,7 @@ def run(model: Layer, x: Any, loss: Loss | None, y: Any, dvalues: Any, sample_we
         target = door.y(y)
         record.target = host(target)
         if sample_weight is not None:
-            weight = door.x(sample_weight)
+            weight = door.values(sample_weight)
             record.sample_weight = host(weight)
     record.go(given, loss, target, dvalues, weight)
     return record

@@ -10,7 +10,23 @@ from bpnet import initializers
 from bpnet.backend import FLOATING_DTYPES, Backend, get_backend, to_numpy
 from bpnet.errors import BpnetError, CheckpointError, ConfigError
 from bpnet.files import SEAL, read, write
-from bpnet.layers import activations, containers, dense, dropout, flatten, normalize, parametric
+from bpnet.layers import (
+    activations,
+    attention,
+    batch_norm,
+    containers,
+    convolution,
+    dense,
+    dropout,
+    embedding,
+    flatten,
+    layer_norm,
+    normalize,
+    parametric,
+    pooling,
+    positions,
+    transformer,
+)
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import arguments
 from bpnet.random import check_seed
@@ -18,7 +34,23 @@ from bpnet.random import check_seed
 FORMAT = "bpnet-model"
 VERSION = 2  # 1, without a digest of the file, is still read
 
-_MODULES = (activations, containers, dense, dropout, flatten, normalize, parametric)
+_MODULES = (
+    activations,
+    batch_norm,
+    containers,
+    convolution,
+    dense,
+    dropout,
+    flatten,
+    normalize,
+    parametric,
+    pooling,
+    attention,
+    embedding,
+    layer_norm,
+    positions,
+    transformer,
+)
 
 
 def known_layers() -> dict[str, type[Layer]]:
@@ -86,8 +118,8 @@ def _build(description: Any, custom: dict[str, type[Layer]]) -> Layer:
     cls = custom.get(name) if description.get("custom") else known_layers().get(name)
     if cls is None:
         raise CheckpointError(
-            f"the file has a layer of class {name!r}, which is not one of bpnet's; in Python, pass the class: "
-            f"bpnet.load(path, custom=({name},))"
+            f"the file has a layer of class {name[:80]!r}, which is not one of bpnet's; in Python, pass the class: "
+            f"bpnet.load(path, custom=({name[:80]},))"
         )
     args = [_decode(value, custom) for value in positional]
     keywords = {k: _decode(v, custom) for k, v in description["config"].items()}
@@ -195,6 +227,15 @@ def load_model(
         )
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{str(path)!r} is a safetensors file, but not a model that bpnet saved")
+    if metadata.get("version") != "1" and SEAL not in metadata:
+        raise CheckpointError(f"{str(path)!r} has a damaged header: it lacks {SEAL!r}, the digest of the file")
+    return made_of(path, tensors, metadata, chosen, custom)
+
+
+def made_of(
+    path: Any, tensors: dict[str, Any], metadata: dict[str, str], backend: Backend, custom: tuple[type[Layer], ...]
+) -> Layer:
+    """The model that `describe` has described, with these values; CheckpointError where they are no such thing."""
     try:
         version, seed = int(metadata["version"]), check_seed(int(metadata["seed"]))
         described, tied = json.loads(metadata["architecture"]), json.loads(metadata["tied"])
@@ -203,11 +244,9 @@ def load_model(
         if not isinstance(info, dict):
             raise ValueError("info is no table")
     except (KeyError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(path)!r} has a damaged header: {error!r}") from error
+        raise CheckpointError(f"{str(path)!r} has a damaged header: {repr(error)[:200]}") from error
     if version > VERSION:
         raise CheckpointError(f"{str(path)!r} is of format {version}; this bpnet reads up to {VERSION}: update it")
-    if version > 1 and SEAL not in metadata:
-        raise CheckpointError(f"{str(path)!r} has a damaged header: it lacks {SEAL!r}, the digest of the file")
     model = build(described, custom)
     _tie(model, tied, path)
     _set_training(model, training, path)
@@ -216,7 +255,7 @@ def load_model(
     for name, parameter in parameters.items():
         parameter._pending = tensors[name]
     try:
-        model._build_store(seed, chosen, dtype, redraw=False)
+        model._build_store(seed, backend, dtype, redraw=False)
     except ConfigError as error:
         raise CheckpointError(f"{str(path)!r}: {error}") from error
     model.info.update(info)
@@ -231,7 +270,9 @@ def _tie(model: Layer, tied: Any, path: Any) -> None:
     for further, first in tied.items():
         owner, _, attribute = str(further).rpartition(".")
         if not isinstance(first, str) or first not in parameters or further not in parameters or owner not in layers:
-            raise CheckpointError(f"{str(path)!r} ties {further!r} to {first!r}, which the architecture does not have")
+            raise CheckpointError(
+                f"{str(path)!r} ties {str(further)[:80]!r} to {str(first)[:80]!r}, which the architecture does not have"
+            )
         setattr(layers[owner], attribute, parameters[first])
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from bpnet.errors import ConfigError
+from bpnet.dispatch import recording
+from bpnet.errors import BpnetError, ConfigError
 from bpnet.layers.base import Layer
 from bpnet.layers.containers import Container
-from bpnet.parameter import Parameter
+from bpnet.ops.costs import CostRecorder
 
 Shape = tuple[int, ...]
 
@@ -15,30 +16,43 @@ Shape = tuple[int, ...]
 class Summary:
     """A table as text: `print(model.summary())`, or the last line of a notebook's cell.
 
-    rows : (path, layer, output shape, number of parameters) of every layer that is no container
+    rows : (path, layer, output shape, number of parameters, FLOPs) of every layer that is no container; the
+           floating-point operations are those of one sample's inference (`bpnet.cost` has those of training), None
+           where they are not known
     """
 
-    def __init__(self, rows: list[tuple[str, str, str, int]], note: str) -> None:
+    def __init__(self, rows: list[tuple[str, str, str, int, int | None]], note: str) -> None:
         self.rows = rows
         self.note = note
 
     def __str__(self) -> str:
-        table = [("path", "layer", "output", "parameters"), *((p, k, o, f"{n:,}") for p, k, o, n in self.rows)]
-        widths = [max(len(row[i]) for row in table) for i in range(4)]
-        lines = [
-            "  ".join([*(cell.ljust(w) for cell, w in zip(row[:3], widths, strict=False)), row[3].rjust(widths[3])])
-            for row in table
-        ]
+        table = [("path", "layer", "output", "parameters", "FLOPs per sample")]
+        table += [(p, k, o, f"{n:,}", "" if f is None else f"{f:,}") for p, k, o, n, f in self.rows]
+        if all(row[-1] is None for row in self.rows):
+            table = [row[:-1] for row in table]  # type: ignore[misc]
+        lines = aligned(table, 3)
         rule = "-" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:], rule, self.note])
 
     __repr__ = __str__
 
 
+def aligned(table: Sequence[tuple[str, ...]], texts: int) -> list[str]:
+    """Rows of cells as lines with columns two blanks apart; the first `texts` columns stand left, numbers right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < texts else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
+
+
 def summarize(model: Layer, input_shape: Shape | int | None) -> Summary:
     """Make the Summary of `model`.
 
-    input_shape : the shape of one sample, without the batch's axis; with it the table has output shapes
+    input_shape : the shape of one sample, without the batch's axis; with it the table has output shapes and FLOPs
     """
     if isinstance(input_shape, int):
         input_shape = (input_shape,)
@@ -47,17 +61,33 @@ def summarize(model: Layer, input_shape: Shape | int | None) -> Summary:
     rows = []
     counted: set[int] = set()
     for path, layer, shape in _leaves(model, "", input_shape):
-        own = {id(held): held for held in vars(layer).values() if isinstance(held, Parameter)}
+        own = {id(each): each for each in layer.parameters().values()}
         size = sum(parameter.size for key, parameter in own.items() if key not in counted)  # tied ones count once
         counted |= set(own)
         output = "" if shape is None else str(("N", *layer.output_shape(shape))).replace("'", "")
-        rows.append((path or "(model)", repr(layer), output, size))
+        rows.append((path or "(model)", repr(layer), output, size, None if shape is None else _flops(layer, shape)))
     store = model.store if model.initialized else None
     where = f"{store.dtype} on {store.backend.name}" if store is not None else "not initialized"
     item = 8 if store is not None and store.dtype == "float64" else 4
-    frozen = sum(parameter.size for parameter in model.parameters().values() if not parameter.trainable)
-    note = f", {frozen:,} of them frozen" if frozen else ""
-    return Summary(rows, f"{model.n_parameters:,} parameters{note}, {model.n_parameters * item:,} bytes, {where}")
+    parameters, counted_only = model.parameters().values(), sum(s.size for s in model.statistics().values())
+    frozen = sum(parameter.size for parameter in parameters if not parameter.trainable) - counted_only
+    parts = [f"{frozen:,} of them frozen"] * bool(frozen) + [f"{counted_only:,} statistics"] * bool(counted_only)
+    note = "".join(f", {part}" for part in parts)
+    flops = None if input_shape is None else _flops(model, input_shape)
+    work = "" if flops is None else f", {flops:,} FLOPs per sample"
+    return Summary(rows, f"{model.n_parameters:,} parameters{note}, {model.n_parameters * item:,} bytes, {where}{work}")
+
+
+def _flops(layer: Layer, shape: Shape) -> int | None:
+    """The floating-point operations of one sample's inference; None where the layer cannot run yet, or does not say."""
+    recorder = CostRecorder()
+    try:
+        x = layer.blank(shape)
+        with recording(recorder):
+            layer(x)
+    except BpnetError:
+        return None
+    return None if recorder.undeclared else recorder.cost.flops
 
 
 def _leaves(layer: Layer, path: str, shape: Shape | None) -> Iterator[tuple[str, Layer, Shape | None]]:

@@ -207,8 +207,8 @@ class Loss(Tracked):
     def _check_dtype(self, prediction: Array, target: Array) -> None:
         if target.dtype != prediction.dtype:
             raise DTypeError(
-                f"{type(self).__name__} needs a target of the prediction's dtype {prediction.dtype}, got "
-                f"{target.dtype}; use model.asarray(y, dtype={dtype_name(prediction.dtype)!r})"
+                f"{type(self).__name__} needs a target of the prediction's dtype {dtype_name(prediction.dtype)}, got "
+                f"{dtype_name(target.dtype)}; use model.asarray(y, dtype={dtype_name(prediction.dtype)!r})"
             )
 
     def _check_rest(self, prediction: Array, weight: Array | None) -> None:
@@ -224,9 +224,10 @@ class Loss(Tracked):
                 f"{name} needs a sample_weight of shape ({shape[0]},), one a row, got {tuple(weight.shape)}"
             )
         if weight.dtype != prediction.dtype:
+            dtype = dtype_name(prediction.dtype)
             raise DTypeError(
-                f"{name} needs a sample_weight of the prediction's dtype {prediction.dtype}, got {weight.dtype}; use "
-                f"model.asarray(w, dtype={dtype_name(prediction.dtype)!r})"
+                f"{name} needs a sample_weight of the prediction's dtype {dtype}, got {dtype_name(weight.dtype)}; use "
+                f"model.asarray(w, dtype={dtype!r})"
             )
 
     def _check_normalizer(self, normalizer: Any) -> Any:

@@ -95,12 +95,12 @@ class ClassLoss(Loss):
         if _is_integer(target):
             if target.shape != shape[:-1]:
                 hint = "; for one-hot rows pass their argmax" if target.shape == shape else ""
-                hint += f", or make them {prediction.dtype}" if hint and self.soft else ""
+                hint += f", or make them {dtype_name(prediction.dtype)}" if hint and self.soft else ""
                 raise ShapeError(
                     f"{name} needs labels of shape {tuple(shape[:-1])}, one a row, got {tuple(target.shape)}{hint}"
                 )
         elif not self.soft or target.shape == shape[:-1]:
-            raise DTypeError(f"{name} needs integer labels, got {target.dtype}")
+            raise DTypeError(f"{name} needs integer labels, got {dtype_name(target.dtype)}")
         else:
             if target.shape != shape:
                 raise ShapeError(

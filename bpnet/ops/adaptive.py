@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.costs import size
 
 
-@kernel
+@kernel(flops=lambda value, *rest: size(value) * (10 if rest[-1] else 8), writes=(0, 2))
 def adagrad_(
     value: Array,
     grad: Array,
@@ -30,7 +33,12 @@ def adagrad_(
     total[...] = xp.where(ok, new_total, total)
 
 
-@kernel
+def _rmsprop_flops(value: Array, *rest: Any) -> int:
+    _, _, mean, velocity, *_, decay = rest
+    return size(value) * (9 + 5 * (mean is not None) + 2 * (velocity is not None) + 2 * bool(decay))
+
+
+@kernel(flops=_rmsprop_flops, writes=(0, 2, 3, 4))
 def rmsprop_(
     value: Array,
     grad: Array,
@@ -73,7 +81,7 @@ def rmsprop_(
 LION_FLUSH_EVERY = 64  # steps
 
 
-@kernel
+@kernel(flops=lambda value, *rest: size(value) * (12 if rest[-1] else 10), writes=(0, 2))
 def lion_(
     value: Array,
     grad: Array,

@@ -6,10 +6,11 @@ Every sum is float64 and holds what it counts for beside it, so that the sums of
 from __future__ import annotations
 
 from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.costs import size
 from bpnet.ops.weighting import is_label
 
 
-@kernel
+@kernel(flops=0)
 def accumulate_(total: Array, value: Array, weight: float | Array) -> None:
     """total += (value * weight, weight): what a mean over batches is made of.
 
@@ -42,20 +43,20 @@ def _above(x: Array, threshold: float) -> Array:
     return (x if xp.isdtype(x.dtype, "real floating") else xp.astype(x, xp.float64)) > threshold
 
 
-@kernel
+@kernel(flops=1)
 def largest(scores: Array) -> Array:
     """(..., C) -> (...) int64: where each row's largest score stands, the first of equal ones."""
     xp = namespace(scores)
     return xp.astype(xp.argmax(scores, axis=-1), xp.int64)
 
 
-@kernel
+@kernel(flops=0)
 def above(scores: Array, threshold: float) -> Array:
     """1 where score > threshold and 0 elsewhere, int64, of the same shape."""
     return namespace(scores).astype(_above(scores, threshold), namespace(scores).int64)
 
 
-@kernel
+@kernel(flops=lambda scores, labels, ignored: size(scores) + 2 * size(labels))
 def count_correct(scores: Array, labels: Array, ignore_index: int | None) -> Array:
     """(2,) float64: the number of rows whose largest score stands at the label (the first of equal ones), and of rows.
 
@@ -66,7 +67,7 @@ def count_correct(scores: Array, labels: Array, ignore_index: int | None) -> Arr
     return _share(hits, _counted(labels, ignore_index))
 
 
-@kernel
+@kernel(flops=2)
 def count_correct_binary(scores: Array, targets: Array, threshold: float) -> Array:
     """(2,) float64: the number of elements on the same side as their target, and of elements.
 
@@ -75,7 +76,7 @@ def count_correct_binary(scores: Array, targets: Array, threshold: float) -> Arr
     return _share(_above(scores, threshold) == _above(targets, 0.5), _counted(targets, None))
 
 
-@kernel
+@kernel(flops=lambda scores, labels, k, ignored: size(scores) + 2 * size(labels))
 def count_top_k(scores: Array, labels: Array, k: int, ignore_index: int | None) -> Array:
     """(2,) float64: the number of rows whose label is among the k largest scores, and of rows.
 
@@ -100,7 +101,7 @@ def _one_hot(classes: Array, n_classes: int, ignored: Array, ignore_index: int |
     return xp.astype(at & counted, xp.float64)
 
 
-@kernel
+@kernel(flops=lambda classes, labels, n_classes, ignored: 2 * size(labels) * n_classes**2)
 def confusion(classes: Array, labels: Array, n_classes: int, ignore_index: int | None) -> Array:
     """(C, C) float64: how often label i (row) was given class j (column).
 
@@ -110,7 +111,7 @@ def confusion(classes: Array, labels: Array, n_classes: int, ignore_index: int |
     return actual.T @ _one_hot(classes, n_classes, labels, ignore_index)
 
 
-@kernel
+@kernel(flops=lambda classes, labels, n_classes, ignored: 4 * size(labels) * n_classes)
 def class_counts(classes: Array, labels: Array, n_classes: int, ignore_index: int | None) -> Array:
     """(3, C) float64: for every class the right answers, the answers, and the labels.
 
@@ -122,7 +123,7 @@ def class_counts(classes: Array, labels: Array, n_classes: int, ignore_index: in
     return xp.stack([xp.sum(each, axis=0) for each in (given * actual, given, actual)])
 
 
-@kernel
+@kernel(flops=lambda s, t, from_logits, ignored: (6 * size(s) + 2 * size(t)) if from_logits else 3 * size(s) + size(t))
 def sum_log_loss(scores: Array, labels: Array, from_logits: bool, ignore_index: int | None) -> Array:
     """(2,) float64: the negative log-likelihood of the labels in nats, summed, and the number of labels.
 
@@ -143,7 +144,7 @@ def sum_log_loss(scores: Array, labels: Array, from_logits: bool, ignore_index: 
     return xp.stack([total, xp.sum(xp.astype(counted, xp.float64))])
 
 
-@kernel
+@kernel(flops=lambda y, targets, power: (2 + power) * size(y))
 def sum_errors(y: Array, targets: Array, power: int) -> Array:
     """(2,) float64: the sum of |y - targets|^power, power 1 or 2, and the number of elements.
 
@@ -155,7 +156,7 @@ def sum_errors(y: Array, targets: Array, power: int) -> Array:
     return xp.stack([xp.sum(each), xp.sum(xp.ones_like(each))])
 
 
-@kernel
+@kernel(flops=8)
 def sum_deviations(y: Array, targets: Array, shift: float) -> Array:
     """(4, K) float64, for every output: n, and the sums of t - shift, of its square, and of (y - t)^2.
 

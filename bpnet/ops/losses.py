@@ -8,10 +8,11 @@ divides a gradient by a count. Batches with weights go by `weighting`.
 from __future__ import annotations
 
 from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.costs import n_rows, size
 from bpnet.ops.weighting import divided, factor_of, is_label, smallest_normal
 
 
-@kernel
+@kernel(flops=lambda logits, labels, normalizer: 7 * size(logits) + n_rows(logits))
 def softmax_cross_entropy(logits: Array, labels: Array, normalizer: float) -> tuple[Array, Array]:
     """Negative log-likelihood of `labels` under softmax(`logits`), summed and divided by `normalizer`, in nats.
 
@@ -27,14 +28,14 @@ def softmax_cross_entropy(logits: Array, labels: Array, normalizer: float) -> tu
     return divided(xp.asarray(-xp.sum(picked)), normalizer), e / total
 
 
-@kernel
+@kernel(flops=2)
 def softmax_cross_entropy_backward(p: Array, labels: Array, normalizer: float, scale: float) -> Array:
     """(p - onehot(labels)) * scale / normalizer."""
     onehot = namespace(p).astype(is_label(labels, p.shape[1]), p.dtype)
     return (p - onehot) * factor_of(normalizer, scale, p)
 
 
-@kernel
+@kernel(flops=lambda logits, labels, normalizer, scale: 9 * size(logits) + n_rows(logits))
 def softmax_cross_entropy_gradient(
     logits: Array, labels: Array, normalizer: float, scale: float
 ) -> tuple[Array, Array]:
@@ -43,7 +44,7 @@ def softmax_cross_entropy_gradient(
     return loss, softmax_cross_entropy_backward(p, labels, normalizer, scale)
 
 
-@kernel
+@kernel(flops=3)
 def categorical_cross_entropy(p: Array, labels: Array, normalizer: float) -> Array:
     """-sum(log p[label]) / normalizer, with p raised to the smallest normal number so that the loss stays finite.
 
@@ -54,7 +55,7 @@ def categorical_cross_entropy(p: Array, labels: Array, normalizer: float) -> Arr
     return divided(xp.asarray(-xp.sum(picked)), normalizer)
 
 
-@kernel
+@kernel(flops=2)
 def categorical_cross_entropy_backward(p: Array, labels: Array, normalizer: float, scale: float) -> Array:
     """-1 / p at each row's label, 0 elsewhere, times scale / normalizer."""
     xp = namespace(p)
@@ -62,7 +63,7 @@ def categorical_cross_entropy_backward(p: Array, labels: Array, normalizer: floa
     return xp.where(is_label(labels, p.shape[1]), slope, 0)
 
 
-@kernel
+@kernel(flops=7)
 def sigmoid_binary_cross_entropy(logits: Array, targets: Array, normalizer: float) -> Array:
     """Binary cross-entropy of sigmoid(`logits`) against `targets`, in nats, from the logits.
 
@@ -74,7 +75,7 @@ def sigmoid_binary_cross_entropy(logits: Array, targets: Array, normalizer: floa
     return divided(xp.asarray(xp.sum(each)), normalizer)
 
 
-@kernel
+@kernel(flops=5)
 def sigmoid_binary_cross_entropy_backward(logits: Array, targets: Array, normalizer: float, scale: float) -> Array:
     """(sigmoid(logits) - targets) * scale / normalizer."""
     xp = namespace(logits)
@@ -83,7 +84,7 @@ def sigmoid_binary_cross_entropy_backward(logits: Array, targets: Array, normali
     return (p - targets) * factor_of(normalizer, scale, logits)
 
 
-@kernel
+@kernel(flops=10)
 def binary_cross_entropy(p: Array, targets: Array, normalizer: float) -> Array:
     """-sum(t log p + (1 - t) log(1 - p)) / normalizer, p and 1 - p raised to the smallest normal number.
 
@@ -95,7 +96,7 @@ def binary_cross_entropy(p: Array, targets: Array, normalizer: float) -> Array:
     return divided(xp.asarray(-xp.sum(each)), normalizer)
 
 
-@kernel
+@kernel(flops=8)
 def binary_cross_entropy_backward(p: Array, targets: Array, normalizer: float, scale: float) -> Array:
     """((1 - t) / (1 - p) - t / p) * scale / normalizer."""
     xp = namespace(p)
@@ -104,7 +105,7 @@ def binary_cross_entropy_backward(p: Array, targets: Array, normalizer: float, s
     return each * factor_of(normalizer, scale, p)
 
 
-@kernel
+@kernel(flops=3)
 def mean_squared_error(y: Array, targets: Array, normalizer: float) -> Array:
     """sum((y - targets)^2) / normalizer for two arrays of one shape."""
     xp = namespace(y)
@@ -112,20 +113,20 @@ def mean_squared_error(y: Array, targets: Array, normalizer: float) -> Array:
     return divided(xp.asarray(xp.sum(error * error)), normalizer)
 
 
-@kernel
+@kernel(flops=2)
 def mean_squared_error_backward(y: Array, targets: Array, normalizer: float, scale: float) -> Array:
     """2 (y - targets) * scale / normalizer."""
     return (y - targets) * factor_of(normalizer, 2 * scale, y)
 
 
-@kernel
+@kernel(flops=2)
 def mean_absolute_error(y: Array, targets: Array, normalizer: float) -> Array:
     """sum(|y - targets|) / normalizer for two arrays of one shape."""
     xp = namespace(y)
     return divided(xp.asarray(xp.sum(xp.abs(y - targets))), normalizer)
 
 
-@kernel
+@kernel(flops=2)
 def mean_absolute_error_backward(y: Array, targets: Array, normalizer: float, scale: float) -> Array:
     """sign(y - targets) * scale / normalizer; 0 where they are equal."""
     return namespace(y).sign(y - targets) * factor_of(normalizer, scale, y)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.costs import size
 from bpnet.ops.weighting import times
 
 
-@kernel
+@kernel(flops=lambda y, targets, squared: size(y) * (4 if squared else 3))
 def hinge(y: Array, targets: Array, squared: bool) -> Array:
     """max(0, 1 - t y), or its square, elementwise; t is -1 or 1. [Cortes & Vapnik 1995]"""
     xp = namespace(y)
@@ -14,7 +15,7 @@ def hinge(y: Array, targets: Array, squared: bool) -> Array:
     return short * short if squared else short
 
 
-@kernel
+@kernel(flops=lambda dl, y, targets, squared: size(y) * (6 if squared else 5))
 def hinge_backward(dl: Array, y: Array, targets: Array, squared: bool) -> Array:
     """Return dy = -dl t where 1 - t y > 0, else 0; for the square -2 dl t max(0, 1 - t y)."""
     xp = namespace(y)
@@ -27,7 +28,7 @@ def _with_margin(scores: Array, Q: Array, margin: float) -> Array:
     return namespace(scores).where(Q == 0, scores + margin, scores)
 
 
-@kernel
+@kernel(flops=5)
 def multiclass_hinge_rows(scores: Array, Q: Array, margin: float) -> Array:
     """w_i max(0, margin + max_{c != label} s_c - s_label), shape (M,). [Crammer & Singer 2001]
 
@@ -39,7 +40,7 @@ def multiclass_hinge_rows(scores: Array, Q: Array, margin: float) -> Array:
     return xp.sum(Q * xp.where(Q == 0, 0, largest - scores), axis=1)
 
 
-@kernel
+@kernel(flops=lambda dl, scores, Q, margin: 8 * size(scores))
 def multiclass_hinge_rows_backward(dl: Array, scores: Array, Q: Array, margin: float) -> Array:
     """Return dscores = dl_i w_i at the first largest of those scores, less dl_i w_i at the label."""
     xp = namespace(scores)

@@ -53,7 +53,7 @@ def _words(counters: Array, index: int, key: tuple[int, int], n_words: int) -> A
     return xp.reshape(xp.stack((c0, c1, c2, c3), axis=1), (4 * n_blocks,))[:n_words]
 
 
-@kernel
+@kernel(flops=0)
 def philox(counters: Array, index: int, key: tuple[int, int], n_words: int) -> Array:
     """The first words of numpy.random.Philox(key=key, counter=[0, micro, step, 0]).random_raw(n_words).
 
@@ -74,7 +74,7 @@ def keep_scale(rate: float) -> float:
     return 65536 / (65536 - drop_threshold(rate))
 
 
-@kernel
+@kernel(flops=0)
 def keep_mask(counters: Array, index: int, key: tuple[int, int], shape: tuple[int, ...], rate: float) -> Array:
     """A bool array of `shape`, False with probability `rate`, from 16 bits an element of the Philox stream.
 
@@ -89,7 +89,7 @@ def keep_mask(counters: Array, index: int, key: tuple[int, int], shape: tuple[in
     return xp.reshape(xp.reshape(keep, (4 * n_words,))[:size], shape)
 
 
-@kernel
+@kernel(flops=1)
 def dropout(x: Array, counters: Array, index: int, key: tuple[int, int], rate: float) -> tuple[Array, Array]:
     """Zero each element with probability `rate` and scale the others so that the expectation is x.
 
@@ -101,7 +101,22 @@ def dropout(x: Array, counters: Array, index: int, key: tuple[int, int], rate: f
     return namespace(x).where(keep, x * keep_scale(rate), 0), keep
 
 
-@kernel
+@kernel(flops=1)
+def dropout_channels(
+    x: Array, counters: Array, index: int, key: tuple[int, int], rate: float, axis: int
+) -> tuple[Array, Array]:
+    """Zero each channel of each sample with probability `rate`, at all its places, and scale the others.
+
+    x : (N, ...) with its channels along `axis`; counters, index, key : see `philox`
+    Returns y and the mask of kept channels, bool, of x's shape with 1 in the place of all other axes.
+    [Tompson et al. 2015]
+    """
+    shape = tuple(n if i in (0, axis) else 1 for i, n in enumerate(x.shape))
+    keep = keep_mask(counters, index, key, shape, rate)
+    return namespace(x).where(keep, x * keep_scale(rate), 0), keep
+
+
+@kernel(flops=1)
 def dropout_backward(dy: Array, keep: Array, rate: float) -> Array:
-    """dx = dy * scale where the element was kept, 0 elsewhere."""
+    """dx = dy * scale where the element was kept, 0 elsewhere. keep : of dy's shape, or one that broadcasts to it"""
     return namespace(dy).where(keep, dy * keep_scale(rate), 0)

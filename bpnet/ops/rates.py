@@ -50,7 +50,7 @@ class Arrays:
         return self._xp.where(condition, self._zero + a, self._zero + b)
 
 
-@kernel
+@kernel(flops=0, unread=(0,))
 def set_rate_(learning_rate: Array, counters: Array, schedule: Formula) -> None:
     """learning_rate = schedule's rate after counters[0] steps. A step reads no number on the host for it."""
     xp = namespace(learning_rate)
@@ -58,7 +58,7 @@ def set_rate_(learning_rate: Array, counters: Array, schedule: Formula) -> None:
     learning_rate[...] = xp.reshape(schedule.rate(step, Arrays(step)), ())
 
 
-@kernel
+@kernel(flops=0, unread=(0,))
 def scale_rate_(target: Array, learning_rate: Array, scale: float) -> None:
     """target = scale * learning_rate, both 0-d: the rate of a group of parameters."""
     target[...] = learning_rate * scale

@@ -8,23 +8,36 @@ steps taken, so that a recorded step sees their present values.
 from __future__ import annotations
 
 from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.costs import size
 
 
-@kernel
+@kernel(flops=0)
 def check_finite_(ok: Array, value: Array) -> None:
     """Make `ok` False where the 0-d `value` is NaN or infinite; it stays False once it is."""
     xp = namespace(ok)
     ok[...] = xp.logical_and(ok, xp.isfinite(value))
 
 
-@kernel
+@kernel(flops=0)
 def advance_(counters: Array, ok: Array) -> None:
     """counters[0], the step, grows by one where `ok`; all others, the micro-batches, return to 0."""
     counters[0] = counters[0] + namespace(ok).astype(ok, counters.dtype)
     counters[1:] = 0
 
 
-@kernel
+@kernel(flops=3, unread=(0,))
+def blend_(target: Array, source: Array, new: Array, momentum: float, factor: float) -> None:
+    """target = (1 - momentum) source + momentum factor new: one step of a running average; `source` may be `target`."""
+    target[...] = (1 - momentum) * source + (momentum * factor) * new
+
+
+@kernel(flops=0)
+def commit_(value: Array, pending: Array, ok: Array) -> None:
+    """value = pending where `ok`."""
+    value[...] = namespace(value).where(ok, pending, value)
+
+
+@kernel(flops=lambda value, grad, ok, rate, decay: size(value) * (4 if decay else 2))
 def sgd_(value: Array, grad: Array, ok: Array, learning_rate: Array, weight_decay: float) -> None:
     """value -= learning_rate * (grad + weight_decay * value)."""
     xp = namespace(value)
@@ -34,7 +47,7 @@ def sgd_(value: Array, grad: Array, ok: Array, learning_rate: Array, weight_deca
     value[...] = xp.where(ok, value - rate * grad, value)
 
 
-@kernel
+@kernel(flops=lambda value, *rest: size(value) * (4 + 2 * bool(rest[5]) + 2 * bool(rest[7])), writes=(0, 2))
 def sgd_momentum_(
     value: Array,
     grad: Array,
@@ -61,7 +74,7 @@ def sgd_momentum_(
     value[...] = xp.where(ok, value - rate * step, value)
 
 
-@kernel
+@kernel(flops=lambda value, *rest: size(value) * (14 if rest[-1] else 12), writes=(0, 2, 3))
 def adam_(
     value: Array,
     grad: Array,
@@ -99,7 +112,7 @@ def adam_(
     v[...] = xp.where(ok, new_v, v)
 
 
-@kernel
+@kernel(flops=lambda value, *rest: size(value) * (15 if rest[-1] else 13), writes=(0, 2, 3, 4))
 def amsgrad_(
     value: Array,
     grad: Array,

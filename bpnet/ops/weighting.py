@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.costs import size
 
 
 def is_label(labels: Array, n_classes: int) -> Array:
@@ -55,13 +56,18 @@ def by_row(values: Array, weights: Array) -> Array:
     return xp.reshape(column * xp.where(column == 0, 0, flat), values.shape)
 
 
-@kernel
+def _divides(normalizer: Any) -> bool:
+    """Whether something is divided by it: a constant 0 is seen before."""
+    return not isinstance(normalizer, (int, float)) or bool(normalizer)
+
+
+@kernel(flops=lambda values, weights, normalizer: size(values) * (_divides(normalizer) + (weights is not None)))
 def weighted(values: Array, weights: Array | None, normalizer: float) -> Array:
     """Return values * weights / normalizer, unreduced. values : (n k, ...); weights : (n,) or None, all 1"""
     return divided(values if weights is None else by_row(values, weights), normalizer)
 
 
-@kernel
+@kernel(flops=lambda values, weights, normalizer: size(values) * (1 + (weights is not None)))
 def weighted_sum(values: Array, weights: Array | None, normalizer: float) -> Array:
     """sum(values * weights) / normalizer, shape (). values : (n k, ...); weights : (n,) or None, all 1"""
     xp = namespace(values)
@@ -69,7 +75,11 @@ def weighted_sum(values: Array, weights: Array | None, normalizer: float) -> Arr
     return xp.asarray(divided(total, normalizer))
 
 
-@kernel
+def _weighted_sum_backward_flops(values: Array, weights: Array | None, normalizer: Any, scale: Any) -> int:
+    return size(values) * (1 + (weights is not None)) + size(scale) * _divides(normalizer)
+
+
+@kernel(flops=_weighted_sum_backward_flops, unread=(0,))
 def weighted_sum_backward(values: Array, weights: Array | None, normalizer: float, scale: float) -> Array:
     """dvalues = weights * scale / normalizer. Only the shape of `values` counts; `scale` may be an array of it."""
     xp = namespace(values)
@@ -77,14 +87,20 @@ def weighted_sum_backward(values: Array, weights: Array | None, normalizer: floa
     return dvalues if weights is None else by_row(dvalues, weights)
 
 
-@kernel
+@kernel(flops=1)
 def sum_weights(weights: Array, repeats: float) -> Array:
     """sum(weights) * repeats, shape (), float64. weights : (n,)"""
     xp = namespace(weights)
     return xp.asarray(xp.sum(xp.astype(weights, xp.float64)) * repeats)
 
 
-@kernel
+def _label_targets_flops(labels: Array, n_classes: int, *settings: Any) -> int:
+    _, smoothing, class_weights, _, sample_weight = settings
+    each = 2 * bool(smoothing) + (class_weights is not None) + (sample_weight is not None)
+    return size(labels) * n_classes * each
+
+
+@kernel(flops=_label_targets_flops)
 def label_targets(
     labels: Array,
     n_classes: int,
@@ -112,7 +128,7 @@ def label_targets(
     return xp.where(_counted(flat, n_classes, ignore_index)[:, None], Q, 0)
 
 
-@kernel
+@kernel(flops=lambda labels, n, classes, ignored, w: size(labels) * (1 + (classes is not None) + (w is not None)))
 def label_weight(
     labels: Array,
     n_classes: int,
@@ -138,7 +154,7 @@ def _counted(labels: Array, n_classes: int, ignore_index: int | None) -> Array:
     return named if ignore_index is None else named & (labels != ignore_index)
 
 
-@kernel
+@kernel(flops=lambda t, smoothing, c, w: size(t) * (2 * bool(smoothing) + (c is not None) + (w is not None)))
 def soft_targets(
     targets: Array, smoothing: float, class_weights: tuple[float, ...] | None, sample_weight: Array | None
 ) -> Array:
@@ -158,7 +174,7 @@ def soft_targets(
     return xp.asarray(Q, copy=True)
 
 
-@kernel
+@kernel(flops=lambda targets, class_weights, sample_weight: size(targets) * (2 + (sample_weight is not None)))
 def soft_weight(targets: Array, class_weights: tuple[float, ...], sample_weight: Array | None) -> Array:
     """The sum of s_i w_c t[i, c], shape (), float64. targets : (..., C); sample_weight : (n,)"""
     xp = namespace(targets)

@@ -5,10 +5,11 @@ stay readable, and the next backward writes afresh. A parameter that got no grad
 1. a schedule's rate is written into the store,
 2. the gradients of the penalties are added (`Parameter.l1`, `.l2`): once a step, however many backwards it has,
 3. gradients are clipped, first by value, then by norm; both in the store itself, so that `parameter.grad` shows it,
-4. the parameters are updated, run by run, and their averages follow,
+4. the parameters are updated, run by run; statistics become what the step has made of them; averages follow,
 5. the step is counted.
-Where the store's flag `ok` is False (a loss, or with clip_norm a gradient, that is not finite) nothing changes. The
-flag stays down until somebody raises it: the Trainer does; a loop of one's own sets `model.store.ok[...] = True`.
+Where the store's flag `ok` is False (a loss, or with clip_norm or check_gradients a gradient, that is not finite)
+nothing changes. The flag stays down until somebody raises it: the Trainer does; a loop of one's own sets
+`model.store.ok[...] = True`.
 """
 
 from __future__ import annotations
@@ -158,9 +159,10 @@ class Optimizer(Tracked):
 
     # --- a step ---
 
-    def step(self, model: Layer) -> None:
+    def step(self, model: Layer, *, check_gradients: bool = False) -> None:
         """Update the model's parameters and count the step; its gradients are then consumed.
 
+        check_gradients : whether a norm of all gradients that is not finite lets nothing change, without clipping too
         Raises StateError when there is no gradient, or all is frozen; ConfigError when a group matches nothing.
         """
         if not isinstance(model, Layer):
@@ -181,6 +183,8 @@ class Optimizer(Tracked):
         store.complete_gradients()
         for parameter in passes.penalized:
             ops.penalty_gradient_(parameter.grad, parameter.value, parameter.l1, parameter.l2)
+        if check_gradients:
+            ops.check_norm_(store.ok, store.grads)
         if self.clip_value is not None:
             ops.clip_value_(store.grads, self.clip_value)
         if self.clip_norm is not None:
@@ -188,6 +192,7 @@ class Optimizer(Tracked):
         average = None if self.average is None else store.slot(AVERAGE)  # a new one begins at the values before
         for run in passes.runs:
             self._update(store, run, store.rate(run.scale))
+        store.commit_statistics()
         if average is not None:
             ops.average_(average, store.values, store.ok, store.counters, self.average)
         ops.advance_(store.counters, store.ok)
@@ -210,7 +215,7 @@ class Optimizer(Tracked):
     def _lay_out(self, store: Store) -> _Passes:
         parameters = store.parameters
         trainable = {path: p for path, p in parameters.items() if p.trainable}
-        if parameters and not trainable:
+        if len(parameters) > len(store.statistics) and not trainable:
             raise StateError(
                 f"{type(self).__name__}.step: the model has nothing to train: all of its {len(parameters)} parameters "
                 "are frozen; unfreeze() those that training shall change"

@@ -66,6 +66,7 @@ class Training(Section):
     patience: int | None = Field(None, ge=1, description=POSITIVE)
     monitor: Text | None = Field(None, description="the name of a number of every epoch, such as val_loss")
     backend: Text | None = Field(None, description='the name of a backend, such as "numpy" or "cupy:1"')
+    check_gradients: bool = Field(False, description="true or false")
     dtype: Literal["float32", "float64"] = Field("float32", description='"float32" or "float64"')
 
 

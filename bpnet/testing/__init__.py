@@ -7,12 +7,15 @@
 
 from bpnet.testing.backends import BACKEND_CHECKS, check_backend
 from bpnet.testing.differences import Comparison, compare, diagnose, gradient
+from bpnet.testing.inputs import SampleInputs
 from bpnet.testing.kernels import check_kernel
-from bpnet.testing.layers import check_layer, derivatives
+from bpnet.testing.layer_derivatives import derivatives
+from bpnet.testing.layers import check_layer
 
 __all__ = [
     "BACKEND_CHECKS",
     "Comparison",
+    "SampleInputs",
     "check_backend",
     "check_kernel",
     "check_layer",

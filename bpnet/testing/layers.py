@@ -22,7 +22,10 @@ from bpnet.layers.dense import Dense
 from bpnet.layers.serialization import known_layers
 from bpnet.losses import MeanSquaredError
 from bpnet.optimizers import Adam
-from bpnet.testing.differences import Comparison, compare, diagnose
+from bpnet.testing.differences import diagnose
+from bpnet.testing.inputs import SampleInputs
+from bpnet.testing.layer_derivatives import as_gradients, derivatives, named, reset, same_bits
+from bpnet.testing.planned import why_a_planned_pass_differs
 from bpnet.testing.strict import StrictBackend
 from bpnet.trainer import Trainer
 
@@ -32,7 +35,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
 def check_layer(
     layer: Layer | Callable[[], Layer],
-    input_shape: tuple[int, ...] | int = (4,),
+    input_shape: SampleInputs | tuple[int, ...] | int = (4,),
     *,
     backends: Iterable[str | Backend] = ("numpy",),
     dtype: str = "float64",
@@ -42,21 +45,27 @@ def check_layer(
     """Hold a layer to the promises that models, optimizers and plans rely on.
 
     layer       : its class, a function that makes one, or a layer, of which copies are initialized anew
-    input_shape : of one sample, without the axis of the batch
+    input_shape : of one sample, without the axis of the batch; for a layer that takes integers, several arrays or side
+                  inputs, a SampleInputs, which says so
     backends    : where it is to work; and on array_api_strict where that is installed, unless `strict` is False
     dtype       : of all checks but the derivatives, which are always held to differences in float64
     Raises AssertionError, which says what is broken, where, and by how much.
     """
     make = (lambda: copy.deepcopy(layer)) if isinstance(layer, Layer) else layer
-    shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
+    inputs = SampleInputs.of(input_shape)
     chosen = [get_backend(each) for each in backends]
     if strict and importlib.util.find_spec("array_api_strict"):
         chosen += [each for each in map(get_backend, _strict_backends()) if each.name not in {b.name for b in chosen}]
     for backend in chosen:
-        for n_samples in (SAMPLES, 1):
-            LayerCheck(make, (n_samples, *shape), backend, dtype, seed).run()
-    first = LayerCheck(make, (SAMPLES, *shape), chosen[0], dtype, seed)
+        for n_samples in (SAMPLES, max(inputs.fewest, _fewest(make))):
+            LayerCheck(make, inputs, n_samples, backend, dtype, seed).run()
+    first = LayerCheck(make, inputs, SAMPLES, chosen[0], dtype, seed)
     first.it_can_be_saved_and_made_again()
+
+
+def _fewest(make: Callable[[], Layer]) -> int:
+    """The fewest samples that a layer must take in training: one, or two where it looks at how they spread."""
+    return 2 if make().statistics() else 1
 
 
 @lru_cache(maxsize=1)
@@ -64,82 +73,44 @@ def _strict_backends() -> tuple[Backend, ...]:
     return (StrictBackend(), StrictBackend("device1"))
 
 
-def reset(model: Layer) -> None:
-    """Set all counters to 0, so that the next forward draws what the first one drew."""
-    model.store.counters[...] = 0
-
-
-def derivatives(model: Layer, x: Any, *, seed: int = 0) -> dict[str, Comparison]:
-    """dx and every parameter's gradient of a float64 `model`, held to differences of the sum of y dy, dy random.
-
-    x : a NumPy array. Returns a Comparison each, by name: "dx", and the parameters' paths.
-    """
-    x = np.asarray(x)
-    rng = np.random.default_rng([seed, 1])  # of no use would be a dy that equals x, if that was drawn with the seed
-    reset(model)
-    model.store.consume_gradients()
-    y = model.forward(model.asarray(x))
-    dy = rng.normal(size=tuple(y.shape))
-    dx = model.backward(model.asarray(dy))
-    given = {path for path, parameter in model.parameters().items() if parameter._filled}
-    model.store.complete_gradients()
-
-    def loss(value: Any) -> float:
-        reset(model)
-        return float(np.sum(to_numpy(model.forward(model.asarray(value))) * dy))
-
-    factors = {"the number of samples": float(x.shape[0]), "the number of elements of y": float(dy.size)}
-    found = {"dx": compare(dx, loss, x, seed=seed, factors=factors)}
-    for path, parameter in model.parameters().items():
-        if not parameter.trainable:
-            continue
-        value = np.array(to_numpy(parameter.value))
-
-        def loss_of(changed: Any, parameter: Any = parameter) -> float:
-            parameter.value = changed
-            return loss(x)
-
-        computed = np.array(to_numpy(parameter.grad))
-        comparison = compare(computed, loss_of, value, seed=seed, factors=factors)
-        if not comparison.agrees and path not in given:
-            hint = f"{comparison.diagnosis}; no gradient came by the parameter's accumulate(gradient)"
-            comparison = Comparison(comparison.error, comparison.tolerance, hint)
-        found[path] = comparison
-        parameter.value = value
-    for _, each in model.walk():
-        each._kept = None
-    return found
-
-
-def assert_derivatives(model: Layer, x: Any, *, seed: int = 0) -> None:
-    """Raise AssertionError, with the diagnosis, unless all derivatives of a float64 `model` at `x` are right."""
-    wrong = [
-        f"{_named(name)} {each.diagnosis}" for name, each in derivatives(model, x, seed=seed).items() if not each.agrees
-    ]
-    assert not wrong, f"{model!r}: {'; '.join(wrong)}"
-
-
-def _named(name: str) -> str:
-    return name if name == "dx" else f"the gradient of {name!r}"
-
-
-def same_bits(a: Array, b: Array) -> bool:
-    """Whether two arrays are of one shape and dtype and agree in every bit."""
-    a, b = to_numpy(a), to_numpy(b)
-    return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
-
-
 class LayerCheck:
-    """The checks of one layer on one backend with one shape of x."""
+    """The checks of one layer on one backend with one batch of inputs.
+
+    args, side : what it is called with, NumPy arrays
+    """
 
     def __init__(
-        self, make: Callable[[], Layer], shape: tuple[int, ...], backend: Backend, dtype: str, seed: int
+        self,
+        make: Callable[[], Layer],
+        inputs: SampleInputs,
+        n_samples: int,
+        backend: Backend,
+        dtype: str = "float64",
+        seed: int = 0,
     ) -> None:
-        self.make, self.shape, self.backend, self.dtype, self.seed = make, shape, backend, dtype, seed
-        rng = np.random.default_rng(seed)
-        self.x = rng.normal(size=shape)
-        self.x += np.where(np.abs(self.x) < 1e-3, 0.01, 0)  # away from a kink at 0
-        self.where = f"{make()!r} on {backend.name}, x of shape {shape}"
+        self.make, self.backend, self.dtype, self.seed = make, backend, dtype, seed
+        self.args, self.side = inputs.draw(n_samples, seed)
+        shapes = " and ".join(
+            f"x of shape {each.shape}" if not i else str(each.shape) for i, each in enumerate(self.args)
+        )
+        self.where = f"{make()!r} on {backend.name}, {shapes}"
+
+    @property
+    def plain(self) -> bool:
+        """Whether the layer takes one floating array and nothing else."""
+        return len(self.args) == 1 and not self.side and bool(self.args[0].dtype.kind == "f")
+
+    def arrays(self, model: Layer) -> tuple[Array, ...]:
+        """The inputs on the model's backend."""
+        return tuple(model.asarray(np.array(each)) for each in self.args)
+
+    def sides(self, model: Layer) -> dict[str, Array]:
+        """The side inputs on the model's backend."""
+        return {name: model.asarray(np.array(each)) for name, each in self.side.items()}
+
+    def infer(self, name: str, model: Layer, arrays: tuple[Array, ...]) -> Array:
+        """The output of inference."""
+        return self.call(name, model, *arrays, **self.sides(model))
 
     def run(self) -> None:
         """All checks, the most telling first."""
@@ -174,10 +145,10 @@ class LayerCheck:
         """A fresh one, initialized."""
         return self.make().initialize(seed=self.seed, backend=self.backend, dtype=dtype or self.dtype)
 
-    def forward(self, model: Layer, x: Any = None) -> Array:
+    def forward(self, model: Layer, *arrays: Array) -> Array:
         """The output of a forward whose random bits are those of the first step."""
         reset(model)
-        return self.call("forward", model.forward, model.asarray(self.x) if x is None else x)
+        return self.call("forward", model.forward, *(arrays or self.arrays(model)), **self.sides(model))
 
     def gradient_of(self, y: Array, model: Layer) -> Array:
         """A random dy for this y."""
@@ -197,22 +168,33 @@ class LayerCheck:
     def shapes_dtypes_and_untouched_arrays(self, dtype: str) -> None:
         """y and dx are arrays of the backend, in x's dtype, on its device; neither x nor dy is written to."""
         model = self.model(dtype)
-        x = model.asarray(np.array(self.x))
-        before = np.array(to_numpy(x))
-        y = self.forward(model, x)
-        self.array("forward", "y", y, x)
-        if not same_bits(before, x):
-            raise self.fail("forward wrote into x")
+        arrays = self.arrays(model)
+        before = [np.array(to_numpy(each)) for each in arrays]
+        like = self.backend.zeros((1,), dtype)
+        y = self.forward(model, *arrays)
+        self.array("forward", "y", y, like)
+        self.untouched("forward", before, arrays)
         dy = self.gradient_of(y, model)
         dy_before = np.array(to_numpy(dy))
         dx = self.call("backward", model.backward, dy)
         if not same_bits(dy_before, dy):
             raise self.fail("backward wrote into dy")
-        if not same_bits(before, x):
-            raise self.fail("backward wrote into x")
-        self.array("backward", "dx", dx, x)
-        if tuple(dx.shape) != self.shape:
-            raise self.fail(f"dx has shape {tuple(dx.shape)}, not x's {self.shape}")
+        self.untouched("backward", before, arrays)
+        for place, (each, gradient) in enumerate(zip(self.args, as_gradients(dx, len(arrays)), strict=True)):
+            name = "dx" if not place else f"dx of input {place}"
+            if each.dtype.kind != "f":
+                if gradient is not None:
+                    raise self.fail(f"{name} must be None: integers have no derivative")
+                continue
+            self.array("backward", name, gradient, like)
+            if tuple(gradient.shape) != each.shape:
+                raise self.fail(f"{name} has shape {tuple(gradient.shape)}, not x's {each.shape}")
+
+    def untouched(self, method: str, before: list[Any], arrays: tuple[Array, ...]) -> None:
+        """Fail where an input is no longer what it was."""
+        for place, (old, new) in enumerate(zip(before, arrays, strict=True)):
+            if not same_bits(old, new):
+                raise self.fail(f"{method} wrote into {f'input {place}' if place else 'x'}")
 
     def array(self, method: str, name: str, found: Any, x: Array) -> None:
         """Fail unless `found` is an array of the backend, of x's dtype, on x's device."""
@@ -232,11 +214,11 @@ class LayerCheck:
                 "two forwards in the same state differ: the layer draws random numbers of its own; draw them with a "
                 "bpnet.Stream"
             )
-        x = model.asarray(self.x)
+        arrays = self.arrays(model)
         reset(model)
-        inference = np.array(to_numpy(self.call("inference", model, x)))
+        inference = np.array(to_numpy(self.infer("inference", model, arrays)))
         model.store.counters[...] = 3
-        if not same_bits(inference, self.call("inference", model, x)):
+        if not same_bits(inference, self.infer("inference", model, arrays)):
             raise self.fail("inference is random: layer(x) changes from call to call or with the step")
         if model.streams():
             y = self.forward(model)
@@ -253,18 +235,19 @@ class LayerCheck:
 
     def derivatives_equal_differences(self) -> None:
         """The derivatives of inputs and parameters are right."""
-        found = self.call("forward or backward", derivatives, self.model("float64"), self.x, seed=self.seed)
-        wrong = [f"{_named(name)} {each.diagnosis}" for name, each in found.items() if not each.agrees]
+        model = self.model("float64")
+        found = self.call("forward or backward", derivatives, model, *self.args, side=self.side, seed=self.seed)
+        wrong = [f"{named(name)} {each.diagnosis}" for name, each in found.items() if not each.agrees]
         if wrong:
             raise self.fail("; ".join(wrong))
 
     def inference_is_forward_and_keeps_nothing(self) -> None:
-        """layer(x) equals forward(x) where nothing is random, and leaves nothing behind for a backward."""
+        """layer(x) leaves nothing behind for a backward; it equals forward(x) where nothing is random or counted."""
         model = self.model()
-        x = model.asarray(self.x)
-        y = self.call("inference", model, x)
-        self.expect_nothing_kept(model, y, x, "layer(x) is inference, and a backward after it")
-        if not model.streams():
+        arrays = self.arrays(model)
+        y = self.infer("inference", model, arrays)
+        self.expect_nothing_kept(model, y, arrays[0], "layer(x) is inference, and a backward after it")
+        if not model.streams() and not model.statistics():
             trained, inferred = to_numpy(self.forward(model)), to_numpy(y)
             if trained.shape != inferred.shape:
                 raise self.fail(f"layer(x) has shape {inferred.shape}, forward(x) {trained.shape}")
@@ -286,10 +269,10 @@ class LayerCheck:
     def what_is_kept_is_taken_once(self) -> None:
         """A second backward raises."""
         model = self.model()
-        x = model.asarray(self.x)
-        y = self.forward(model, x)
+        arrays = self.arrays(model)
+        y = self.forward(model, *arrays)
         self.call("backward", model.backward, self.gradient_of(y, model))
-        self.expect_nothing_kept(model, y, x, "a second backward")
+        self.expect_nothing_kept(model, y, arrays[0], "a second backward")
 
     def close(self, found: Any, expected: Any) -> bool:
         """Whether two arrays agree as results in the dtype must."""
@@ -335,12 +318,14 @@ class LayerCheck:
         model = self.model()
         y = self.forward(model)
         dy = self.gradient_of(y, model)
-        expected = np.array(to_numpy(y)), np.array(to_numpy(self.call("backward", model.backward, dy)))
-        y = self.call("forward of a strided x", self.forward, model, self.strided(model.asarray(self.x)))
-        found = y, self.call("backward of a strided dy", model.backward, self.strided(dy))
-        for name, a, b in zip(("y", "dx"), found, expected, strict=True):
-            if not self.close(to_numpy(a), b):
-                raise self.fail(f"{name} of a strided view {diagnose(to_numpy(a), b)}")
+        dxs = as_gradients(self.call("backward", model.backward, dy), len(self.args))
+        expected = [np.array(to_numpy(each)) for each in (y, *dxs) if each is not None]
+        y = self.call("forward of a strided x", self.forward, model, *map(self.strided, self.arrays(model)))
+        dxs = as_gradients(self.call("backward of a strided dy", model.backward, self.strided(dy)), len(self.args))
+        found = [to_numpy(each) for each in (y, *dxs) if each is not None]
+        for name, a, b in zip(("y", *["dx"] * len(dxs)), found, expected, strict=False):
+            if not self.close(a, b):
+                raise self.fail(f"{name} of a strided view {diagnose(a, b)}")
 
     def strided(self, array: Array) -> Array:
         """The same values as a view with gaps between them, read-only where the library can say so."""
@@ -354,13 +339,18 @@ class LayerCheck:
     def planned_steps_equal_eager_ones(self) -> None:
         """A Trainer's planned steps give the bits of its eager ones."""
 
+        if not self.plain:
+            self._planned_pass_equals_the_eager_one()
+            return
+
         def trained(plan: bool) -> dict[str, Any]:
-            width = self.shape[-1] if len(self.shape) > 1 else 0
+            shape = self.args[0].shape
+            width = shape[-1] if len(shape) > 1 else 0
             model = Sequential(Dense(width, width), self.make()) if width else Sequential(self.make())
             model.initialize(seed=self.seed, backend=self.backend, dtype=self.dtype)
-            targets = np.random.default_rng([self.seed, 3]).normal(size=tuple(model(model.asarray(self.x)).shape))
+            targets = np.random.default_rng([self.seed, 3]).normal(size=tuple(model(*self.arrays(model)).shape))
             trainer = Trainer(model, MeanSquaredError(), Adam(1e-3), plan=plan)
-            losses = [np.array(to_numpy(trainer.step(self.x, targets))) for _ in range(5)]
+            losses = [np.array(to_numpy(trainer.step(self.args[0], targets))) for _ in range(5)]
             state = {name: np.array(to_numpy(array)) for name, array in model.store.arrays().items()}
             return {f"the loss of step {i}": loss for i, loss in enumerate(losses, start=1)} | state
 
@@ -373,6 +363,22 @@ class LayerCheck:
                 "shapes and on public attributes alone"
             )
 
+    def _planned_pass_equals_the_eager_one(self) -> None:
+        """The same of a forward and backward alone, for inputs that a Trainer may not have."""
+        model = self.model()
+        y = self.forward(model)
+        self.call("backward", model.backward, self.gradient_of(y, model))
+        wrong = self.call(
+            "a recorded pass",
+            why_a_planned_pass_differs,
+            model,
+            self.gradient_of(y, model),
+            self.arrays(model),
+            self.sides(model),
+        )
+        if wrong:
+            raise self.fail(wrong)
+
     def it_can_be_saved_and_made_again(self) -> None:
         """The architecture is JSON, and its file gives a layer with the same outputs."""
         model = self.model()
@@ -381,10 +387,11 @@ class LayerCheck:
             path = Path(folder) / "layer.safetensors"
             self.call("save", model.save, path)
             again = self.call("load", Layer.load, path, backend=self.backend, custom=tuple(custom))
-        x = model.asarray(self.x)
+        arrays = self.arrays(model)
         if json.dumps(repr(again.config)) != json.dumps(repr(model.config)):
             raise self.fail(f"made again from its file, its arguments are {again.config}, not {model.config}")
-        if not same_bits(self.call("inference", model, x), self.call("inference of the loaded layer", again, x)):
+        found = self.infer("inference of the loaded layer", again, arrays)
+        if not same_bits(self.infer("inference", model, arrays), found):
             raise self.fail(
                 "made again from its file, it gives other outputs: the constructor's arguments do not say all"
             )

@@ -22,7 +22,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "losses": ("losses",),
     "optimizers": ("optimizers", "schedules"),
     "metrics": ("metrics",),
-    "trainer": ("trainer", "history", "inference", "checkpoint", "contracts"),
+    "trainer": ("trainer", "costing", "history", "inference", "generation", "checkpoint", "contracts", "bundle"),
     "callbacks": ("callbacks",),
     "explain": ("explain",),
     "data": ("data",),

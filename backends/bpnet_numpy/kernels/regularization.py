@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -87,16 +88,13 @@ def _(_: None, grads: Array, limit: float) -> list[Call]:
 def _(_: None, grads: Array, ok: Array, limit: float) -> list[Call]:
     parts: list[Any] = [g for (g,) in chunks(grads)]
     scale = constant(0, grads.dtype)
-    products = [partial(np.dot, g, g) for g in parts]
+    square_of = _squares(parts)
     lossy = float(np.finfo(grads.dtype).smallest_normal) * 1e16  # below, squares have lost digits
     if limit * limit > 4 * lossy:  # and so small a norm is not clipped
         lossy = -1.0
 
     def call() -> None:
-        square = 0.0
-        with np.errstate(over="ignore", invalid="ignore"):
-            for product in products:
-                square += float(product())
+        square = square_of()
         norm = math.sqrt(square) if lossy < square < math.inf else _exact_norm(parts)
         if norm - norm != 0.0:  # NaN for NaN and for an infinity
             ok[...] = False
@@ -106,6 +104,35 @@ def _(_: None, grads: Array, ok: Array, limit: float) -> list[Call]:
                 np.multiply(g, scale, g)
 
     return [call]
+
+
+@ops.check_norm_.register_bound(np.ndarray, accepts=lambda ok, grads: one_dimensional(grads, grads), allocate=nothing)
+def _(_: None, ok: Array, grads: Array) -> list[Call]:
+    parts: list[Any] = [g for (g,) in chunks(grads)]
+    square_of = _squares(parts)
+
+    def call() -> None:
+        norm = square_of()
+        if norm - norm != 0.0:  # perhaps the squares alone overflow
+            norm = _exact_norm(parts)
+        if norm - norm != 0.0:
+            ok[...] = False
+
+    return [call]
+
+
+def _squares(parts: list[Array]) -> Callable[[], float]:
+    """What adds up the plain squares of all parts."""
+    products = [partial(np.dot, g, g) for g in parts]
+
+    def square() -> float:
+        total = 0.0
+        with np.errstate(over="ignore", invalid="ignore"):
+            for product in products:
+                total += float(product())
+        return total
+
+    return square
 
 
 def _exact_norm(parts: list[Array]) -> float:

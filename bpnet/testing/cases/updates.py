@@ -125,6 +125,12 @@ def zero_d(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
             yield (ok.copy(), np.array(value, dtype))
 
 
+def checked(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for ok in flags():
+        for grads, _ in clipped(1.5)(rng, dtype):
+            yield (ok.copy(), grads)
+
+
 CASES: dict[str, Cases] = {
     "sgd_": sgd,
     "sgd_momentum_": sgd_momentum,
@@ -141,5 +147,6 @@ CASES: dict[str, Cases] = {
     "clip_norm_": clipped(np.array(True), 1.5),
     "average_": average,
     "check_finite_": zero_d,
+    "check_norm_": checked,
     "advance_": lambda rng, dtype: ((counters(), ok) for ok in flags()),
 }
