@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import machine, roofline
 from benchmarks.metrics import METRICS
 from benchmarks.peers import PeerSpec
 from benchmarks.workloads import Problem
@@ -60,6 +60,9 @@ class Server:
     def measure(self, metric: str, count: int) -> dict[str, Any]:
         gc.collect()
         return {"seconds": METRICS[metric].measure(self.peer, count)}
+
+    def rates(self, working_set: int, threads: int) -> dict[str, Any]:
+        return roofline.rates(working_set, threads)
 
     def rest(self) -> dict[str, Any]:
         self.rested = process_time(), perf_counter()

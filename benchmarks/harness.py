@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -20,6 +20,7 @@ from typing import Any, Self
 from benchmarks import machine
 from benchmarks.metrics import METRICS, TOLERANCE, disagreement
 from benchmarks.peers import PeerSpec
+from benchmarks.roofline import least_seconds
 from benchmarks.workloads import Workload
 
 Row = dict[str, Any]
@@ -30,22 +31,49 @@ class ChildError(RuntimeError):
     """A peer's process failed; the text is its traceback, or the end of what it wrote."""
 
 
-class Child:
-    """A peer's process. timeout : seconds for one answer, after which it is ended."""
+@dataclass(frozen=True)
+class Settings:
+    """How to run.
 
-    def __init__(self, spec: PeerSpec, threads: int, environment: dict[str, str], timeout: float) -> None:
+    rounds  : of every workload; scale : of each workload's count; count : in its place, for every peer
+    seconds : a turn at most; a peer that would take longer does fewer units of work, at least 4
+    threads : for every peer; pause : seconds after every turn, so that a pool that spins for a moment does so alone
+    seed    : of the orders of peers; timeout : seconds for one answer of a child
+    pythons : other interpreters, by the name of the peer that lives there; gpu : whether children may see GPUs
+    """
+
+    rounds: int = 7
+    scale: float = 1.0
+    count: int | None = None
+    seconds: float = 0.15
+    threads: int = 1
+    pause: float = 0.05
+    seed: int = 0
+    timeout: float = 300.0
+    pythons: dict[str, str] = field(default_factory=dict)
+    gpu: bool = False
+
+    def python_of(self, spec: PeerSpec) -> str:
+        """The interpreter of a peer; "torch" stands for "torch-fused" too."""
+        return self.pythons.get(spec.name) or self.pythons.get(spec.name.partition("-")[0]) or sys.executable
+
+
+class Child:
+    """A peer's process, in the interpreter that the settings give it; one that takes too long to answer is ended."""
+
+    def __init__(self, spec: PeerSpec, settings: Settings, environment: dict[str, str]) -> None:
         self.spec = spec
-        self.timeout = timeout
+        self.timeout = settings.timeout
         self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  (closed in __exit__)
         cpus = machine.usable_cpus()
-        command = [sys.executable, "-m", "benchmarks.child", "--spec", json.dumps(asdict(spec))]
-        command += ["--threads", str(threads), "--cpus", json.dumps(cpus[:threads])]
+        command = [settings.python_of(spec), "-m", "benchmarks.child", "--spec", json.dumps(asdict(spec))]
+        command += ["--threads", str(settings.threads), "--cpus", json.dumps(cpus[: settings.threads])]
         if spec.folder:
             environment = environment | {"PYTHONPATH": machine.python_path(Path(spec.folder))}
         self.process = subprocess.Popen(
             command,
             cwd=spec.folder or machine.ROOT,
-            env=environment,
+            env=environment | spec.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -92,26 +120,6 @@ class Child:
                 pipe.close()
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to run.
-
-    rounds : of every workload; scale : of each workload's count; count : in its place; threads : for every peer
-    pause  : seconds after every turn, so that a pool that spins for a moment does so alone
-    seed   : of the orders of peers; timeout : seconds for one answer of a child
-    gpu    : whether children may see GPUs
-    """
-
-    rounds: int = 9
-    scale: float = 1.0
-    count: int | None = None
-    threads: int = 1
-    pause: float = 0.05
-    seed: int = 0
-    timeout: float = 300.0
-    gpu: bool = False
-
-
 class Harness:
     """Runs workloads on peers and gathers a report that JSON can hold."""
 
@@ -125,11 +133,7 @@ class Harness:
     def run(self, workloads: Sequence[Workload], show: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Measure every workload, `show` each one's results when they are there, and return the whole report."""
         environment, removed = machine.clean_environment(self.settings.threads, self.settings.gpu)
-        report: dict[str, Any] = {
-            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "commit": machine.commit(),
-            "python": sys.version.split()[0],
-            "machine": machine.describe(),
+        report: dict[str, Any] = machine.report_head(self.settings.threads) | {
             "settings": asdict(self.settings),
             "removed_variables": removed,
             "peers": self.facts,
@@ -150,10 +154,10 @@ class Harness:
 
     def _start(self, spec: PeerSpec, environment: dict[str, str], stack: ExitStack) -> None:
         facts = self.facts[spec.name] = {"title": spec.title, "role": spec.role, "status": "ok", "error": ""}
-        if missing := spec.missing():
+        if missing := spec.missing(self.settings.python_of(spec)):
             facts |= {"status": "not installed", "error": f"needs {', '.join(missing)}"}
             return
-        child = Child(spec, self.settings.threads, environment, self.settings.timeout)
+        child = Child(spec, self.settings, environment)
         self.children[spec.name] = stack.enter_context(child)
         try:
             facts |= child.ask("describe")
@@ -172,12 +176,12 @@ class Harness:
             row |= {"status": facts["status"], "error": facts["error"]}
             if row["status"] == "ok":
                 row |= self._prepare(self.children[spec.name], workload, path, expected)
-        count = self.settings.count or max(10, round(workload.count * self.settings.scale))
         for _ in range(self.settings.rounds):
             ready = [name for name, row in rows.items() if row["status"] == "ok"]
             for name in self.order.sample(ready, len(ready)):
-                self._turn(self.children[name], rows[name], workload.metric, count)
+                self._turn(self.children[name], rows[name], workload.metric, rows[name]["count"])
         summarize(rows)
+        bound = self._roofline(workload, rows)
         return {
             "name": workload.name,
             "title": workload.title,
@@ -187,10 +191,21 @@ class Harness:
             "metric": workload.metric,
             "what": metric.what,
             "rounds": self.settings.rounds,
-            "count": count,
             "rows": rows,
             "best_peer": best_peer(rows),
+            "roofline": bound,
         }
+
+    def _roofline(self, workload: Workload, rows: dict[str, Row]) -> Row | None:
+        """The least time that the machine needs for the workload, measured in the process of a floor, if one runs."""
+        floors = [name for name, row in rows.items() if row["role"] == "floor" and row["status"] == "ok"]
+        if not floors:
+            return None
+        need = {"flops": workload.flops, "bytes": workload.bytes_moved}
+        with suppress(ChildError):
+            rates = self.children[floors[0]].ask("rates", working_set=need["bytes"], threads=self.settings.threads)
+            return need | rates | {"seconds": least_seconds(**need, rates=rates)}
+        return None
 
     def _prepare(self, child: Child, workload: Workload, path: Path, expected: dict[str, list[float]]) -> Row:
         """Give a child the workload, and hold its numbers against the reference's."""
@@ -199,11 +214,20 @@ class Harness:
         try:
             child.ask("load", path=str(path))
             found = child.ask("check", metric=workload.metric)
+            count = self._count(child, workload)
             child.ask("rest")
         except ChildError as error:
             return {"status": "failed", "error": str(error)}
-        difference = disagreement(found, expected, TOLERANCE[workload.precision])
-        return {"status": "disagrees" if difference else "ok", "error": difference, "checked": found}
+        difference = disagreement(found, expected, max(child.spec.tolerance, TOLERANCE[workload.precision]))
+        return {"status": "disagrees" if difference else "ok", "error": difference, "checked": found, "count": count}
+
+    def _count(self, child: Child, workload: Workload) -> int:
+        """How many units of work a turn has: the workload's own number, fewer where that would take too long."""
+        if self.settings.count is not None:
+            return self.settings.count
+        wanted = max(4, round(workload.count * self.settings.scale))
+        seconds = child.ask("measure", metric=workload.metric, count=min(wanted, 4))["seconds"]
+        return max(4, min(wanted, int(self.settings.seconds / seconds)))
 
     def _turn(self, child: Child, row: Row, metric: str, count: int) -> None:
         try:
@@ -241,6 +265,6 @@ def failures(report: dict[str, Any]) -> list[str]:
     found = [f"{name}: {facts['status']}" for name, facts in report["peers"].items() if facts["status"] in bad]
     for workload in report["workloads"].values():
         for name, row in workload["rows"].items():
-            if row["status"] in bad and report["peers"][name]["status"] == "ok":
+            if row["status"] in bad and report["peers"].get(name, {"status": "ok"})["status"] == "ok":
                 found.append(f"{name} on {workload['name']}: {row['status']}")
     return found

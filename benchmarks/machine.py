@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 CHANGES_TIMINGS = (
     "ACCELERATE_", "ATEN_", "BLIS_", "BPNET_", "DNNL_", "FLEXIBLAS", "GOMP_", "GOTO_", "JAX_", "KMP_", "LD_PRELOAD",
-    "MALLOC_", "MKL_", "NPROC", "NPY_", "NUMBA_", "NUMEXPR_", "NVPL_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHONDEVMODE",
-    "PYTHONMALLOC", "PYTHONOPTIMIZE", "PYTHONTRACEMALLOC", "PYTHON_GIL", "PYTHON_JIT", "PYTORCH_", "TF_", "TORCH_",
-    "VECLIB_", "XLA_",
+    "MALLOC_", "MKL_", "NPROC", "NPY_", "NUMBA_", "NUMEXPR_", "NVPL_", "OMP_", "ONEDNN_", "OPENBLAS_",
+    "PYTHONDEVMODE", "PYTHONDONTWRITEBYTECODE", "PYTHONMALLOC", "PYTHONOPTIMIZE", "PYTHONTRACEMALLOC", "PYTHON_GIL",
+    "PYTHON_JIT", "PYTORCH_", "TF_", "TORCH_", "VECLIB_", "XLA_",
 )  # fmt: skip
 """Variables with these beginnings choose another BLAS kernel, thread count, allocator or compiler for some peer."""
 
@@ -94,6 +95,37 @@ def _memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def report_head(threads: int) -> dict[str, Any]:
+    """What every report begins with: when, of which commit, and on what."""
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "machine": describe(),
+        "threads": threads,
+    }
+
+
+def memory_now(reset_peak: bool = False) -> int:
+    """The bytes of this process that are in memory. OSError where the system does not say, as only Linux does.
+
+    reset_peak : let `memory_peak` begin here
+    """
+    if reset_peak:
+        Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def memory_peak() -> int:
+    """The most bytes of this process that were in memory at a time."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def commit() -> str | None:

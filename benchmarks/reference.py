@@ -12,6 +12,12 @@ LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-3, 0.9, 0.999, 1e-8
 """Of Adam, for every peer. [Kingma & Ba 2015, alg. 1]"""
 
 
+def softmax(logits: Array) -> Array:
+    """The probabilities, row by row."""
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
 class Reference:
     """A multilayer perceptron trained by Adam on the mean softmax cross-entropy.
 

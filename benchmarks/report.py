@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,18 +18,26 @@ NAME, NUMBER = 26, 12
 
 
 def table(results: dict[str, Any]) -> str:
-    """One workload: microseconds, spread, and bpnet's time over each peer's."""
-    what = f"{results['title']}: {results['what']}; {results['rounds']} rounds of {results['count']}"
-    lines = [what, f"  {'':{NAME}}{'µs':>{NUMBER}}{'min .. max':>{2 * NUMBER}}{'bpnet/it':>{NUMBER}}"]
-    for row in results["rows"].values():
+    """One workload: microseconds (or milliseconds), spread, and bpnet's time over each peer's."""
+    rows = results["rows"].values()
+    unit, scale = ("ms", 1e3) if max((row.get("median", 0) for row in rows), default=0) > 0.5 else ("µs", 1e6)
+    what = f"{results['title']}: {results['what']}; {results['rounds']} rounds"
+    memory = any("memory_median" in row for row in rows)
+    head = f"  {'':{NAME}}{unit:>{NUMBER}}{'min .. max':>{2 * NUMBER}}{'bpnet/it':>{NUMBER}}"
+    lines = [what, head + (f"{'MiB above data':>{NUMBER + 4}}" if memory else "")]
+    for row in rows:
         head = f"  {row['title']:{NAME}}"
         if row["status"] != "ok":
             lines.append(f"{head}  {row['status']}: {_last_line(row['error'])}")
             continue
-        low, middle, high = (f"{1e6 * row[key]:.1f}" for key in ("min", "median", "max"))
+        low, middle, high = (f"{scale * row[key]:.1f}" for key in ("min", "median", "max"))
         ratio = f"{row['ratio']:.2f}" if "ratio" in row else "-"
-        lines.append(f"{head}{middle:>{NUMBER}}{f'{low} .. {high}':>{2 * NUMBER}}{ratio:>{NUMBER}}")
-    best = results["best_peer"]
+        more = f"{row['memory_median'] / 2**20:>{NUMBER + 4}.0f}" if memory else ""
+        lines.append(f"{head}{middle:>{NUMBER}}{f'{low} .. {high}':>{2 * NUMBER}}{ratio:>{NUMBER}}{more}")
+    best, bound = results["best_peer"], results.get("roofline")
+    if bound is not None:
+        rates = f"{bound['flops_per_second'] / 1e9:.0f} GFLOP/s and {bound['bytes_per_second'] / 1e9:.0f} GB/s"
+        lines.append(f"  {'least, at ' + rates:{NAME}}  {scale * bound['seconds']:.1f}")
     if best is not None and best["ratio"] is not None:
         lines.append(f"  bpnet takes {best['ratio']:.2f} of the time of the best peer, {best['title']}")
     return "\n".join(lines) + "\n"
@@ -78,16 +87,20 @@ def _last_line(text: str) -> str:
     return text.strip().splitlines()[-1] if text.strip() else ""
 
 
-def add_options(parser: argparse.ArgumentParser, peers: Iterable[str]) -> None:
-    """The options of every benchmark that runs the harness."""
-    peers = list(peers)
-    parser.add_argument("--peers", type=_names, default=peers, help=f"of {', '.join(peers)}; by commas")
+def add_options(parser: argparse.ArgumentParser, peers: Iterable[str], known: Iterable[str] = PEERS) -> None:
+    """The options of every benchmark that runs the harness. peers : by default, of those that are known."""
+    parser.add_argument("--peers", type=_names, default=list(peers), help=f"of {', '.join(known)}; by commas")
     add_run_options(parser)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options of how to run."""
-    parser.add_argument("--rounds", type=_positive, help="at least 7 for numbers to be quoted (default 9)")
+    parser.add_argument(
+        "--python", type=_elsewhere, action="append", default=[], metavar="PEER=PATH",
+        help="the interpreter in which a peer is installed, where that is not this one; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=Settings.seconds, help="of a peer's turn in a round, at most")
+    parser.add_argument("--rounds", type=_positive, help="at least 7 for numbers to be quoted (default 7)")
     parser.add_argument("--count", type=_positive, help="units of work in a round, in place of the workload's own")
     parser.add_argument("--threads", type=_positive, default=len(machine.usable_cpus()), help="for every peer")
     parser.add_argument("--seed", type=int, default=0, help="of the orders in which peers take turns")
@@ -97,6 +110,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _elsewhere(text: str) -> tuple[str, str]:
+    peer, separator, path = text.partition("=")
+    if not separator or not shutil.which(path):
+        raise argparse.ArgumentTypeError(f"must be PEER=PATH of an interpreter, got {text!r}")
+    return peer, path
 
 
 def _positive(text: str) -> int:
@@ -126,7 +146,14 @@ def settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace, gpu
     rounds = arguments.rounds or (3 if arguments.quick else Settings.rounds)
     scale = 0.05 if arguments.quick else 1.0
     return Settings(
-        rounds=rounds, scale=scale, count=arguments.count, threads=arguments.threads, seed=arguments.seed, gpu=gpu
+        rounds=rounds,
+        scale=scale,
+        count=arguments.count,
+        seconds=arguments.seconds,
+        threads=arguments.threads,
+        seed=arguments.seed,
+        pythons=dict(arguments.python),
+        gpu=gpu,
     )
 
 

@@ -33,6 +33,21 @@ def flowers(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
     return means[labels] + spreads[labels] * rng.standard_normal((n, 4)), labels
 
 
+def spiral(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
+    """Three arms of a spiral in the plane, with noise in the angle, as courses on backpropagation draw them."""
+    labels = rng.permutation(np.arange(n) % 3)
+    radius = rng.random(n)
+    angle = 4 * (radius + labels) + 0.2 * rng.standard_normal(n)
+    return np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1), labels
+
+
+def clusters(rng: np.random.Generator, n: int, width: int = 1024, classes: int = 1024) -> tuple[Array, Array]:
+    """One cluster a class, around centers drawn on a sphere."""
+    centers = rng.standard_normal((classes, width), np.float32)
+    labels = rng.permutation(np.arange(n) % classes)
+    return centers[labels] + 0.5 * rng.standard_normal((n, width), np.float32), labels
+
+
 def digits(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
     """Real handwritten digits, 8x8 in [0, 1], in passes over shuffled data."""
     from bpnet.data import load
@@ -86,6 +101,27 @@ class Workload:
         products = "" if self.precision == "float32" else f", products in {self.precision}"
         return f"{self.name} {'-'.join(map(str, self.sizes))}, batch {self.batch}{products}"
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learned."""
+        return sum((n_in + 1) * n_out for n_in, n_out in zip(self.sizes, self.sizes[1:], strict=False))
+
+    @property
+    def flops(self) -> int:
+        """Of the matrix products alone: forward, dW, and dx of every layer but the first."""
+        products = [2 * self.batch * n_in * n_out for n_in, n_out in zip(self.sizes, self.sizes[1:], strict=False)]
+        return sum(products) if self.metric == "inference" else 3 * sum(products) - products[0]
+
+    @property
+    def bytes_moved(self) -> int:
+        """What has to be read or written if everything that is made in between stays in registers.
+
+        A step reads and writes every parameter and both of Adam's moments; inference reads every parameter. Either
+        reads its batch.
+        """
+        batch = 4 * self.batch * self.sizes[0]
+        return batch + self.parameters * (4 if self.metric == "inference" else 24)
+
     def make(self) -> Problem:
         """The weights and batches, a function of the seed alone."""
         rng = np.random.default_rng(self.seed)
@@ -127,19 +163,34 @@ class Problem:
             return cls(weights, archive["x"], archive["labels"], str(archive["precision"]))
 
 
+MNIST = (784, 512, 512, 10)
+
 STEPS = {
     workload.name: workload
     for workload in (
         Workload("tiny", (4, 16, 3), 32, flowers, count=1500),
+        Workload("spiral", (2, 64, 3), 300, spiral, count=1000),
         Workload("digits", (64, 128, 10), 64, digits, count=600),
-        Workload("mnist", (784, 512, 512, 10), 128, large_digits, count=100, n_batches=32),
+        Workload("mnist", MNIST, 128, large_digits, count=100, n_batches=32),
+        Workload("wide", (1024, 4096, 1024), 256, clusters, count=8, n_batches=32),
     )
 }
-"""The workloads of `python -m benchmarks.cpu`, by name.
+"""The training steps of `python -m benchmarks.cpu`, by name.
 
 The counts end a round before training has gone so far that slots of Adam decay into denormal numbers; `--count` looks
 beyond.
 """
+
+INFERENCES = {
+    workload.name: workload
+    for workload in (
+        Workload("one", MNIST, 1, large_digits, "inference", count=1000, n_batches=1024),
+        Workload("many", MNIST, 10_000, large_digits, "inference", count=4, n_batches=2),
+    )
+}
+"""The same for inference: one sample, and ten thousand at once."""
+
+WORKLOADS = STEPS | INFERENCES
 
 GPU = {
     workload.name: workload

@@ -18,7 +18,7 @@ import numpy as np
 
 from bpnet.backend import to_numpy, type_name
 from bpnet.data.checks import check_finite, check_weights
-from bpnet.dispatch import dtype_name, note_change
+from bpnet.dispatch import dtype_name, note_change, watch
 from bpnet.errors import ContractError, NonFiniteError
 from bpnet.layers.base import Layer
 from bpnet.losses import Loss
@@ -62,6 +62,7 @@ def strict(*, values: bool = True) -> Iterator[None]:
         before = _mode.values
         _mode.values = values
         _mode.depth += 1
+        watch(1)
         if _mode.depth == 1:
             _put_on()
         note_change()  # a plan made before would replay past the checks
@@ -71,6 +72,7 @@ def strict(*, values: bool = True) -> Iterator[None]:
         with _lock:
             _mode.values = before
             _mode.depth -= 1
+            watch(-1)
             if not _mode.depth:
                 _take_off()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any, Protocol, overload
 
 import numpy as np
@@ -47,6 +48,20 @@ def note_change() -> None:
 def version() -> int:
     """A number that grows whenever a public attribute of a layer, loss, optimizer, metric or parameter is set."""
     return _version
+
+
+_watchers = 0
+
+
+def watch(change: int) -> None:
+    """Count who wants to see every call of every layer, so that none may be left out by a plan."""
+    global _watchers
+    _watchers += change
+
+
+def watched() -> bool:
+    """Whether somebody wants to see every call of a layer or a kernel."""
+    return bool(_watchers or _RECORDERS)
 
 
 class Recorder(Protocol):
@@ -97,7 +112,17 @@ Places = tuple[int, ...] | Callable[..., tuple[int, ...]]
 """Places of arguments, or a function of the arguments that returns them."""
 
 Call = Callable[[], Any]
-"""A prepared call: it has its arguments and the place of its result."""
+"""A prepared call: it has its arguments and the place of its result. Where its class has a static method `join`, such
+calls that follow each other may be replaced by `join(calls)`, one call that does what they do, in order."""
+
+
+def joined(calls: list[Call]) -> list[Call]:
+    """The calls, with neighbours joined where their class can."""
+    found: list[Call] = []
+    for cls, group in groupby(calls, type):
+        join, neighbours = getattr(cls, "join", None), list(group)
+        found += neighbours if join is None else [join(neighbours)]
+    return found
 
 
 class Variant:

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import platform
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import bpnet
+from bpnet import blas, processors
 from bpnet.backend import Backend, backend_names, get_backend, selection
 from bpnet.errors import BackendError
 
 PACKAGES = ("numpy", "array-api-compat", "safetensors", "rich", "typer", "pydantic", "threadpoolctl")
-THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS")
-
-# The kernels of OpenBLAS on x86-64 by the widest instructions that they use.
-_AVX512_KERNELS = {"skylakex", "cooperlake", "sapphirerapids"}
-_AVX2_KERNELS = {"haswell", "zen", "excavator"}
-_WIDTHS = ("SSE or AVX", "AVX2", "AVX-512")
 
 
 def diagnose(choice: str | Backend | None = None) -> dict[str, Any]:
@@ -35,18 +27,25 @@ def diagnose(choice: str | Backend | None = None) -> dict[str, Any]:
     selected, source = selection(choice)
     name = selected if isinstance(selected, str) else selected.name
     backends = [_backend(known) for known in _names(name)]
-    blas = blas_facts()
+    library = blas.facts()
+    cost = blas.cost(library)
+    usable = processors.usable()
     package = _package()
     return {
         "ok": any(each["usable"] for each in backends if each["name"] == name),
         "selected": {"backend": name, "by": source},
         "backends": backends,
-        "blas": blas,
+        "blas": library | {"cost": cost},
         "python": {"version": platform.python_version(), "executable": sys.executable},
-        "platform": {"system": platform.platform(), "cpus": _cpus()},
+        "platform": {
+            "system": platform.platform(),
+            "cpus": processors.affinity(),
+            "quota": processors.quota(),
+            "usable": usable,
+        },
         "versions": {each: _version(each) for each in PACKAGES},
         "bpnet": package,
-        "warnings": [text for text in (*_blas_warnings(blas), *_package_warnings(package)) if text],
+        "warnings": [*blas.warnings(library, cost, usable), *_package_warnings(package)],
     }
 
 
@@ -90,77 +89,6 @@ def _is_missing(error: BaseException, name: str) -> bool:
     return name.partition(":")[0] not in backend_names()
 
 
-# --- the BLAS ---
-
-
-def blas_facts() -> dict[str, Any]:
-    """NumPy's BLAS: what it was built with, and, where threadpoolctl can see it, the kernel and threads at work."""
-    built: Any = np.show_config(mode="dicts")
-    built = (built or {}).get("Build Dependencies", {}).get("blas", {})
-    found: dict[str, Any] = {
-        "name": built.get("name", "unknown"),
-        "version": built.get("version", "unknown"),
-        "kernel": None,
-        "threads": None,
-        "forced_kernel": os.environ.get("OPENBLAS_CORETYPE") or None,
-        "thread_variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
-        "cpu": _WIDTHS[_cpu_level()] if _is_x86() else platform.machine(),
-        "note": None,
-    }
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        found["note"] = 'kernel and threads are unknown without threadpoolctl: pip install "bpnet-xp[cli]"'
-        return found
-    libraries = [each for each in threadpool_info() if each["user_api"] == "blas"]
-    own = [each for each in libraries if "numpy" in str(each["filepath"]).lower()] or libraries
-    if not own:
-        found["note"] = "threadpoolctl does not know this BLAS, so kernel and threads are unknown"
-        return found
-    library = own[0]
-    return found | {
-        "name": library["internal_api"],
-        "version": library.get("version") or found["version"],
-        "kernel": library.get("architecture"),
-        "threads": library["num_threads"],
-        "file": library["filepath"],
-    }
-
-
-def _is_x86() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64")
-
-
-def _cpu_level() -> int:
-    """The index into `_WIDTHS` of what this CPU can do, by NumPy's own detection; 0 where that cannot be asked."""
-    try:
-        internals = importlib.import_module("numpy._core._multiarray_umath")
-    except ImportError:
-        return 0
-    features: dict[str, bool] = getattr(internals, "__cpu_features__", {})
-    return 2 if features.get("AVX512_SKX") else 1 if features.get("AVX2") else 0
-
-
-def _kernel_level(kernel: str) -> int:
-    kernel = kernel.lower()
-    return 2 if kernel in _AVX512_KERNELS else 1 if kernel in _AVX2_KERNELS else 0
-
-
-def _blas_warnings(blas: dict[str, Any]) -> list[str]:
-    kernel = blas["kernel"]
-    if blas["name"] != "openblas" or not kernel or not _is_x86():
-        return []
-    can, does = _cpu_level(), _kernel_level(kernel)
-    if does >= can:
-        return []
-    text = (
-        f"OpenBLAS runs its {kernel} kernel ({_WIDTHS[does]}) on a CPU that can do {_WIDTHS[can]}: products are slower"
-    )
-    if blas["forced_kernel"]:
-        return [f"{text}. OPENBLAS_CORETYPE={blas['forced_kernel']} forces it; unset that variable"]
-    return [f"{text}. A newer NumPy from PyPI (pip install -U numpy) brings an OpenBLAS that knows this CPU"]
-
-
 # --- the packages ---
 
 
@@ -169,11 +97,6 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _package() -> dict[str, Any]:
@@ -221,16 +144,15 @@ def print_report(facts: dict[str, Any]) -> None:
     """Print what `diagnose` returned: a drawn table of backends on a terminal, plain lines elsewhere."""
     package, python = facts["bpnet"], facts["python"]
     print(f"bpnet {package['version']} in {Path(package['file'] or '?').parent}")
-    print(f"Python {python['version']} on {facts['platform']['system']}, {facts['platform']['cpus']} CPUs usable")
+    machine = facts["platform"]
+    limit = f", of which its control group may use {machine['quota']:g}" if machine["quota"] else ""
+    print(f"Python {python['version']} on {machine['system']}, {machine['cpus']} CPUs usable{limit}")
     print("  ".join(f"{name} {version or 'missing'}" for name, version in facts["versions"].items()))
     print()
     _print_backends(facts)
     print()
-    print(_blas_line(facts["blas"]))
-    if facts["blas"]["name"] == "openblas" and (facts["blas"]["threads"] or 1) > 1:
-        print(
-            "  several threads slow small networks down where other programs use the CPUs: OPENBLAS_NUM_THREADS=1 helps"
-        )
+    for line in blas.lines(facts["blas"]):
+        print(line)
     for text in facts["warnings"]:
         print(f"warning: {text}")
     if not facts["warnings"]:
@@ -261,11 +183,3 @@ def _print_backends(facts: dict[str, Any]) -> None:
     for each in facts["backends"]:
         if not each["usable"]:
             print(f"{each['name']}: {each['reason']}")
-
-
-def _blas_line(blas: dict[str, Any]) -> str:
-    kernel = f", kernel {blas['kernel']}" if blas["kernel"] else ""
-    threads = f", {blas['threads']} threads" if blas["threads"] else ""
-    variables = "".join(f", {name}={value}" for name, value in blas["thread_variables"].items())
-    note = f"; {blas['note']}" if blas["note"] else ""
-    return f"BLAS of NumPy: {blas['name']} {blas['version']}{kernel}{threads}{variables} (CPU: {blas['cpu']}){note}"

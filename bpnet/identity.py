@@ -124,9 +124,9 @@ def _sha256(array: Any) -> str:
 def environment(backend: Backend) -> dict[str, Any]:
     """What the last bits of a result depend on beside the settings."""
     from bpnet import __version__
-    from bpnet.doctor import blas_facts
+    from bpnet.blas import facts
 
-    about, blas = backend.describe(), blas_facts()
+    about, blas = backend.describe(), facts()
     return {
         "bpnet": __version__,
         "Python": platform.python_version(),
@@ -134,6 +134,7 @@ def environment(backend: Backend) -> dict[str, Any]:
         "backend": backend.name,
         "version of the backend": about.get("version"),
         "device": about.get("device"),
+        "kernels": about.get("kernels"),
         "BLAS": " ".join(str(blas[key]) for key in ("name", "version", "kernel") if blas[key]),
         "BLAS threads": blas["threads"] or blas["thread_variables"] or os.cpu_count(),
         "machine": f"{platform.system()} {platform.machine()}, {blas['cpu']}",

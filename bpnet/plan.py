@@ -16,7 +16,7 @@ from typing import Any
 
 from bpnet import ops
 from bpnet.backend import Backend
-from bpnet.dispatch import Array, Call
+from bpnet.dispatch import Array, Call, joined
 from bpnet.trace import Step, Trace, Value, flat, mapped
 
 
@@ -129,7 +129,9 @@ def _readers(steps: list[Step]) -> dict[Any, list[int]]:
 class Plan:
     """A bound step: `replay(*inputs)` copies the inputs into its buffers and makes the prepared calls.
 
-    trace  : of an eager step; result : what the step returned, and replay returns a copy of
+    trace    : of an eager step; result : what the step returned, and replay returns a copy of
+    prepared : whether some call is prepared, so that replaying saves something
+    bytes    : of the buffers
     """
 
     def __init__(self, trace: Trace, result: Value, backend: Backend) -> None:
@@ -214,6 +216,8 @@ class Plan:
             for value in [v for v, when in last.items() if when == index]:
                 if root.get(value, value) is value and value in self._buffers:
                     pool.setdefault((value.shape, value.dtype), []).append(self._buffers[value])
+        self.prepared = any(getattr(call, "func", None) is not _write_result for call in self._calls)
+        self._calls = joined(self._calls)
 
     def _views(self, step: Step, body: Callable[..., Array], args: tuple[Any, ...]) -> bool:
         """Make the result of a view once and for all, if it really shares the memory of a buffer of this plan."""

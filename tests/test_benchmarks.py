@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import cpu, machine, overhead, revision
+import bpnet as bp
+from benchmarks import cpu, goals, growth, machine, overhead, page, programs, report, revision, roofline, threads
 from benchmarks.harness import Harness, Settings, failures
 from benchmarks.metrics import METRICS, disagreement
 from benchmarks.peers import PEERS, PeerSpec
-from benchmarks.reference import Reference
-from benchmarks.workloads import STEPS, Problem, near_identity
+from benchmarks.reference import Reference, softmax
+from benchmarks.workloads import INFERENCES, STEPS, WORKLOADS, Problem, near_identity
 
 ALL = sorted({*STEPS})
 
@@ -62,6 +66,94 @@ def test_floor_and_bpnet_agree_on_the_gradients_of_the_first_step(quick: dict[st
     np.testing.assert_allclose(floor["gradient norms"], ours["gradient norms"], rtol=1e-4)
 
 
+def test_the_least_time_of_the_machine_stands_beside_the_floor(quick: dict[str, Any]) -> None:
+    bound = quick["workloads"]["tiny"]["roofline"]
+    assert bound["flops"] == 2 * 32 * (2 * 4 * 16 + 3 * 16 * 3)  # the first layer has no dx
+    assert bound["bytes"] == 4 * 32 * 4 + 24 * (5 * 16 + 17 * 3)
+    assert bound["working_set"] == roofline.SMALLEST_SET
+    assert bound["flops_per_second"] > 0
+    assert bound["bytes_per_second"] > 0
+    assert bound["seconds"] == roofline.least_seconds(flops=bound["flops"], bytes=bound["bytes"], rates=bound)
+
+
+def test_least_time_is_the_larger_of_arithmetic_and_traffic() -> None:
+    rates = {"flops_per_second": 10.0, "bytes_per_second": 2.0}
+    assert roofline.least_seconds(flops=50, bytes=4, rates=rates) == 5.0
+    assert roofline.least_seconds(flops=5, bytes=4, rates=rates) == 2.0
+
+
+def test_inference_needs_the_forward_products_and_one_look_at_the_parameters() -> None:
+    one = INFERENCES["one"]
+    assert one.parameters == 785 * 512 + 513 * 512 + 513 * 10
+    assert one.flops == 2 * (784 * 512 + 512 * 512 + 512 * 10)
+    assert one.bytes_moved == 4 * (784 + one.parameters)
+
+
+def test_goals_of_a_quick_run_are_computed_where_it_measured_something(quick: dict[str, Any]) -> None:
+    assert len(quick["goals"]) == len(goals.GOALS)
+    tiny = quick["goals"][0]
+    assert (tiny["workload"], tiny["against"], tiny["ratio"]) == ("tiny", None, None)
+
+
+def results_of(**seconds: list[float]) -> dict[str, Any]:
+    roles = {"bpnet": "ours", "bpnet-plain": "ours", "floor": "floor"}
+    return {
+        "rows": {
+            name: {"title": name.upper(), "role": roles.get(name, "peer"), "status": "ok", "seconds": each}
+            for name, each in seconds.items()
+        }
+    }
+
+
+def test_goals_are_medians_of_the_rounds_ratios_to_the_fastest_peer() -> None:
+    tiny = results_of(
+        **{"bpnet": [1.0, 2.0, 9.0], "bpnet-plain": [5.0, 6.0, 6.5]}, fast=[4.0, 5.0, 6.0], slow=[9.0] * 3
+    )
+    tiny["rows"]["fastest"] = {"title": "", "role": "peer", "status": "disagrees", "seconds": [0.1]}
+    mnist = results_of(bpnet=[13.0] * 3, floor=[10.0] * 3, fast=[10.0] * 3)
+    peers = {"bpnet": {"versions": {"numba": "0"}}}
+    found = goals.judge(
+        [{"workloads": {"tiny": tiny}, "peers": peers}, {"workloads": {"mnist": mnist}, "peers": peers}]
+    )
+    by_goal = {(each["workload"], each["against"]): each for each in found if each["ratio"] is not None}
+    assert by_goal["tiny", "FAST"]["ratio"] == 0.4
+    assert by_goal["tiny", "FAST"]["reached"] == "goal"
+    assert by_goal["tiny", "FAST"]["plain_ratio"] == 1.2
+    assert by_goal["tiny", "FAST"]["plain_reached"] == "least"
+    assert by_goal["mnist", "FLOOR"]["reached"] == "least"
+    assert by_goal["mnist", "FAST"]["reached"] == "no"
+    assert by_goal["mnist", "FAST"]["plain_ratio"] is None
+    assert len(by_goal) == 3
+    text = goals.table(found).splitlines()
+    assert text[1].split() == ["tiny", "FAST", "0.40", "0.40", "0.60", "goal", "1.20", "1.20", "least"]
+    assert text[2].split() == ["spiral", "-", "-", "0.40", "0.60", "-", "-", "1.20", "-"]
+
+
+def test_a_run_without_numba_says_nothing_about_the_goals_with_it() -> None:
+    tiny = results_of(**{"bpnet": [1.0], "bpnet-plain": [1.0]}, fast=[4.0])
+    found = goals.judge([{"workloads": {"tiny": tiny}, "peers": {"bpnet": {"versions": {"numpy": "2"}}}}])[0]
+    assert (found["ratio"], found["reached"], found["plain_reached"]) == (None, None, "least")
+
+
+def test_memory_has_its_own_best_peer() -> None:
+    job = results_of(bpnet=[1.0], quick=[2.0], small=[9.0])
+    for name, memory in (("bpnet", 3), ("quick", 8), ("small", 4)):
+        job["rows"][name]["memory"] = [memory]
+    found = goals.judge([{"workloads": {"job": job}, "peers": {"bpnet": {"versions": {"numba": "0"}}}}])
+    time, memory = (each for each in found if each["workload"] == "job")
+    assert (time["against"], time["ratio"]) == ("QUICK", 0.5)
+    assert (memory["against"], memory["ratio"]) == ("SMALL", 0.75)
+
+
+def test_saved_reports_can_be_judged_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, against in (("tiny", "fast"), ("import", "numpy")):
+        content = {"workloads": {name: results_of(bpnet=[1.0], **{against: [1.0]})}, "peers": {}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    assert goals.main([str(tmp_path / "tiny.json"), str(tmp_path / "import.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].split() == ["import", "NUMPY", "1.00", "1.30", "1.50", "goal", "1.00", "1.50", "least"]
+
+
 def test_overhead_reports_a_slope_for_both_metrics(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     arguments = ["--quick", "--rounds", "1", "--depths", "1", "2", "--peers", "bpnet", "--json", str(path)]
@@ -70,6 +162,101 @@ def test_overhead_reports_a_slope_for_both_metrics(tmp_path: Path) -> None:
     for metric in ("step", "inference"):
         assert len(found[metric]["bpnet"]["seconds"]) == 2
         assert math.isfinite(found[metric]["bpnet"]["per_layer"])
+
+
+def test_growth_reports_times_and_memory_by_what_grows(tmp_path: Path) -> None:
+    path = tmp_path / "growth.json"
+    arguments = ["--quick", "--rounds", "1", "--peers", "bpnet", "--threads", "1", "--json", str(path)]
+    assert growth.main(arguments) == 0
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert list(report["growth"]) == ["batch", "width", "depth"]
+    for axis in report["growth"].values():
+        ours = axis["peers"]["bpnet"]
+        assert len(axis["values"]) == len(ours["seconds"]) == len(ours["bytes"]) == 2
+        assert all(seconds > 0 for seconds in ours["seconds"])
+        assert sys.platform != "linux" or all(held > 0 for held in ours["bytes"])
+    assert sys.platform != "linux" or math.isfinite(report["growth"]["width"]["peers"]["bpnet"]["bytes_per_parameter"])
+    assert "| bpnet, MiB |" in page.growth_table(report)
+    assert page.parameter_table(report).startswith("|  | bytes a parameter |")
+
+
+def test_bytes_a_parameter_are_the_slope_over_the_widths_that_were_measured() -> None:
+    points = {axis: pairs for axis, pairs in growth.sweeps().items() if axis == "width"}
+    names = [workload.name for _, workload in points["width"]]
+    sizes = {workload.name: workload.parameters for _, workload in points["width"]}
+    found = growth.summarize(
+        {
+            "peers": {"ours": {}, "other": {}},
+            "workloads": {name: {"rows": {"ours": {"median": 1.0}, "other": {}}} for name in names},
+            "memory": {name: {"ours": {"bytes": 1000 + 16 * sizes[name]}} for name in names[-3:]},
+        },
+        points,
+    )
+    assert found["width"]["peers"]["ours"]["bytes_per_parameter"] == pytest.approx(16)
+    assert found["width"]["peers"]["ours"]["bytes"][:2] == [None, None]
+    assert "bytes_per_parameter" not in found["width"]["peers"]["other"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a process held at most")
+def test_memory_above_what_was_there_before_is_what_was_taken() -> None:
+    before = machine.memory_now(reset_peak=True)
+    held = np.ones(8 * 2**20)  # 64 MiB
+    del held
+    taken = machine.memory_peak() - before
+    assert 60 * 2**20 < taken < 90 * 2**20
+
+
+def test_threads_are_compared_on_every_product_and_set_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "threads.json"
+    assert threads.main(["--quick", "--busy", "0", "1", "--json", str(path)]) == 0
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert list(report["tables"]) == ["0", "1"]
+    for rows in report["tables"].values():
+        assert len(rows) == 3 * 3
+        assert {row["narrow"] for row in rows} == {True, False}
+        assert all(row[key] > 0 for row in rows for key in ("one", "all", "rule"))
+    assert "1 other programs" in capsys.readouterr().out
+    assert page.thread_table(report).count("\n") == 1 + 3 * 3
+
+
+def test_the_page_says_what_the_reports_say() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.render(text, page.load()) == text, "python -m benchmarks.page writes the tables of docs/performance.md"
+    assert set(re.findall(r"<!-- table: (\w+) -->", text)) == set(page.TABLES)
+
+
+def test_a_table_of_the_page_has_the_numbers_of_its_report(quick: dict[str, Any]) -> None:
+    text = "before\n<!-- table: steps -->\nold\n<!-- end -->\nafter\n"
+    found = page.render(text, {"steps": quick})
+    ours = quick["workloads"]["tiny"]["rows"]["bpnet"]
+    low, middle, high = (f"{1e6 * ours[key]:,.1f}" for key in ("min", "median", "max"))
+    assert "| µs | tiny 4-16-3, batch 32 |" in found
+    assert f"| bpnet | {middle} ({low} to {high}) |" in found
+    assert "old" not in found
+    assert found.startswith("before\n")
+    assert found.endswith("<!-- end -->\nafter\n")
+    assert page.render(found, {"steps": quick}) == found
+
+
+def test_the_whole_report_stands_for_its_pieces_until_they_are_there(tmp_path: Path, quick: dict[str, Any]) -> None:
+    (tmp_path / "cpu.json").write_text(json.dumps(quick), encoding="utf-8")
+    assert set(page.load(tmp_path)) == {"steps", "inference", "programs"}
+    (tmp_path / "steps.json").write_text(json.dumps(quick | {"date": "2000-01-01T00:00:00Z"}), encoding="utf-8")
+    found = page.load(tmp_path)
+    assert found["steps"]["file"] == "steps.json"
+    text = page.runs(found).splitlines()
+    assert [line.split(" | ")[0] for line in text[2:4]] == ["| steps.json", "| cpu.json"]
+    assert "2000-01-01 00:00" in text[2]
+    assert "- `floor`: numpy" in page.runs(found)
+
+
+def test_what_was_not_measured_is_named_with_its_command() -> None:
+    assert page.table("growth", {}) == (
+        "Not measured yet: `python -m benchmarks.growth --json benchmarks/results/growth.json`"
+    )
+    assert page.table("job", {"programs": {"workloads": {}}}).startswith("Not measured yet: `python -m benchmarks.cpu ")
+    with pytest.raises(KeyError):
+        page.render("<!-- table: nothing -->\n<!-- end -->", {})
 
 
 def test_slope_is_that_of_a_line() -> None:
@@ -88,6 +275,77 @@ def test_peers_that_are_missing_or_fail_are_reported_and_the_others_run() -> Non
     assert report["peers"]["absent"]["error"] == "needs no_such_library_of_anyone"
     assert "no_such_option" in report["peers"]["broken"]["error"]
     assert failures(report) == ["broken: failed"]
+
+
+def test_a_peer_may_need_a_program_or_another_interpreter(tmp_path: Path) -> None:
+    spec = PeerSpec("one-two", "", "floor:Floor", ("json",), commands=("no-such-compiler", "no-such-other"))
+    assert spec.missing() == ["no-such-compiler or no-such-other"]
+    elsewhere = tmp_path / "python"
+    elsewhere.write_text("#!/bin/sh\nexit 3\n", encoding="utf-8")
+    elsewhere.chmod(0o755)
+    assert PEERS["floor"].missing(str(elsewhere)) == [f"an interpreter that starts: {elsewhere}"]
+    settings = Settings(pythons={"one": "here", "one-other": "there"})
+    assert settings.python_of(spec) == "here"
+    assert settings.python_of(PeerSpec("one-other", "", "", ())) == "there"
+    assert settings.python_of(PEERS["floor"]) == sys.executable
+
+
+def test_a_slow_peer_does_fewer_steps_in_a_turn() -> None:
+    settings = Settings(rounds=1, scale=1.0, seconds=1e-4, pause=0.0)
+    row = Harness([PEERS["floor"]], settings).run([STEPS["tiny"]], lambda _: None)["workloads"]["tiny"]["rows"]["floor"]
+    assert 4 <= row["count"] < STEPS["tiny"].count
+
+
+def test_a_variable_of_one_peer_reaches_no_other() -> None:
+    specs = [replace(PEERS["floor"], environment={"PYTHONHOME": "/no/such/place"}), PEERS["bpnet"]]
+    found = Harness(specs, Settings(rounds=1, scale=0.01, pause=0.0)).run([STEPS["tiny"]], lambda _: None)
+    assert [facts["status"] for facts in found["peers"].values()] == ["failed", "ok"]
+    assert "/no/such/place" in found["peers"]["floor"]["error"]
+
+
+def test_scikit_learn_trains_the_same_network() -> None:
+    found = Harness([PEERS["sklearn"]], Settings(rounds=1, scale=0.01, pause=0.0)).run(
+        [STEPS["tiny"], replace(INFERENCES["one"], sizes=(64, 8, 10), draw=STEPS["digits"].draw)], lambda _: None
+    )
+    assert failures(found) == []
+    checked = found["workloads"]["tiny"]["rows"]["sklearn"]["checked"]
+    expected = METRICS["step"].expected(STEPS["tiny"].make())
+    np.testing.assert_allclose(checked["losses"], expected["losses"], rtol=PEERS["sklearn"].tolerance)
+    assert "probabilities norms" in found["workloads"]["one"]["rows"]["sklearn"]["checked"]
+
+
+def test_softmax_rows_add_up_to_1_however_large_the_logits_are() -> None:
+    np.testing.assert_allclose(softmax(np.array([[1000.0, 1000.0], [0.0, np.log(3.0)]])), [[0.5, 0.5], [0.25, 0.75]])
+
+
+def test_the_whole_job_is_timed_from_outside_and_its_memory_is_above_the_data() -> None:
+    broken = PeerSpec("broken", "ends with an error", "no_such_program", ())
+    absent = PeerSpec("absent", "a library nobody has", "ours", ("no_such_library_of_anyone",))
+    found = programs.run_job([programs.JOBS["bpnet"], broken, absent], Settings(rounds=2, pause=0.0), quick=True)
+    rows = found["rows"]
+    assert [row["status"] for row in rows.values()] == ["ok", "failed", "not installed"]
+    assert "No module named benchmarks.jobs.no_such_program" in rows["broken"]["error"]
+    assert found["data_bytes"] == 6000 * (784 * 4 + 8)
+    assert len(rows["bpnet"]["seconds"]) == len(rows["bpnet"]["memory"]) == 2
+    assert rows["bpnet"]["memory_median"] > 10 * 2**20
+    assert rows["bpnet"]["accuracy"][0] == rows["bpnet"]["accuracy"][1] > 0.7
+    assert "MiB above data" in report.table(found)
+
+
+def test_the_job_says_where_its_data_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*_: Any) -> Any:
+        raise bp.errors.DataError("not here; install it")
+
+    monkeypatch.setattr("bpnet.data.load", nothing)
+    rows = programs.run_job([programs.JOBS["bpnet"]], Settings(rounds=1), quick=False)["rows"]
+    assert (rows["bpnet"]["status"], rows["bpnet"]["error"]) == ("not measured", "not here; install it")
+
+
+def test_imports_are_timed_inside_of_a_fresh_interpreter() -> None:
+    specs = [programs.IMPORTS["bpnet"], programs.IMPORTS["numpy"]]
+    found = programs.run_imports(specs, Settings(rounds=1, pause=0.0))
+    assert all(len(row["seconds"]) == 1 and 0 < row["seconds"][0] < 60 for row in found["rows"].values())
+    assert found["rows"]["numpy"]["ratio"] > 0
 
 
 def test_child_that_dies_shows_its_last_words_and_the_others_run() -> None:
@@ -119,16 +377,22 @@ def test_peer_that_computes_something_else_is_not_timed() -> None:
 
 @pytest.mark.parametrize("got", [2.1, math.nan])
 def test_disagreement_names_the_number(got: float) -> None:
-    assert disagreement({"losses": [1.0, 2.0]}, {"losses": [1.0005, 2.0], "norms": [1.0]}) == ""
-    assert "losses[1]" in disagreement({"losses": [1.0, got]}, {"losses": [1.0, 2.0]})
+    assert disagreement({"losses": [1.0, 2.0]}, {"losses": [1.0005, 2.0], "norms": [1.0]}, 1e-3) == ""
+    assert "losses[1]" in disagreement({"losses": [1.0, got]}, {"losses": [1.0, 2.0]}, 1e-2)
 
 
 def test_unknown_names_are_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--workload", "huge"], ["--peers", "abacus"]):
+    for arguments in (["--workload", "huge"], ["--peers", "abacus"], ["--python", "aether"]):
         with pytest.raises(SystemExit) as error:
             cpu.main(arguments)
         assert error.value.code == 2
-        assert "known are" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert "known are" in message or "must be PEER=PATH of an interpreter, got 'aether'" in message
+
+
+def test_a_name_stands_for_one_workload() -> None:
+    assert len(WORKLOADS) == len(STEPS) + len(INFERENCES)
+    assert all(name == workload.name for name, workload in WORKLOADS.items())
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import bpnet as bp
 from bpnet import backend as registry
-from bpnet import doctor
+from bpnet import blas, doctor
 from bpnet.commands import app
 
 AddBackend = Callable[[str, Any], None]
@@ -43,7 +43,9 @@ def test_numpy_is_found_usable_and_selected_by_default() -> None:
     facts = doctor.diagnose()
     assert facts["ok"]
     assert facts["selected"] == {"backend": "numpy", "by": "the default"}
-    assert about(facts, "numpy") == {
+    numpy = about(facts, "numpy")
+    assert numpy.pop("kernels").split()[0] in ("NumPy", "numba")
+    assert numpy == {
         "name": "numpy", "found": True, "usable": True, "version": np.__version__, "device": "cpu"
     }  # fmt: skip
 
@@ -112,20 +114,30 @@ def test_a_selected_backend_that_is_unknown_is_reported_and_not_ok(monkeypatch: 
 
 def test_the_blas_at_work_is_that_of_numpy() -> None:
     threadpoolctl = pytest.importorskip("threadpoolctl")
-    blas = doctor.diagnose()["blas"]
+    library = doctor.diagnose()["blas"]
     seen = [each for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
     if not seen:
         pytest.skip("threadpoolctl does not know this BLAS")
-    assert (blas["name"], blas["threads"]) in [(each["internal_api"], each["num_threads"]) for each in seen]
-    assert blas["note"] is None
+    assert (library["name"], library["threads"]) in [(each["internal_api"], each["num_threads"]) for each in seen]
+    assert library["note"] is None
 
 
 def test_without_threadpoolctl_the_blas_is_named_and_the_remedy_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
-    blas = doctor.diagnose()["blas"]
-    assert blas["name"] != "unknown"
-    assert (blas["kernel"], blas["threads"]) == (None, None)
-    assert 'pip install "bpnet-xp[cli]"' in blas["note"]
+    library = doctor.diagnose()["blas"]
+    assert library["name"] != "unknown"
+    assert (library["kernel"], library["threads"]) == (None, None)
+    assert library["cost"]["gflops"] > 0
+    assert 'pip install "bpnet-xp[cli]"' in library["note"]
+
+
+NO_COST = {"threads": None, "kernel": None, "gflops": 1.0}
+
+
+def library(
+    name: str = "openblas", kernel: str | None = "SkylakeX", forced: str | None = None, threads: int = 1
+) -> Any:
+    return {"name": name, "kernel": kernel, "forced_kernel": forced, "threads": threads}
 
 
 @pytest.mark.parametrize(
@@ -142,18 +154,66 @@ def test_without_threadpoolctl_the_blas_is_named_and_the_remedy_given(monkeypatc
 def test_a_kernel_older_than_the_cpu_is_a_warning(
     kernel: str, cpu: int, forced: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_cpu_level", lambda: cpu)
-    monkeypatch.setattr(doctor, "_is_x86", lambda: True)
-    warnings = doctor._blas_warnings({"name": "openblas", "kernel": kernel, "forced_kernel": forced})
+    monkeypatch.setattr(blas, "cpu_level", lambda: cpu)
+    monkeypatch.setattr(blas, "is_x86", lambda: True)
+    warnings = blas.warnings(library(kernel=kernel, forced=forced), NO_COST, 1)
     assert len(warnings) == (expected is not None)
     assert expected is None or expected in warnings[0]
+    measured = blas.warnings(library(kernel=kernel, forced=forced), NO_COST | {"kernel": 1.6}, 1)
+    assert expected is None or "here they take 1.6 times as long" in measured[0]
 
 
 def test_other_processors_and_libraries_get_no_warning_about_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_is_x86", lambda: False)
-    assert doctor._blas_warnings({"name": "openblas", "kernel": "NEOVERSEN1", "forced_kernel": None}) == []
-    monkeypatch.setattr(doctor, "_is_x86", lambda: True)
-    assert doctor._blas_warnings({"name": "mkl", "kernel": None, "forced_kernel": None}) == []
+    monkeypatch.setattr(blas, "is_x86", lambda: False)
+    assert blas.warnings(library(kernel="NEOVERSEN1"), NO_COST, 1) == []
+    monkeypatch.setattr(blas, "is_x86", lambda: True)
+    assert blas.warnings(library(name="mkl", kernel=None), NO_COST, 1) == []
+
+
+def test_more_threads_than_processors_are_a_warning_whatever_they_cost() -> None:
+    (warning,) = blas.warnings(library(threads=64), NO_COST | {"threads": 9.0}, 2)
+    assert "64 threads where this process may use 2 processors" in warning
+    assert "BPNET_THREADS=2" in warning
+
+
+@pytest.mark.parametrize(("ratio", "harm"), [(None, False), (0.55, False), (1.1, False), (80.0, True)])
+def test_threads_that_are_slower_than_one_are_a_warning(ratio: float | None, harm: bool) -> None:
+    warnings = blas.warnings(library(threads=2), NO_COST | {"threads": ratio}, 2)
+    assert len(warnings) == harm
+    assert not harm or ("80.0 times as long with 2 threads" in warnings[0] and "BPNET_THREADS=1" in warnings[0])
+
+
+def test_the_cost_is_measured_and_the_threads_are_as_before() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    before = threadpoolctl.threadpool_info()
+    found = blas.cost(blas.facts())
+    assert found["gflops"] > 0
+    assert (found["threads"] is None) == ((blas.facts()["threads"] or 1) == 1)
+    assert found["kernel"] is None
+    assert threadpoolctl.threadpool_info() == before
+
+
+def test_a_forced_kernel_is_compared_with_the_one_that_would_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def elsewhere(kernel: str | None) -> float:
+        asked.append(kernel)
+        return 3.0 if kernel else 2.0
+
+    monkeypatch.setattr(blas, "_elsewhere", elsewhere)
+    monkeypatch.setattr(blas, "cpu_level", lambda: 2)
+    monkeypatch.setattr(blas, "is_x86", lambda: True)
+    assert blas.cost(library(kernel="Haswell", forced="Haswell"))["kernel"] == 1.5
+    assert asked == ["Haswell", None]
+
+
+def test_another_process_measures_with_the_kernel_of_its_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = blas._elsewhere(None)
+    assert seconds is not None
+    assert seconds > 0
+    monkeypatch.setattr(blas, "_MEASURE", "import os; print(os.environ['OPENBLAS_CORETYPE'] == 'Haswell' and 7)")
+    assert blas._elsewhere("Haswell") == 7
+    assert blas._elsewhere(None) is None
 
 
 def test_this_package_is_recognised_as_ours() -> None:

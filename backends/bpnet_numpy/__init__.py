@@ -14,7 +14,7 @@ ALIGNMENT = 256  # bytes; every parameter starts at such a multiple
 
 
 class NumpyBackend:
-    """NumPy on the CPU. `device` may be None or "cpu"."""
+    """NumPy on the CPU. `device` may be None or "cpu"; `BPNET_THREADS` sets the threads of NumPy's OpenBLAS."""
 
     def __init__(self, device: str | None = None) -> None:
         if device not in (None, "cpu"):
@@ -23,6 +23,9 @@ class NumpyBackend:
         self.xp: Any = np
         self.array_type: Any = np.ndarray
         import bpnet_numpy.kernels  # noqa: F401  (registers the variants)
+        from bpnet_numpy import threads
+
+        threads.settle()
 
     def asarray(self, x: Any, dtype: str | None = None) -> Any:
         """Return `x` as an ndarray in C order, itself where nothing has to change."""
@@ -43,8 +46,10 @@ class NumpyBackend:
         return "<backend numpy>"
 
     def describe(self) -> dict[str, str]:
-        """Return NumPy's version and the device; the BLAS is reported by `bpnet doctor`."""
-        return {"version": np.__version__, "device": "cpu"}
+        """Return NumPy's version, the device, and who makes the kernels; `bpnet doctor` reports the BLAS."""
+        from bpnet_numpy import fused
+
+        return {"version": np.__version__, "device": "cpu", "kernels": fused.made_by()}
 
     def synchronize(self) -> None:
         """Do nothing: NumPy's calls return when they are done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from typing import Any, ClassVar
 
 from benchmarks import machine
@@ -15,11 +16,13 @@ class Peer:
 
     metrics : the names of the metrics it supports
     trains  : whether it computes losses and logits; False for a bound that leaves parts of the work out
+    infers  : what `infer` gives: "logits", or "probabilities" where the library has no door to the logits
     batches : (x, labels) in the peer's own kind of array; the conversion is not timed
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("step", "inference", "train", "train few")
     trains: ClassVar[bool] = True
+    infers: ClassVar[str] = "logits"
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -55,6 +58,11 @@ class Peer:
         """Forward, loss, backward, Adam; return the loss as a number on the host."""
         raise NotImplementedError
 
+    def train(self, count: int) -> None:
+        """Do `count` steps over the batches in rotation. What is timed, so no more than a loop over `step`."""
+        for x, labels in islice(cycle(self.batches), count):
+            self.step(x, labels)
+
     def sources(self) -> list[str]:
         """The files that its code is read from, where somebody might ask."""
         return []
@@ -76,7 +84,7 @@ class Peer:
         raise NotImplementedError
 
     def infer(self, x: Any) -> Any:
-        """Return the logits, ready to be read."""
+        """Return the logits (or what `infers` says), ready to be read."""
         raise NotImplementedError
 
     def wait(self) -> None:

@@ -33,15 +33,19 @@ class Torch(Peer):
     def reset(self) -> None:
         self.linear = [torch.nn.Linear(*weight.shape) for weight in self.weights]
         layers: list[torch.nn.Module] = []
-        for linear, weight in zip(self.linear, self.weights, strict=True):
-            with torch.no_grad():
-                linear.weight.copy_(torch.from_numpy(weight.T.copy()))
-                linear.bias.zero_()
+        for linear in self.linear:
             layers += [linear, torch.nn.ReLU()]
+        self.set_weights()
         self.model = torch.nn.Sequential(*layers[:-1])
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=LEARNING_RATE, betas=(BETA1, BETA2), eps=EPSILON, **self.options
         )
+
+    def set_weights(self) -> None:
+        with torch.no_grad():
+            for linear, weight in zip(self.linear, self.weights, strict=True):
+                linear.weight.copy_(torch.from_numpy(weight.T.copy()))
+                linear.bias.zero_()
 
     def step(self, x: Any, labels: Any) -> float:
         self.optimizer.zero_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.metadata
 import io
 import pickle
 import struct
@@ -64,9 +63,11 @@ def _from_hub() -> tuple[Any, ...]:
     It holds float32 images of values pixel / 256, in parts of 50,000, 10,000 and 10,000. What is made of them must have
     the checksums of the original files.
     """
+    from importlib import metadata
+
     try:
-        path = Path(str(importlib.metadata.distribution(_HUB).locate_file(_HUB_FILE)))
-    except importlib.metadata.PackageNotFoundError:
+        path = Path(str(metadata.distribution(_HUB).locate_file(_HUB_FILE)))
+    except metadata.PackageNotFoundError:
         raise DataError("it is not installed") from None
     try:
         packed = path.read_bytes()

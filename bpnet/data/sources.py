@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +168,9 @@ def _copied(file: IdxFile, folder: Path) -> tuple[str, bytes]:
 
 
 def _downloaded(file: IdxFile, mirrors: tuple[str, ...]) -> tuple[str, bytes]:
+    import http.client  # these bring half of the standard library along
+    import urllib.request
+
     tried = []
     name = f"{file.name}.gz"
     for mirror in mirrors:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from bpnet.backend import Backend, get_backend, to_numpy
 from bpnet.dispatch import Array, Tracked, dtype_name, version
@@ -22,8 +22,12 @@ from bpnet.parameter import Parameter, Stream
 from bpnet.random import check_seed
 from bpnet.store import Store
 
+if TYPE_CHECKING:
+    from bpnet.layers.planned import Inference
+
 _materialize_lock = threading.RLock()
-_INTERNAL = frozenset({"_config", "_info", "_kept", "_origin", "_parent", "_seen", "_store"})
+_INTERNAL = frozenset({"_config", "_inference", "_info", "_kept", "_origin", "_parent", "_seen", "_store"})
+_NOT_COPIED = frozenset({"_inference", "_kept", "_origin", "_parent", "_seen", "_store"})
 _MEMBERS = (list, tuple, dict)
 
 
@@ -37,6 +41,7 @@ class Layer(Trained, OnSequences, Checked, Tracked):
 
     _config: dict[str, Any]
     _store: Store | None = None
+    _inference: Inference | None = None  # plans of calls, where this is a model
     _parent: Layer | None = None
     _origin: tuple[int | None, str | Backend | None, str | None] = (None, None, None)
     _seen = -1  # the version at which the store was last compared with the tree
@@ -319,7 +324,7 @@ class Layer(Trained, OnSequences, Checked, Tracked):
     # --- copies ---
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in vars(self).items() if k not in ("_kept", "_store", "_parent", "_origin", "_seen")}
+        state = {k: v for k, v in vars(self).items() if k not in _NOT_COPIED}
         store = self.root._store
         seed, backend, dtype = (store.seed, store.backend.name, store.dtype) if store else self._origin
         if backend is not None and not isinstance(backend, str):

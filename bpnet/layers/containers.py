@@ -9,6 +9,7 @@ from bpnet import ops
 from bpnet.dispatch import Array
 from bpnet.errors import ConfigError, ShapeError, StateError
 from bpnet.layers.base import Layer
+from bpnet.layers.planned import infer
 
 
 class Container(Layer):
@@ -100,10 +101,16 @@ class Sequential(Container):
 
     def __call__(self, x: Array, **side: Any) -> Array:
         """Return the last layer's output."""
-        if side:
-            self._check_side(side)
+        if not side:
+            return infer(self, x, self._in_order) if self._parent is None else self._in_order(x)
+        self._check_side(side)
         for layer in self.layers:
-            x = layer(x, **_for(layer, side)) if side else layer(x)
+            x = layer(x, **_for(layer, side))
+        return x
+
+    def _in_order(self, x: Array) -> Array:
+        for layer in self.layers:
+            x = layer(x)
         return x
 
     def forward(self, x: Array, **side: Any) -> Array:

@@ -8,6 +8,7 @@ their references:
 - an elementwise body may be told to write over its first argument.
 """
 
+from bpnet_numpy import fused
 from bpnet_numpy.kernels import (
     activations,
     adaptive,
@@ -45,3 +46,5 @@ __all__ = [
     "update",
     "weighting",
 ]
+
+fused.install()  # asked first, because registered last

@@ -10,18 +10,23 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.kernels.common import Array, bound, floating, ones
+from bpnet_numpy.threads import product
 
 
-def _linear_accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *_: Any) -> bool:
+def linear_accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *_: Any) -> bool:
+    """Whether all is of one dtype, and there is something to multiply."""
     return floating(x, W) and (b is None or b.dtype == x.dtype) and x.ndim > 1 and x.size > 0 and W.size > 0
 
 
-@ops.linear.register_bound(
-    np.ndarray, accepts=_linear_accepts, allocate=lambda x, W, *_: np.empty((*x.shape[:-1], W.shape[1]), x.dtype)
-)
+def linear_allocate(x: Array, W: Array, *_: Any) -> Array:
+    """Where the result goes."""
+    return np.empty((*x.shape[:-1], W.shape[1]), x.dtype)
+
+
+@ops.linear.register_bound(np.ndarray, accepts=linear_accepts, allocate=linear_allocate)
 def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> list[Call]:
     y = out.reshape(-1, W.shape[1])
-    calls: list[Call] = [partial(np.dot, x.reshape(-1, W.shape[0]), W, y)]
+    calls: list[Call] = [product(x.reshape(-1, W.shape[0]), W, y)]
     if b is not None:
         calls.append(partial(np.add, y, b, y))
     if activation is not None:
@@ -29,9 +34,10 @@ def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None
     return calls
 
 
-def _linear_backward_allocate(
+def linear_backward_allocate(
     dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True, need_dW: bool = True
 ) -> Any:
+    """Where dx, dW and db go; None for what is not needed."""
     return (
         np.empty(x.shape, dy.dtype) if need_dx else None,
         np.empty(W.shape, dy.dtype) if need_dW else None,
@@ -39,17 +45,18 @@ def _linear_backward_allocate(
     )
 
 
-@ops.linear_backward.register_bound(
-    np.ndarray,
-    accepts=lambda dy, x, W, *_: floating(dy, x, W) and dy.ndim > 1 and dy.size > 0 and x.size > 0,
-    allocate=_linear_backward_allocate,
-)
+def linear_backward_accepts(dy: Array, x: Array, W: Array, *_: bool) -> bool:
+    """Whether all is of one dtype, and there is something to multiply."""
+    return floating(dy, x, W) and dy.ndim > 1 and dy.size > 0 and x.size > 0
+
+
+@ops.linear_backward.register_bound(np.ndarray, accepts=linear_backward_accepts, allocate=linear_backward_allocate)
 def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     dx, dW, db = out
     dy, x = dy.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])
-    calls: list[Call] = [] if dW is None else [partial(np.dot, x.T, dy, dW)]
+    calls: list[Call] = [] if dW is None else [product(x.T, dy, dW)]
     if db is not None:
         calls.append(partial(np.dot, ones(dy.shape[0], dy.dtype), dy, db))
     if dx is not None:
-        calls.append(partial(np.dot, dy, W.T, dx.reshape(x.shape)))
+        calls.append(product(dy, W.T, dx.reshape(x.shape)))
     return calls

@@ -111,7 +111,8 @@ class _Softmax:
         return np.dot(self.ones, labels.picked)
 
 
-def _labels_accept(logits: Array, labels: Array, normalizer: float, *_: Any) -> bool:
+def labels_accept(logits: Array, labels: Array, normalizer: float, *_: Any) -> bool:
+    """Whether the labels can be indices, and the normalizer is a number but 0."""
     if not isinstance(normalizer, (int, float)) or not normalizer:
         return False
     return floating(logits) and logits.size > 0 and labels.flags.c_contiguous and labels.dtype in INDICES
@@ -119,7 +120,7 @@ def _labels_accept(logits: Array, labels: Array, normalizer: float, *_: Any) -> 
 
 @softmax_cross_entropy.register_bound(
     np.ndarray,
-    accepts=_labels_accept,
+    accepts=labels_accept,
     allocate=lambda logits, *_: (np.empty((), logits.dtype), np.empty_like(logits)),
 )
 def _(out: Any, logits: Array, labels: Array, normalizer: float) -> list[Call]:
@@ -134,7 +135,7 @@ def _(out: Any, logits: Array, labels: Array, normalizer: float) -> list[Call]:
     return [call]
 
 
-@softmax_cross_entropy_backward.register_bound(np.ndarray, accepts=_labels_accept, allocate=first_like)
+@softmax_cross_entropy_backward.register_bound(np.ndarray, accepts=labels_accept, allocate=first_like)
 def _(out: Array, p: Array, labels: Array, normalizer: float, scale: float) -> list[Call]:
     factor = constant(scale / normalizer, p.dtype)
     subtract = _Labels(labels, p.shape, p.dtype).subtract
@@ -143,7 +144,7 @@ def _(out: Array, p: Array, labels: Array, normalizer: float, scale: float) -> l
 
 @softmax_cross_entropy_gradient.register_bound(
     np.ndarray,
-    accepts=_labels_accept,
+    accepts=labels_accept,
     allocate=lambda logits, *_: (np.empty((), logits.dtype), np.empty_like(logits)),
 )
 def _(out: Any, logits: Array, labels: Array, normalizer: float, scale: float) -> list[Call]:
@@ -226,14 +227,15 @@ class _Factor:
             out.fill(0)
 
 
-def _rows_accept(logits: Array, Q: Array, normalizer: Any, scale: Any = 1.0) -> bool:
+def rows_accept(logits: Array, Q: Array, normalizer: Any, scale: Any = 1.0) -> bool:
+    """Whether logits and targets are of one dtype, and the normalizer is a number or a 0-d array."""
     known = isinstance(normalizer, (int, float)) or (isinstance(normalizer, np.ndarray) and normalizer.ndim == 0)
     return known and isinstance(scale, (int, float)) and floating(logits, Q) and logits.size > 0
 
 
 @soft_cross_entropy.register_bound(
     np.ndarray,
-    accepts=_rows_accept,
+    accepts=rows_accept,
     allocate=lambda logits, *_: (np.empty((), logits.dtype), np.empty_like(logits)),
 )
 def _(out: Any, logits: Array, Q: Array, normalizer: Any) -> list[Call]:
@@ -247,7 +249,7 @@ def _(out: Any, logits: Array, Q: Array, normalizer: Any) -> list[Call]:
     return [rows.sum_rows, call]
 
 
-@soft_cross_entropy_backward.register_bound(np.ndarray, accepts=_rows_accept, allocate=first_like)
+@soft_cross_entropy_backward.register_bound(np.ndarray, accepts=rows_accept, allocate=first_like)
 def _(out: Array, p: Array, Q: Array, normalizer: Any, scale: float) -> list[Call]:
     rows, factor = _Rows(Q), _Factor(normalizer, scale, p.dtype)
     return [rows.sum_rows, lambda: rows.slopes(p, factor.update(), out)]
@@ -255,7 +257,7 @@ def _(out: Array, p: Array, Q: Array, normalizer: Any, scale: float) -> list[Cal
 
 @soft_cross_entropy_gradient.register_bound(
     np.ndarray,
-    accepts=_rows_accept,
+    accepts=rows_accept,
     allocate=lambda logits, *_: (np.empty((), logits.dtype), np.empty_like(logits)),
 )
 def _(out: Any, logits: Array, Q: Array, normalizer: Any, scale: float) -> list[Call]:

@@ -67,7 +67,7 @@ def _(_: None, counters: Array, ok: Array) -> list[Call]:
     return [call]
 
 
-CHUNK = 16384  # elements: value, gradient, two slots and two temporaries stay in the second-level cache
+CHUNK = 32768  # elements: value, gradient, two slots and a temporary stay in the second-level cache
 
 
 FLUSH_EVERY = 64  # steps

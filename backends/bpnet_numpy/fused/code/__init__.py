@@ -1,0 +1,1 @@
+"""Bodies that numba compiles. Importing a module of this package imports numba."""

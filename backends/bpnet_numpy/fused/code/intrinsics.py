@@ -1,0 +1,236 @@
+"""What compiled bodies are written in: an instruction's words, arrays at addresses, bits as numbers.
+
+Every body has one argument, a pointer of the type that it computes in, to its words: int64 numbers, addresses of
+arrays, and the bits of float64 numbers. So one source serves float32 and float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.extending import intrinsic
+
+FLAGS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
+"""How everything here is compiled: no checks of divisors, products may be fused with sums; NaN and infinities stay."""
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+
+
+@intrinsic
+def words(typing: Any, p: Any) -> Any:
+    """The address of an instruction's words."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(arguments[0], I64)
+
+    return types.intp(p), generate
+
+
+@intrinsic
+def word(typing: Any, address: Any, index: Any) -> Any:
+    """The int64 number `index` at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], I64.as_pointer())
+        return builder.load(builder.gep(pointer, [arguments[1]]))
+
+    return types.int64(types.intp, types.intp), generate
+
+
+@intrinsic
+def number(typing: Any, address: Any, index: Any) -> Any:
+    """The float64 number `index` at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.DoubleType().as_pointer())
+        return builder.load(builder.gep(pointer, [arguments[1]]))
+
+    return types.float64(types.intp, types.intp), generate
+
+
+@intrinsic
+def real(typing: Any, p: Any, x: Any) -> Any:
+    """The number `x` in the type that is computed in."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.cast(builder, arguments[1], x, p.dtype)
+
+    return p.dtype(p, x), generate
+
+
+@intrinsic
+def _pointer(typing: Any, p: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[1], context.get_value_type(signature.return_type))
+
+    return p(p, types.intp), generate
+
+
+def _pointer_to(kind: Any) -> Any:
+    @intrinsic
+    def pointer(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.intp), generate
+
+    return pointer
+
+
+_pointer_uint8 = _pointer_to(types.uint8)
+_pointer_int32 = _pointer_to(types.int32)
+_pointer_int64 = _pointer_to(types.int64)
+_pointer_uint64 = _pointer_to(types.uint64)
+_pointer_float64 = _pointer_to(types.float64)
+
+
+@njit(**FLAGS)
+def vector(p: Any, address: Any, n: Any) -> Any:
+    """The n numbers at an address, of the type that is computed in."""
+    return carray(_pointer(p, address), (n,))
+
+
+@njit(**FLAGS)
+def matrix(p: Any, address: Any, n: Any, m: Any) -> Any:
+    """The (n, m) numbers at an address, of the type that is computed in."""
+    return carray(_pointer(p, address), (n, m))
+
+
+@njit(**FLAGS)
+def uint8s(address: Any, n: Any) -> Any:
+    """The n bytes at an address."""
+    return carray(_pointer_uint8(address), (n,))
+
+
+@njit(**FLAGS)
+def int32s(address: Any, n: Any) -> Any:
+    """The n int32 at an address."""
+    return carray(_pointer_int32(address), (n,))
+
+
+@njit(**FLAGS)
+def int64s(address: Any, n: Any) -> Any:
+    """The n int64 at an address."""
+    return carray(_pointer_int64(address), (n,))
+
+
+@njit(**FLAGS)
+def uint64s(address: Any, n: Any) -> Any:
+    """The n uint64 at an address."""
+    return carray(_pointer_uint64(address), (n,))
+
+
+@njit(**FLAGS)
+def float64s(address: Any, n: Any) -> Any:
+    """The n float64 at an address."""
+    return carray(_pointer_float64(address), (n,))
+
+
+@intrinsic
+def bits(typing: Any, x: Any) -> Any:
+    """The bits of a floating number as an integer of its size."""
+    kind = types.int32 if x == types.float32 else types.int64
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], I32 if x == types.float32 else I64)
+
+    return kind(x), generate
+
+
+@intrinsic
+def scaled_one(typing: Any, x: Any, low: Any) -> Any:
+    """Two to the power k, of the type of x, where the lowest bits of `low` are k; no result is undefined."""
+    single = x == types.float32
+    size, shift, bias = (I32, 23, 127) if single else (I64, 52, 1023)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        exponent = builder.shl(arguments[1], ir.Constant(size, shift))
+        whole = builder.add(exponent, ir.Constant(size, bias << shift))
+        return builder.bitcast(whole, ir.FloatType() if single else ir.DoubleType())
+
+    return x(x, types.int32 if single else types.int64), generate
+
+
+@intrinsic
+def upper(typing: Any, a: Any, b: Any) -> Any:
+    """The upper 64 bits of the product of two uint64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(arguments[0], wide), builder.zext(arguments[1], wide))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), I64)
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
+@intrinsic
+def call(typing: Any, function: Any, address: Any) -> Any:
+    """Call the compiled body at one address with the words at another."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+        body = builder.inttoptr(arguments[0], kind.as_pointer())
+        builder.call(body, [builder.inttoptr(arguments[1], ir.IntType(8).as_pointer())])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
+
+
+@intrinsic
+def threads_of(typing: Any, function: Any) -> Any:
+    """What a C function without arguments at an address returns, an int."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        body = builder.inttoptr(arguments[0], ir.FunctionType(I32, []).as_pointer())
+        return builder.sext(builder.call(body, []), I64)
+
+    return types.int64(types.intp), generate
+
+
+@intrinsic
+def set_threads(typing: Any, function: Any, n: Any) -> Any:
+    """Call a C function of one int at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        body = builder.inttoptr(arguments[0], ir.FunctionType(ir.VoidType(), [I32]).as_pointer())
+        builder.call(body, [builder.trunc(arguments[1], I32)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.int64), generate
+
+
+def _product_of(integer: Any) -> Any:
+    """A call of cblas_?gemm at an address; `integer` is the type of its sizes."""
+
+    @intrinsic
+    def product(
+        typing: Any, p: Any, gemm: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any,
+        c: Any, ldc: Any,
+    ) -> Any:  # fmt: skip
+        kind = ir.FloatType() if p.dtype == types.float32 else ir.DoubleType()
+        place = ir.IntType(8).as_pointer()
+        sizes, floats = [integer] * 3, [kind, place, integer, place, integer, kind, place, integer]
+        function = ir.FunctionType(ir.VoidType(), [I32, I32, I32, *sizes, *floats])
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            def size(x: Any) -> Any:
+                return x if integer is I64 else builder.trunc(x, integer)
+
+            def at(x: Any) -> Any:
+                return builder.inttoptr(x, place)
+
+            _, gemm, ta, tb, m, n, k, a, lda, b, ldb, c, ldc = arguments
+            flags = [ir.Constant(I32, 101), builder.trunc(ta, I32), builder.trunc(tb, I32)]
+            first = [*flags, size(m), size(n), size(k), ir.Constant(kind, 1.0), at(a), size(lda), at(b), size(ldb)]
+            body = builder.inttoptr(gemm, function.as_pointer())
+            builder.call(body, [*first, ir.Constant(kind, 0.0), at(c), size(ldc)])
+            return context.get_dummy_value()
+
+        return types.void(p, *([types.int64] * 12)), generate
+
+    return product
+
+
+product_of_64, product_of_32 = _product_of(I64), _product_of(I32)

@@ -1,0 +1,52 @@
+"""What the modules of variants share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bpnet.dispatch import Kernel, Variant
+from bpnet_numpy.fused.instruction import usable
+
+NAME = "fused"
+Array = Any
+
+
+def fused(kernel: Kernel, *, allocate: Callable[..., Any], accepts: Callable[..., bool]) -> Callable[..., Variant]:
+    """Decorate the `bind` of a compiled variant of `kernel`."""
+
+    def takes(*args: Any) -> bool:
+        return accepts(*args) and usable()
+
+    return kernel.register_bound(np.ndarray, allocate=allocate, accepts=takes, name=NAME)
+
+
+def plain_number(x: Any) -> bool:
+    """Whether `x` is an int or a float."""
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def writable(*arrays: Array) -> bool:
+    """Whether all arrays may be written to. A compiled body would not ask."""
+    return all(x.flags.writeable for x in arrays)
+
+
+def alike(*arrays: Array) -> bool:
+    """Whether all arrays have one shape. A compiled body would read behind the end of a shorter one."""
+    shape = arrays[0].shape
+    return all(x.shape == shape for x in arrays)
+
+
+def single(x: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether `x` is an array of one number of that dtype."""
+    return isinstance(x, np.ndarray) and x.dtype == dtype and x.size == 1
+
+
+def check_place(out: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise ValueError unless a result of that shape and dtype can be written to `out`, as NumPy does."""
+    if out.shape != shape or out.dtype != dtype or not (out.flags.c_contiguous and out.flags.writeable):
+        raise ValueError(
+            f"the result needs a writable {dtype} array of shape {shape} in C order, got {out.dtype} of {out.shape}"
+        )

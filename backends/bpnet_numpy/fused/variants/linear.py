@@ -1,0 +1,96 @@
+"""The affine map: a product by NumPy's own BLAS, and what is behind it in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bpnet import ops
+from bpnet.dispatch import Call, Kernel
+from bpnet_numpy.fused.blas import address, gemm
+from bpnet_numpy.fused.instruction import instruction
+from bpnet_numpy.fused.variants.activations import FLOAT32
+from bpnet_numpy.fused.variants.common import check_place, fused
+from bpnet_numpy.kernels.common import Array, bound
+from bpnet_numpy.kernels.linear import (
+    linear_accepts,
+    linear_allocate,
+    linear_backward_accepts,
+    linear_backward_allocate,
+)
+from bpnet_numpy.threads import one_thread_is_enough, openblas
+from bpnet_numpy.threads import product as plain_product
+
+SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shift_tanh"}
+AS_IT_IS, TRANSPOSED = 111, 112
+
+
+def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> list[Call]:
+    """The calls that set `out` to the product of two C-contiguous matrices, or of their transposes.
+
+    On one thread where more would not pay, as `bpnet_numpy.threads` says.
+    """
+    rows, inner = a.shape[::-1] if transpose_a else a.shape
+    check_place(out, (rows, b.shape[0] if transpose_b else b.shape[1]), a.dtype)
+    if a.shape[0] == 1 and a.size and b.size and not (transpose_a or transpose_b):
+        return [instruction("row_product", out.dtype, out, a, b, *b.shape)]
+    found = gemm(out.dtype)
+    if found is None or 0 in a.shape or 0 in b.shape:
+        return [plain_product(a.T if transpose_a else a, b.T if transpose_b else b, out)]
+    flags = TRANSPOSED if transpose_a else AS_IT_IS, TRANSPOSED if transpose_b else AS_IT_IS
+    operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1])
+    call = instruction(found.body, out.dtype, found.address, *flags, *out.shape, inner, *operands)
+    library = openblas()
+    shapes = (out.shape[0], inner), (inner, out.shape[1])
+    if library is None or not one_thread_is_enough(*shapes, not transpose_b, library.kernel):
+        return [call]
+    threads = (address(library.get), address(library.set), np.zeros(1, np.int64))
+    return [instruction("one_thread", FLOAT32, *threads), call, instruction("threads_again", FLOAT32, *threads)]
+
+
+def _accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> bool:
+    fitting = x.ndim > 1 and W.ndim == 2 and x.shape[-1] == W.shape[0] and (b is None or b.shape == W.shape[1:])
+    return fitting and linear_accepts(x, W, b, activation, *settings) and (b is None or b.flags.c_contiguous)
+
+
+@fused(ops.linear, accepts=_accepts, allocate=linear_allocate)
+def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> list[Call]:
+    n, m = W.shape
+    check_place(out, (*x.shape[:-1], m), x.dtype)
+    y = out.reshape(-1, m)
+    calls: list[Call] = product(y, x.reshape(-1, n), W)
+    joined = b is not None and activation in SHIFTED
+    if b is not None:
+        name = SHIFTED[activation] if joined and activation is not None else "shift"
+        calls.append(instruction(name, y.dtype, y, b, *y.shape))
+    if activation is not None and not joined:
+        calls += bound(activation, out, out, *settings)
+    return calls
+
+
+@fused(
+    ops.linear_backward,
+    accepts=lambda dy, x, W, *_: (
+        linear_backward_accepts(dy, x, W)
+        and x.ndim > 1
+        and W.shape == (x.shape[-1], dy.shape[-1])
+        and x.size // x.shape[-1] == dy.size // dy.shape[-1]
+    ),
+    allocate=linear_backward_allocate,
+)
+def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
+    dx, dW, db = out
+    n, m = W.shape
+    if dx is not None:
+        check_place(dx, x.shape, dy.dtype)
+    dy, x = dy.reshape(-1, m), x.reshape(-1, n)
+    calls: list[Call] = []
+    if dW is not None:
+        calls += product(dW, x, dy, transpose_a=True)
+    if db is not None:
+        check_place(db, (m,), dy.dtype)
+        calls.append(instruction("sum_columns", dy.dtype, db, dy, *dy.shape))
+    if dx is not None:
+        calls += product(dx.reshape(x.shape), dy, W, transpose_b=True)
+    return calls

@@ -1,0 +1,38 @@
+"""PyTorch, eager: batches by index from a random permutation."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.jobs import BATCH, LEARNING_RATE, SIZES
+
+
+def main(folder: Path, epochs: int) -> None:
+    x, y, test_x, test_y = (
+        torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("x", "y", "test_x", "test_y")
+    )
+    torch.manual_seed(0)
+    n_in, first, second, n_out = SIZES
+    model = nn.Sequential(
+        nn.Linear(n_in, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, n_out)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    for _ in range(epochs):
+        order = torch.randperm(len(x))
+        total = 0.0
+        for rows in order.split(BATCH):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+    with torch.no_grad():
+        print((model(test_x).argmax(dim=1) == test_y).float().mean().item())
+
+
+main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,107 @@
+"""Inference from a plan: a model that is called again on an array of a known shape makes prepared calls.
+
+Only models whose layers are all bpnet's own are planned: what those do depends on shapes and public attributes alone,
+and a plan is made anew when one of those has been set. The results are the same bits as those of the layers' own calls,
+which the first replay is held to. A plan is taken out while it runs, so that threads which share a model never share
+buffers: a thread that finds none computes without one, and another plan is made in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bpnet.dispatch import Array, version, watched
+from bpnet.plan import Plan
+from bpnet.trace import Trace
+
+if TYPE_CHECKING:
+    from bpnet.layers.base import Layer
+    from bpnet.store import Store
+
+MAX_BYTES = 1 << 26  # of the buffers of all plans of a model
+MAX_PLANS = 64
+
+
+class _Shape:
+    """What is known about the calls on one shape: how many were eager, and the plans that are free."""
+
+    def __init__(self) -> None:
+        self.eager = 0
+        self.refused = False
+        self.free: list[Plan] = []
+
+    def take(self) -> Plan | None:
+        """A free plan, which nobody else then has, or None."""
+        try:
+            return self.free.pop()
+        except IndexError:
+            return None
+
+
+class Inference:
+    """The plans of one model in its present state: this store, these settings."""
+
+    def __init__(self, model: Layer, store: Store) -> None:
+        self.store = store
+        self.values = store.values  # another array here means that the model was moved
+        self.version = version()
+        self.bytes = 0
+        self.shapes: dict[Any, _Shape] = {}
+        self.trusted = all(type(layer).__module__.startswith("bpnet.layers.") for _, layer in model.walk())
+
+    def holds(self, store: Store | None) -> bool:
+        """Whether the plans are still those of the model."""
+        return self.store is store and self.values is store.values and self.version == version()
+
+    def run(self, x: Array, compute: Callable[[Array], Array]) -> Array:
+        """compute(x), by a plan where there is a free one for arrays like `x`."""
+        known = self.shapes.get(x.shape)
+        if known is None:
+            if not self.trusted or len(self.shapes) >= MAX_PLANS:
+                return compute(x)
+            known = self.shapes[x.shape] = _Shape()
+        plan = known.take()
+        if plan is None:
+            return compute(x) if known.refused else self._learn(known, x, compute)
+        try:
+            if not plan.takes(x) or not x.flags.c_contiguous:
+                return compute(x)
+            return plan.replay(x)
+        finally:
+            known.free.append(plan)
+
+    def _learn(self, known: _Shape, x: Array, compute: Callable[[Array], Array]) -> Array:
+        """The first call is eager, the second is recorded and, where that can be, makes a plan of the next ones."""
+        known.eager += 1
+        if known.eager % 2 or self.bytes > MAX_BYTES:
+            return compute(x)
+        trace = Trace((x,), self.store.known_arrays)
+        result = trace.record(lambda: compute(x))
+        value = trace.value_of(result)
+        possible = not trace.refusal and trace.steps and value not in trace.input_values
+        known.refused = not (possible and self._prove(known, trace, value, x, result))
+        trace.close()
+        return result
+
+    def _prove(self, known: _Shape, trace: Trace, value: Any, x: Array, result: Array) -> bool:
+        backend = self.store.backend
+        plan = Plan(trace, value, backend)
+        if not plan.prepared or self.bytes + plan.bytes > MAX_BYTES:
+            return False
+        if backend.to_numpy(plan.replay(x)).tobytes() != backend.to_numpy(result).tobytes():
+            return False
+        self.bytes += plan.bytes
+        known.free.append(plan)
+        return True
+
+
+def infer(model: Layer, x: Array, compute: Callable[[Array], Array]) -> Array:
+    """compute(x) for a model that nothing contains, by a plan where one holds."""
+    store = model._store
+    if watched() or store is None or type(x) is not store.backend.array_type:
+        return compute(x)
+    plans = model._inference
+    if plans is None or not plans.holds(store):
+        plans = model._inference = Inference(model, model.store)
+    return plans.run(x, compute)
