@@ -249,3 +249,21 @@ def test_a_place_that_does_not_fit_is_refused_before_anything_is_written() -> No
         assert (variant.name, variant.into is None) == ("fused", False), kernel
         with pytest.raises(ValueError, match="the result needs a writable"):
             variant.into(out, *args)  # type: ignore[misc]
+
+
+def test_a_numba_that_cannot_be_loaded_is_told_once_and_numpy_computes(tmp_path: Path) -> None:
+    for name in ("numba", "llvmlite"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('Numba needs NumPy 1.17 or less')")
+    done = run(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import warnings, numpy as np, bpnet as bp\n"
+        "with warnings.catch_warnings(record=True) as noted:\n"
+        "    warnings.simplefilter('always')\n"
+        "    print(bp.ops.relu(np.array([-1.0, 2.0])).tolist(), bp.ops.tanh(np.zeros(1)).tolist())\n"
+        "print(len(noted), noted[0].message)\n"
+        "print(bp.get_backend('numpy').describe()['kernels'])"
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "[0.0, 2.0] [0.0]", done.stderr
+    assert lines[1].startswith("1 numba is installed and cannot be used (ImportError: Numba needs NumPy")
+    assert lines[2] == "NumPy"

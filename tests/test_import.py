@@ -61,6 +61,15 @@ def test_the_function_explain_keeps_its_place_when_the_module_of_that_name_is_im
     assert done.stdout.strip() == "True", done.stderr
 
 
+def test_which_body_runs_does_not_depend_on_what_was_imported_before() -> None:
+    for first in ("bpnet.ops", "bpnet.dispatch", "bpnet.backend"):
+        done = run(
+            f"import {first}, numpy as np; from bpnet import ops\n"
+            "print(ops.relu.choose((np.zeros(2),)).name != 'reference')"
+        )
+        assert done.stdout.strip() == "True", (first, done.stderr)
+
+
 def test_a_name_that_does_not_exist_is_an_attribute_error_that_suggests_nothing_false() -> None:
     import bpnet
 

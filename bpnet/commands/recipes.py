@@ -30,5 +30,7 @@ def recipes(
     elif name is not None:
         print(bundled.source(name), end="")
     else:
-        for each in bundled.available():
-            print(f"{each:<15}{bundled.describe(each)}")
+        names = bundled.available()
+        width = max(map(len, names)) + 2
+        for each in names:
+            print(f"{each:<{width}}{bundled.describe(each)}")

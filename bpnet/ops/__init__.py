@@ -4,6 +4,7 @@ A backward returns the gradients in the order of its forward's array inputs. `dX
 respect to X and has X's shape. No op writes into an argument, except where its name ends in an underscore.
 """
 
+import bpnet.backend  # noqa: F401  (says who provides variants of what follows)
 from bpnet.ops.activations import (
     leaky_relu,
     leaky_relu_backward,

@@ -144,7 +144,7 @@ def conv2d(
 
     x : (N, H, W, C), zero outside; W : (KH, KW, C / groups, O), its windows as `window` says; b : (O,) or None
     groups : the channels and the outputs are so many groups that do not see each other
-    Returns (N, *window.places(H, W), O).
+    Returns (N, P, Q, O), (P, Q) being window.places(H, W).
     """
     return _finished(_convolved(x, W, window, groups), b, activation, settings)
 
@@ -185,7 +185,7 @@ def conv_transpose2d(
 
     x : (N, H, W, C); W : (KH, KW, O / groups, C); b : (O,) or None
     window : of that convolution, whose places are (H, W); size : rows and columns of y
-    Returns (N, *size, O).
+    Returns (N, rows, columns, O).
     """
     return _finished(_input_gradient(x, W, window, groups, size), b, activation, settings)
 

@@ -58,7 +58,7 @@ def _max_pool_backward_flops(dy: Array, x: Array, window: Window) -> int:
 def max_pool2d(x: Array, window: Window) -> Array:
     """The largest of what the window sees, in every channel; NaN where it sees one. Padding is never the largest.
 
-    x : (N, H, W, C); returns (N, *window.places(H, W), C)
+    x : (N, H, W, C); returns (N, P, Q, C), (P, Q) being window.places(H, W)
     """
     return _largest(_rows_first(x, window)[0])[0]
 
@@ -106,7 +106,7 @@ def avg_pool2d(x: Array, window: Window, padding: bool) -> Array:
     """The mean of what the window sees, in every channel. The window has no gaps.
 
     x : (N, H, W, C); padding : whether the zeros around the image count
-    Returns (N, *window.places(H, W), C).
+    Returns (N, P, Q, C), (P, Q) being window.places(H, W).
     """
     places = window.places(x.shape[1], x.shape[2])
     padded, total = pad(x, window), None

@@ -43,6 +43,10 @@ def made_by() -> str:
     """Who makes the bodies that run in this process: "NumPy", or "numba" with its version."""
     if not _installed:
         return "NumPy"
+    from bpnet_numpy.fused import instruction
+
+    if instruction._broken:
+        return "NumPy"
     from importlib.metadata import version
 
     return f"numba {version('numba')}"

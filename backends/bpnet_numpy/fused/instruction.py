@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import struct
+import warnings
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 Array = Any
 
 _machine: Any = None
+_broken = False
 
 
 def machine() -> Any:
@@ -22,6 +24,23 @@ def machine() -> Any:
     if _machine is None:
         _machine = importlib.import_module("bpnet_numpy.fused.machine")
     return _machine
+
+
+def usable() -> bool:
+    """Whether numba can be loaded; where it is installed and cannot, a warning says so, once, and NumPy computes."""
+    global _broken
+    if _machine is None and not _broken:
+        try:
+            machine()
+        except Exception as error:  # such as a numba that does not know this NumPy, or half of an installation
+            _broken = True
+            warnings.warn(
+                f"numba is installed and cannot be used ({type(error).__name__}: {error}), so NumPy computes alone; "
+                "update or uninstall numba, or set BPNET_FUSED=0",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return not _broken
 
 
 def _find_address() -> Callable[[Array], int]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpnet.dispatch import Kernel, Variant
+from bpnet_numpy.fused.instruction import usable
 
 NAME = "fused"
 Array = Any
@@ -15,7 +16,11 @@ Array = Any
 
 def fused(kernel: Kernel, *, allocate: Callable[..., Any], accepts: Callable[..., bool]) -> Callable[..., Variant]:
     """Decorate the `bind` of a compiled variant of `kernel`."""
-    return kernel.register_bound(np.ndarray, allocate=allocate, accepts=accepts, name=NAME)
+
+    def takes(*args: Any) -> bool:
+        return accepts(*args) and usable()
+
+    return kernel.register_bound(np.ndarray, allocate=allocate, accepts=takes, name=NAME)
 
 
 def plain_number(x: Any) -> bool:
