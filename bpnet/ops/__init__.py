@@ -65,6 +65,7 @@ from bpnet.ops.elementwise_losses import (
     squared_error,
     squared_error_backward,
 )
+from bpnet.ops.gru import gru, gru_backward
 from bpnet.ops.linear import linear, linear_backward
 from bpnet.ops.losses import (
     binary_cross_entropy,
@@ -81,6 +82,7 @@ from bpnet.ops.losses import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_gradient,
 )
+from bpnet.ops.lstm import lstm, lstm_backward
 from bpnet.ops.margins import (
     hinge,
     hinge_backward,
@@ -89,6 +91,7 @@ from bpnet.ops.margins import (
 )
 from bpnet.ops.random import dropout, dropout_backward, philox
 from bpnet.ops.rates import scale_rate_, set_rate_
+from bpnet.ops.recurrent import last_step, last_step_backward, rnn, rnn_backward
 from bpnet.ops.regularization import average_, check_norm_, clip_norm_, clip_value_, penalty, penalty_gradient_
 from bpnet.ops.smooth import (
     elu,
@@ -169,6 +172,8 @@ __all__ = [
     "gelu_tanh_backward",
     "glu",
     "glu_backward",
+    "gru",
+    "gru_backward",
     "hardswish",
     "hardswish_backward",
     "hinge",
@@ -181,6 +186,8 @@ __all__ = [
     "label_targets",
     "label_weight",
     "largest",
+    "last_step",
+    "last_step_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
@@ -190,6 +197,8 @@ __all__ = [
     "log_cosh_backward",
     "log_softmax",
     "log_softmax_backward",
+    "lstm",
+    "lstm_backward",
     "mean_absolute_error",
     "mean_absolute_error_backward",
     "mean_squared_error",
@@ -218,6 +227,8 @@ __all__ = [
     "relu_backward",
     "reshape",
     "rmsprop_",
+    "rnn",
+    "rnn_backward",
     "rows",
     "scale_rate_",
     "set_rate_",
