@@ -21,11 +21,15 @@ from bpnet.layers.dropout import Dropout
 from bpnet.layers.flatten import Flatten
 from bpnet.layers.normalize import Normalize
 from bpnet.layers.parametric import GLU, PReLU
+from bpnet.layers.recurrent import GRU, LSTM, RNN
 
 __all__ = [
     "ELU",
     "GELU",
     "GLU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "Concatenate",
     "Dense",
     "Dropout",

@@ -9,6 +9,7 @@ import numpy as np
 import bpnet as bp
 from bpnet.errors import DTypeError, StateError
 from bpnet.testing.cases.entries import BadArguments, BadInputs, Entry, LayerCase, all_cases
+from bpnet.testing.cases.recurrent import RECURRENT
 from bpnet.testing.inputs import SampleInputs
 
 
@@ -198,6 +199,7 @@ LAYERS: dict[str, Entry[LayerCase]] = {
         ),
     ),
 }
+LAYERS |= RECURRENT
 LAYER_CASES: dict[str, LayerCase] = all_cases(LAYERS)
 LAYER_CALLS: dict[str, tuple[LayerCase, SampleInputs]] = {
     f"{name}: {' '.join(map(str, inputs.shape))}": (case, inputs)
