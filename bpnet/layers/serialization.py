@@ -10,7 +10,7 @@ from bpnet import initializers
 from bpnet.backend import FLOATING_DTYPES, Backend, get_backend, to_numpy
 from bpnet.errors import BpnetError, CheckpointError, ConfigError
 from bpnet.files import SEAL, read, write
-from bpnet.layers import activations, containers, dense, dropout, flatten, normalize, parametric
+from bpnet.layers import activations, containers, dense, dropout, flatten, normalize, parametric, recurrent
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import arguments
 from bpnet.random import check_seed
@@ -18,7 +18,7 @@ from bpnet.random import check_seed
 FORMAT = "bpnet-model"
 VERSION = 2  # 1, without a digest of the file, is still read
 
-_MODULES = (activations, containers, dense, dropout, flatten, normalize, parametric)
+_MODULES = (activations, containers, dense, dropout, flatten, normalize, parametric, recurrent)
 
 
 def known_layers() -> dict[str, type[Layer]]:
