@@ -134,6 +134,8 @@ class Kernel:
     name        : the function's name; one that ends in `_` writes into its first argument
     view        : the result shares its argument's memory where it can (reshape)
     elementwise : the result has the first argument's shape and may be written over it
+    activation_at : how many arguments stand before an elementwise kernel, and its settings, that it may apply to its
+                    result; 0 where it takes none
     flops       : what a call costs (`bpnet.ops.costs` says what counts): a number for each element of the first
                   argument, or a function of the arguments that looks at shapes and constants alone; None: not declared
     writes      : the places of the arguments that it writes into
@@ -148,6 +150,7 @@ class Kernel:
         flops: Flops | None = None,
         writes: tuple[int, ...] | None = None,
         unread: Places = (),
+        activation_at: int = 0,
     ) -> None:
         self.reference = Variant(reference, "reference")
         self.name = reference.__name__
@@ -156,6 +159,7 @@ class Kernel:
         self.flops = flops
         self.writes = writes if writes is not None else (0,) if self.name.endswith("_") else ()
         self.unread = unread
+        self.activation_at = activation_at
         self.__doc__ = reference.__doc__
         self.__name__ = reference.__name__
         self.__module__ = reference.__module__
@@ -260,6 +264,7 @@ def kernel(
     flops: Flops | None = ...,
     writes: tuple[int, ...] | None = ...,
     unread: Places = ...,
+    activation_at: int = ...,
 ) -> Callable[[Callable[..., Any]], Kernel]: ...
 def kernel(reference: Callable[..., Any] | None = None, /, **traits: Any) -> Kernel | Callable[..., Kernel]:
     """Make a kernel of the decorated reference body. Its first argument is an array, or a tuple of arrays."""

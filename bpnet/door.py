@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.abilities import Uploader
 from bpnet.backend import to_numpy
-from bpnet.data.checks import check_finite, check_label_form, check_range, check_weights
+from bpnet.data.checks import check_finite, check_ids, check_label_form, check_range, check_weights
 from bpnet.data.dataset import Dataset, as_array, batches
 from bpnet.data.lazy import LazyRows
 from bpnet.data.prefetch import prefetch
@@ -26,10 +27,31 @@ def may_exceed_memory(x: Any) -> bool:
     return isinstance(x, (np.memmap, LazyRows))
 
 
-def _looked_at(found: Iterable[tuple[Any, ...]]) -> Generator[tuple[Any, ...], None, None]:
+def _looked_at(found: Iterable[tuple[Any, ...]], n_ids: int | None) -> Generator[tuple[Any, ...], None, None]:
     for batch in found:
-        check_finite(batch[0], "x")
+        if n_ids is None:
+            check_finite(batch[0], "x")
+        else:
+            check_ids(batch[0], n_ids)
         yield batch
+
+
+def _sent(found: Iterable[tuple[Any, ...]], uploader: Uploader, door: Door) -> Generator[Any, None, None]:
+    for batch in found:
+        yield uploader.send(door.host_batch(*batch))
+
+
+def _uploaded(
+    found: Iterable[tuple[Any, ...]], uploader: Uploader, door: Door
+) -> Generator[tuple[Array, ...], None, None]:
+    """The batches on the device, each until the next one is asked for; a thread reads and sends meanwhile."""
+    sent = prefetch(_sent(found, uploader, door))
+    try:
+        for each in sent:
+            yield uploader.receive(each)
+    finally:
+        uploader.close()  # first: the thread may be waiting for a place, and is waited for
+        sent.close()
 
 
 class Door:
@@ -41,7 +63,18 @@ class Door:
         self.metrics = metrics
 
     def x(self, x: Any) -> Array:
-        """`x` on the model's device, in its dtype."""
+        """`x` on the model's device: in the model's dtype, or int64 where the model takes ids."""
+        ids = self.model.input_ids
+        if ids is None:
+            return self.values(x)
+        x = as_array(x, "x")
+        if not namespace(x).isdtype(x.dtype, "integral"):
+            check_ids(x, ids)
+        backend = self.model.backend
+        return backend.asarray(host_if_foreign(x, backend), dtype="int64")
+
+    def values(self, x: Any) -> Array:
+        """Numbers on the model's device, in its dtype."""
         store = self.model.store
         return store.backend.asarray(host_if_foreign(as_array(x, "x"), store.backend), dtype=store.dtype)
 
@@ -49,7 +82,7 @@ class Door:
         """`y` on the model's device: labels as int64, values in the model's dtype."""
         y = as_array(y, "y")
         if not self._labels(y):
-            return self.x(y)
+            return self.values(y)
         if not namespace(y).isdtype(y.dtype, "integral"):
             check_label_form(y, 1)
         backend = self.model.backend
@@ -61,21 +94,38 @@ class Door:
 
     def batch(self, x: Any, y: Any, weight: Any = None) -> tuple[Array, ...]:
         """The inputs of a step: (x, y), or (x, y, weight) where there are weights."""
-        return (self.x(x), self.y(y)) if weight is None else (self.x(x), self.y(y), self.x(weight))
+        return (self.x(x), self.y(y)) if weight is None else (self.x(x), self.y(y), self.values(weight))
+
+    def host_batch(self, x: Any, y: Any, weight: Any = None) -> tuple[Any, ...]:
+        """The same on the host, in the dtypes that `batch` has."""
+        dtype, y = self.model.store.dtype, as_array(y, "y")
+        if self._labels(y) and not namespace(y).isdtype(y.dtype, "integral"):
+            check_label_form(y, 1)
+        target = np.asarray(to_numpy(y), dtype="int64" if self._labels(y) else dtype)
+        x, ids = as_array(x, "x"), self.model.input_ids
+        if ids is not None and not namespace(x).isdtype(x.dtype, "integral"):
+            check_ids(x, ids)
+        values = np.asarray(to_numpy(x), dtype=dtype if ids is None else "int64")
+        return (values, target) if weight is None else (values, target, np.asarray(to_numpy(weight), dtype=dtype))
 
     def batches(self, data: Dataset, batch_size: int, **order: Any) -> Generator[tuple[Any, ...], None, None]:
         """The batches of `data` in the `order` of `bpnet.data.batches`.
 
-        Where data may exceed memory, a thread makes the next batches meanwhile, and looks at their values.
+        Where data may exceed memory, a thread makes the next batches meanwhile, and looks at their values; where the
+        backend has an uploader it sends them to the device too.
         """
         found = batches(data, batch_size, **order)
-        return prefetch(_looked_at(found)) if may_exceed_memory(data.x) else found
+        if not may_exceed_memory(data.x):
+            return found
+        uploader = getattr(self.model.backend, "uploader", None)
+        looked_at = _looked_at(found, self.model.input_ids)
+        return prefetch(looked_at) if uploader is None else _uploaded(looked_at, uploader(), self)
 
     def moved(self, data: Dataset) -> Dataset:
         """The data on the model's device where that is not the host, so that batches are taken there."""
         if self.model.backend.array_type is np.ndarray or may_exceed_memory(data.x):
             return data
-        weight = None if data.weight is None else self.x(data.weight)
+        weight = None if data.weight is None else self.values(data.weight)
         return Dataset(self.x(data.x), self.y(data.y), weight=weight, name=data.name, split=data.split)
 
     def check(self, data: Dataset, names: tuple[str, str, str] = ("x", "y", "sample_weight")) -> Array:
@@ -90,7 +140,10 @@ class Door:
                 f'{self.loss!r} gives no one number to train on; leave reduction="none" to the explicit loop'
             )
         dtype = self.model.store.dtype
-        if not may_exceed_memory(data.x):
+        n_ids = self.model.input_ids
+        if n_ids is not None:
+            check_ids(data.x[:1, ...] if may_exceed_memory(data.x) else data.x, n_ids, name_x)
+        elif not may_exceed_memory(data.x):
             check_finite(data.x, name_x)
             check_range(data.x, name_x, dtype)
         if data.weight is not None:
@@ -106,6 +159,27 @@ class Door:
             check_range(data.y, name_y, dtype)
         self.loss.check_values(data.y, name_y, int(prediction.shape[-1]))
         return prediction
+
+    def check_smallest(self, data: Dataset, batch_size: int, micro_batch_size: int | None) -> None:
+        """Raise ShapeError where the model cannot be trained on the smallest part that the data will be cut into.
+
+        So it is with statistics of one sample. A forward is made, and what the layers have kept let go of.
+        """
+        n = len(data)
+        if not n or not self.model.statistics():
+            return
+        batches = {min(n, batch_size), n % batch_size or batch_size}
+        size = micro_batch_size or batch_size
+        smallest = min(part for batch in batches for part in (min(batch, size), batch % size or size))
+        if smallest > 1:
+            return
+        try:
+            self.model.forward(self.x(data.x[:smallest, ...]))
+        except ShapeError as error:
+            raise ShapeError(f"{error} (found with the smallest batch, {smallest} of {n} samples)") from error
+        finally:
+            for _, layer in self.model.walk():
+                layer._kept = None
 
     def _probe(self, data: Dataset, name_y: str) -> Array:
         """The model's output for the first sample, which the loss and the metrics can take."""

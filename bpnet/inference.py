@@ -8,6 +8,7 @@ import numpy as np
 from array_api_compat import to_device
 
 from bpnet.backend import Backend, to_numpy
+from bpnet.data.checks import check_ids
 from bpnet.data.dataset import Dataset, as_array, check_batch_size
 from bpnet.data.lazy import LazyRows
 from bpnet.dispatch import namespace
@@ -30,13 +31,16 @@ def predict(model: Layer, x: Any, *, batch_size: int = 256) -> Any:
         raise ShapeError("x must have a first axis of samples, got a 0-d array")
     if given.shape[0] == 0:
         raise DataError(f"x is empty, of shape {tuple(given.shape)}; there is nothing to predict")
-    if given.ndim == 1:
+    if given.ndim == 1 and model.input_ids is None:
         batch_size = given.shape[0]  # so that a layer's complaint shows the whole shape
     store = model.store
+    dtype, n_ids = model.input_dtype, model.input_ids
     parts = []
     for start in range(0, given.shape[0], batch_size):
         part = host_if_foreign(given[start : min(start + batch_size, given.shape[0]), ...], store.backend)
-        parts.append(model(store.backend.asarray(part, dtype=store.dtype)))
+        if n_ids is not None:
+            check_ids(part, n_ids, "x", start)
+        parts.append(model(store.backend.asarray(part, dtype=dtype)))
     result = store.backend.xp.concat(parts, axis=0) if len(parts) > 1 else store.backend.xp.asarray(parts[0], copy=True)
     if isinstance(given, store.backend.array_type):
         return result if result.device == given.device else to_device(result, given.device)

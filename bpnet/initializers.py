@@ -85,6 +85,11 @@ def orthogonal(stream: HostStream, shape: tuple[int, ...]) -> Any:
     return (vectors if n_rows <= n_columns else vectors.T).reshape(shape)
 
 
+def unit_rows(stream: HostStream, shape: tuple[int, ...]) -> Any:
+    """Normal with variance 1 / fan_out: the rows of a table, such as an Embedding's, have lengths of about 1."""
+    return stream.normal(shape) * math.sqrt(1 / fans(shape)[1])
+
+
 class constant:
     """Every element the same number: `constant(0.25)`."""
 
@@ -128,5 +133,6 @@ INITIALIZERS: dict[str, Initializer] = {
         lecun_normal,
         lecun_uniform,
         orthogonal,
+        unit_rows,
     )
 }

@@ -1,4 +1,4 @@
-"""What a layer learns (`Parameter`) and what it draws (`Stream`). Their arrays live in the model's store."""
+"""What a layer learns (`Parameter`), counts (`Statistic`) and draws (`Stream`). Their arrays live in the store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpnet import ops
+from bpnet.abilities import scope_of
 from bpnet.backend import to_numpy
 from bpnet.checks import at_least_0
 from bpnet.dispatch import Array, note_change
@@ -90,7 +91,8 @@ class Parameter:
             new = self._store.backend.asarray(new, dtype=self._store.dtype)
         if tuple(new.shape) != self.shape:
             raise ShapeError(f"{self.label} has shape {self.shape}, got a value of shape {tuple(new.shape)}")
-        self._value[...] = self._store.backend.asarray(new, dtype=self._store.dtype)
+        with scope_of(self._store.backend):
+            self._value[...] = self._store.backend.asarray(new, dtype=self._store.dtype)
 
     def preset(self, new: Any) -> None:
         """Set the values to a host array of this shape; where the model has no arrays yet, it gets these."""
@@ -203,7 +205,55 @@ class Parameter:
         self._pending = state["value"]
 
     def __repr__(self) -> str:
-        return f"Parameter({self.path or 'unattached'}, shape {self.shape})"
+        return f"{type(self).__name__}({self.path or 'unattached'}, shape {self.shape})"
+
+
+class Statistic(Parameter):
+    """An array that training changes, but no gradient does: a running mean, a count.
+
+    A layer's backward contributes to it by `blend`, once for every micro-batch, as to a gradient; `optimizer.step`
+    makes that its value, where the step updates at all. So a forward may be repeated, a step whose loss is not finite
+    changes nothing, and a step that is given up leaves no trace. It is saved, moved and resumed with the parameters.
+    shape, initializer : as of Parameter
+    """
+
+    def __init__(self, shape: tuple[int, ...], initializer: Initializer | str, **_: Any) -> None:
+        super().__init__(shape, initializer, decay=False, trainable=False)
+        self._next: Array = None
+
+    @property
+    def pending(self) -> Array:
+        """What the value becomes when the present step updates, where something has contributed; else of no meaning."""
+        if self._next is None:
+            self._touch()
+        return self._next
+
+    @property
+    def trainable(self) -> bool:
+        """False: no gradient changes it."""
+        return False
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        if value:
+            raise ConfigError(f"{self.label} is a statistic, which no gradient changes; it cannot be made trainable")
+
+    def blend(self, new: Array, momentum: float, factor: float = 1.0) -> None:
+        """Let the value after this step be (1 - momentum) of what it would have been, and momentum factor new.
+
+        new : an array of the statistic's shape; momentum : in [0, 1]
+        """
+        if tuple(new.shape) != self.shape:
+            raise ShapeError(f"{self.label} has shape {self.shape}, got a contribution of shape {tuple(new.shape)}")
+        pending = self.pending
+        ops.blend_(pending, pending if self._filled else self._value, new, momentum, factor)
+        self._filled = True
+        assert self._store is not None
+        self._store.filled = True
+
+    def attach_pending(self, pending: Array) -> None:
+        """Take the view that the store has made, beside those of `attach`."""
+        self._next = pending
 
 
 def penalty_of(name: str, kind: str) -> property:

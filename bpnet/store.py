@@ -2,8 +2,9 @@
 
 Parameters lie in segments ordered by (decay group, path), each padded to 256 bytes; tied parameters lie there once. So
 an optimizer makes one pass a segment where it treats all alike, a norm is one reduction, and moving a model is a few
-copies. Beside them are the counters (step, and one micro-batch counter for every random stream), the learning rate,
-and the flag `ok`, which turns False when a step's loss is not finite and then keeps updates from happening.
+copies. Statistics come last; `pending` holds what they become when the present step updates. Beside these are the
+counters (step, and one micro-batch counter for every random stream), the learning rate, and the flag `ok`, which turns
+False when a step's loss is not finite and then keeps updates from happening.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from bpnet import ops
+from bpnet.abilities import scope_of
 from bpnet.backend import FLOATING_DTYPES, Backend
 from bpnet.dispatch import Array, note_change
 from bpnet.errors import CheckpointError, ConfigError, StateError
-from bpnet.parameter import Parameter, Stream
+from bpnet.parameter import Parameter, Statistic, Stream
 from bpnet.random import HostStream, stream_key
 
 ALIGNMENT = 256  # bytes
@@ -52,8 +54,9 @@ AVERAGE = "average"  # the slot of the values' moving averages
 
 
 def _load(backend: Backend, host: Any) -> Array:
-    array = backend.zeros(host.shape, str(host.dtype))
-    array[...] = backend.asarray(host)
+    with scope_of(backend):  # assignments are made on the current device
+        array = backend.zeros(host.shape, str(host.dtype))
+        array[...] = backend.asarray(host)
     return array
 
 
@@ -61,6 +64,7 @@ class Store:
     """The arrays of one model on one backend.
 
     values, grads     : (size,) of `dtype`
+    pending           : (size of the statistics' segment,) of `dtype`
     slots             : the optimizer's buffers by name, each (size,) of `dtype`
     counters          : (1 + number of streams,) int64; counters[0] is the number of steps taken
     ok, learning_rate : 0-d bool, 0-d float64
@@ -79,6 +83,7 @@ class Store:
         if dtype not in FLOATING_DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(FLOATING_DTYPES)}, got {dtype!r}")
         self.backend = backend
+        self.scoped = hasattr(backend, "scope")  # whether work on it is to be done in a block: `bpnet.abilities`
         self.dtype = dtype
         self.seed = seed
         self.parameters = parameters
@@ -89,6 +94,7 @@ class Store:
         self.slots: dict[str, Array] = {}
         self.segments, self.offsets, self.size = self._lay_out(dtype)
         self.values = _load(backend, self._host_values(redraw))
+        self.pending = backend.zeros((self.size - self._first_statistic,), dtype)
         self.grads = backend.zeros((self.size,), dtype)
         self.counters = backend.zeros((1 + len(streams),), "int64")
         self.learning_rate = backend.zeros((), "float64")
@@ -106,11 +112,12 @@ class Store:
         segments: list[Segment] = []
         offsets: dict[str, int] = {}
         start = 0
-        for decay in (True, False):
+        for kind, decay in ((Parameter, True), (Parameter, False), (Statistic, False)):
             stop = start
-            for path in sorted(p for p, parameter in self.parameters.items() if parameter.decay == decay):
-                offsets[path] = stop
-                stop += -(-self.parameters[path].size // pad) * pad
+            for path, parameter in sorted(self.parameters.items()):
+                if isinstance(parameter, Statistic) == (kind is Statistic) and parameter.decay == decay:
+                    offsets[path] = stop
+                    stop += -(-parameter.size // pad) * pad
             if stop > start:
                 segments.append(Segment(start, stop, decay))
             start = stop
@@ -128,15 +135,30 @@ class Store:
             host[start : start + parameter.size] = value.reshape(-1)
         return host
 
+    @property
+    def statistics(self) -> dict[str, Statistic]:
+        """The statistics among the parameters, by path."""
+        return {path: each for path, each in self.parameters.items() if isinstance(each, Statistic)}
+
+    @property
+    def _first_statistic(self) -> int:
+        """Where the statistics begin in a flat buffer; its end where there are none."""
+        return min((self.offsets[path] for path in self.statistics), default=self.size)
+
     def _attach(self) -> None:
         for path, parameter in self.parameters.items():
             parameter.attach(self, path, self.view(self.values, path), self.view(self.grads, path))
+        for path, statistic in self.statistics.items():
+            statistic.attach_pending(self.view(self.pending, path, self._first_statistic))
         for index, (path, stream) in enumerate(self.streams.items(), start=1):
             stream.attach(path, self.counters, index, stream_key(self.seed, f"stream/{path}"))
 
-    def view(self, buffer: Array, path: str) -> Array:
-        """The part of a flat buffer that belongs to the parameter at `path`, in the parameter's shape."""
-        start, parameter = self.offsets[path], self.parameters[path]
+    def view(self, buffer: Array, path: str, first: int = 0) -> Array:
+        """The part of a flat buffer that belongs to the parameter at `path`, in the parameter's shape.
+
+        first : the offset at which the buffer begins
+        """
+        start, parameter = self.offsets[path] - first, self.parameters[path]
         return self.backend.xp.reshape(buffer[start : start + parameter.size], parameter.shape)
 
     def retire(self, reason: str) -> None:
@@ -239,6 +261,17 @@ class Store:
             if not parameter._filled and parameter.trainable:
                 ops.fill_(parameter._grad, 0)
 
+    def commit_statistics(self) -> None:
+        """Let every statistic become what the micro-batches of this step have made of it, where `ok`."""
+        statistics = self.statistics
+        if not statistics:
+            return
+        for statistic in statistics.values():
+            if not statistic._filled:
+                ops.copy_(statistic.pending, statistic.value)
+        segment = Segment(self._first_statistic, self.size, False)
+        ops.commit_(self.part("values", segment), self.pending, self.ok)
+
     def consume_gradients(self) -> None:
         """Let the next backward write afresh."""
         for parameter in self.parameters.values():
@@ -256,6 +289,8 @@ class Store:
             "learning_rate": self.learning_rate,
             "ok": self.ok,
         }
+        if self.pending.shape[0]:
+            fixed["pending"] = self.pending
         return fixed | {f"{SLOT}{name}": slot for name, slot in self.slots.items()}
 
     def check_restorable(self, kept: dict[str, Any]) -> None:
@@ -309,6 +344,8 @@ class Store:
         for parameter in self.parameters.values():
             yield parameter._value
             yield parameter._grad
+        for statistic in self.statistics.values():
+            yield statistic.pending
 
     def move(self, backend: Backend, dtype: str) -> None:
         """Bring every array to `backend` and floating ones to `dtype`; all views are made anew.
@@ -321,22 +358,25 @@ class Store:
             raise ConfigError(f"dtype must be one of {', '.join(FLOATING_DTYPES)}, got {dtype!r}")
         segments, offsets, size = self._lay_out(dtype)
 
-        def moved(flat: Array) -> Array:
-            host, new = self.backend.to_numpy(flat), np.zeros(size, dtype)
+        def moved(flat: Array, first: int = 0, new_first: int = 0) -> Array:
+            host, new = self.backend.to_numpy(flat), np.zeros(size - new_first, dtype)
             for path, parameter in self.parameters.items():
-                old, start = self.offsets[path], offsets[path]
-                new[start : start + parameter.size] = host[old : old + parameter.size]
+                old, start = self.offsets[path] - first, offsets[path] - new_first
+                if old >= 0:
+                    new[start : start + parameter.size] = host[old : old + parameter.size]
             return _load(backend, new)
 
         values, grads = moved(self.values), moved(self.grads)
+        first = min((offsets[path] for path in self.statistics), default=size)
+        pending = moved(self.pending, self._first_statistic, first)
         slots = {name: moved(slot) for name, slot in self.slots.items()}
         counters, learning_rate, ok = (
             _load(backend, self.backend.to_numpy(each)) for each in (self.counters, self.learning_rate, self.ok)
         )
         filled = {path: parameter._filled for path, parameter in self.parameters.items()}
-        self.backend, self.dtype = backend, dtype
+        self.backend, self.dtype, self.scoped = backend, dtype, hasattr(backend, "scope")
         self.segments, self.offsets, self.size = segments, offsets, size
-        self.values, self.grads, self.slots = values, grads, slots
+        self.values, self.grads, self.pending, self.slots = values, grads, pending, slots
         self.counters, self.learning_rate, self.ok = counters, learning_rate, ok
         self._ranges, self._rates, self.passes = {}, {}, None
         self._attach()

@@ -46,7 +46,7 @@ def test_the_split_is_stratified_seeded_named_and_a_fifth() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
-    known = "diabetes, digits, fashion-mnist, mnist, spiral"
+    known = "diabetes, digits, fashion-mnist, mnist, spiral, topics"
     with pytest.raises(bp.ConfigError, match=rf"unknown data 'digit'; known are {known}; did you mean 'digits'\?"):
         bp.data.load("digit")
 

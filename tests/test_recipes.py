@@ -104,7 +104,7 @@ def test_an_initializer_of_a_constant_and_those_with_names_can_be_given() -> Non
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("Dens(3, 4)", "there is no layer 'Dens'; there are Concatenate, Dense"),
+        ("Dens(3, 4)", "there is no layer 'Dens'; there are "),
         ("Dens(3, 4)", "did you mean 'Dense'?"),
         ("ReLU", "write ReLU(), with parentheses"),
         ("Residual(ReLU)", "write ReLU(), with parentheses"),
@@ -130,7 +130,7 @@ def test_an_initializer_of_a_constant_and_those_with_names_can_be_given() -> Non
         ("Dense(3, 4)\x00", "layer"),
         ("Residual(" * 2000 + ")" * 2000, "layer"),
         ("a" * 30_000, "may have 20,000 characters, got 30,000"),
-        (7, 'must be a layer as text, such as "Concatenate(...)", got 7'),
+        (7, 'must be a layer as text, such as "AvgPool2d(...)", got 7'),
     ],
 )
 def test_a_text_that_is_no_layer_is_refused_with_the_part_that_is_wrong(text: Any, says: str) -> None:
@@ -195,10 +195,12 @@ def test_keys_are_written_as_people_write_them() -> None:
 
 
 def test_the_bundled_recipes_have_a_line_each_and_no_mistakes() -> None:
-    assert recipes.available() == ["diabetes", "digits", "fashion-mnist", "mnist", "spiral"]
+    plain, images = ["diabetes", "digits", "fashion-mnist", "mnist", "spiral"], ["cnn-digits", "cnn-fashion-mnist"]
+    assert recipes.available() == ["char-gpt", *images, *plain]
     for name in recipes.available():
         recipe = recipes.find(name)
-        assert recipe.name == recipe["data.name"] == name
+        assert recipe.name == name
+        assert recipe["data.name"] == ("topics" if name == "char-gpt" else name.removeprefix("cnn-"))
         assert 20 < len(recipes.describe(name)) < 100
         again = recipes.parse(recipe.toml(), name=name)
         assert again == recipe
@@ -225,6 +227,15 @@ def test_the_fashion_mnist_recipe_is_the_network_that_was_asked_for() -> None:
     assert recipe["training.epochs"] == 10
 
 
+def test_the_convolutional_digits_learn_and_the_clothes_take_their_images() -> None:
+    ready = recipes.find("cnn-digits", {"training.epochs": 4}).prepare()
+    ready.fit(progress=False)
+    assert ready.trainer.evaluate(ready.test)["accuracy"] > 0.93
+    layers = recipes.find("cnn-fashion-mnist")["model.layers"]
+    made = bp.Sequential(*(parse_call(text, classes("layer"), "layer") for text in layers))
+    assert made.output_shape((784,)) == (10,)
+
+
 @pytest.mark.parametrize("name", ["spiral", "diabetes"])
 def test_the_small_recipes_learn(name: str) -> None:
     ready = recipes.find(name, {"training.epochs": 30}).prepare()
@@ -236,7 +247,9 @@ def test_the_small_recipes_learn(name: str) -> None:
 
 
 def test_an_unknown_recipe_or_file_is_named_with_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(bp.ConfigError, match=r"no recipe is called 'digts'; there are diabetes, digits.*did you mean"):
+    with pytest.raises(
+        bp.ConfigError, match=r"no recipe is called 'digts'; there are char-gpt, .*digits.*did you mean"
+    ):
         recipes.find("digts")
     with pytest.raises(bp.ConfigError, match=r"cannot read the recipe .*none\.toml.*No such file"):
         recipes.read(tmp_path / "none.toml")

@@ -58,8 +58,9 @@ def random_x(model: Layer, n: int, seed: int) -> Any:
     """n random samples of the first shape, made of the sizes of the model's parameters, that the model takes."""
     rng = np.random.default_rng([seed, 10])
     tried = []
-    for shape in dict.fromkeys(_shapes(model)):
-        x = rng.normal(size=(n, *shape))
+    n_ids = model.input_ids
+    for shape in dict.fromkeys(_shapes(model) if n_ids is None else _lengths(model)):
+        x = rng.normal(size=(n, *shape)) if n_ids is None else rng.integers(0, n_ids, size=(n, *shape))
         tried.append(shape)
         try:
             with np.errstate(all="ignore"):
@@ -70,11 +71,19 @@ def random_x(model: Layer, n: int, seed: int) -> Any:
     raise ConfigError(f"audit: the model takes samples of none of the shapes {', '.join(map(str, tried[:8]))}; give x")
 
 
+def _lengths(model: Layer) -> Iterator[tuple[int, ...]]:
+    """Shapes of samples that are ids."""
+    yield (min(WIDTHS[1], model.max_positions or WIDTHS[1]),)
+    yield ()
+    yield from ((width,) for width in WIDTHS)
+
+
 def _shapes(model: Layer) -> Iterator[tuple[int, ...]]:
     for _, layer in model.walk():
-        for name in ("n_in", "n_inputs"):
+        for name in ("n_in", "n_inputs", "n_features"):
             if isinstance(size := getattr(layer, name, None), int):
                 yield (size,)
+                yield (min(WIDTHS[0], model.max_positions or WIDTHS[0]), size)  # a sequence
         for name, parameter in layer.parameters().items():
             if "." not in name:
                 yield from ((size,) for size in parameter.shape)

@@ -36,6 +36,10 @@ def predict(
         raise ConfigError("give either --input FILE (samples of your own) or --sample N (of the model's test data)")
     saved = Saved(settings.model, settings.backend)
     loaded = saved.model
+    if isinstance(saved.info.get("vocabulary"), str):
+        raise ConfigError(
+            f"{settings.model!r} is a model of text: `bpnet generate {settings.model}` shows what it writes"
+        )
     if settings.input is None:
         numbers = settings.sample
         x, targets = _test_samples(saved, numbers)

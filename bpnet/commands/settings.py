@@ -162,6 +162,17 @@ class PredictSettings(_OnBackend):
     sample: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
 
 
+class GenerateSettings(_OnBackend):
+    """Of `bpnet generate`."""
+
+    model: Annotated[str, AfterValidator(_model_file)] = Field(title="MODEL")
+    prompt: str | None = Field(None, min_length=1, description="a text that is not empty")
+    length: int = Field(300, ge=0, description="an integer of at least 0")
+    temperature: float = Field(1.0, ge=0, allow_inf_nan=False, description="a finite number of at least 0")
+    top_k: int | None = Field(None, ge=1, description=POSITIVE)
+    seed: int = Field(0, ge=0, le=MAX_SEED, description=SEED)
+
+
 class ExplainSettings(_OnBackend):
     """Of `bpnet explain`."""
 

@@ -128,7 +128,7 @@ def train(
     _save(run, history, str(settings.out))
     results = run.trainer.evaluate(run.test)
     _report(run, history, results, seconds)
-    _say_saved(settings, history, replaced)
+    _say_saved(settings, run, history, replaced)
     if as_json:
         common.print_json(_summary(run, history, results, seconds, settings))
     if history.interrupted:
@@ -278,10 +278,10 @@ def _report(run: Run, history: History, results: dict[str, Any], seconds: float)
     common.print_matrices(results)
 
 
-def _say_saved(settings: TrainSettings, history: History, replaced: bool) -> None:
+def _say_saved(settings: TrainSettings, run: Run, history: History, replaced: bool) -> None:
     """Name the files that were written; draw the picture."""
     out = settings.out or ""
-    hint = f"see `bpnet predict {out} --sample 0`"
+    hint = f"see `bpnet generate {out}`" if "vocabulary" in run.model.info else f"see `bpnet predict {out} --sample 0`"
     print(f"{'replaced' if replaced else 'saved'} {out} ({os.path.getsize(out):,} bytes); {hint}")
     if settings.plot is not None and len(history):
         history.plot(settings.plot)

@@ -9,6 +9,7 @@ from bpnet.data.prefetch import prefetch
 from bpnet.data.readers import memmap, read_csv, read_npz
 from bpnet.data.split import split
 from bpnet.data.statistics import mean_and_std
+from bpnet.data.text import decode, encode
 
 __all__ = [
     "Dataset",
@@ -17,6 +18,8 @@ __all__ = [
     "batches",
     "check_finite",
     "check_labels",
+    "decode",
+    "encode",
     "load",
     "mean_and_std",
     "memmap",

@@ -66,6 +66,24 @@ def check_label_values(
     )
 
 
+def check_ids(x: Array, n_ids: int, name: str = "x", offset: int = 0) -> None:
+    """Raise DTypeError or DataError unless `x`, of any shape, holds integers in 0 ... n_ids - 1."""
+    xp = namespace(x)
+    if not xp.isdtype(x.dtype, "integral"):
+        raise DTypeError(
+            f"{name} must hold ids, integers in 0 ... {n_ids - 1}, which the model begins with; got {x.dtype}"
+        )
+    wide = xp.astype(x, xp.int64)
+    good = (wide >= 0) & (wide < n_ids)
+    if bool(xp.all(good)):
+        return
+    bad = np.argwhere(~to_numpy(good))
+    raise DataError(
+        f"{name} holds {len(bad)} ids outside 0 ... {n_ids - 1}, which are all that the model's first layer knows; the "
+        f"first is {_place(to_numpy(x), bad[0], offset)}"
+    )
+
+
 def check_distributions(t: Array, name: str = "y", offset: int = 0) -> None:
     """Raise DataError unless every row of `t` (N, ..., C) is of probabilities: none negative, their sum 1 to 1e-3."""
     xp = namespace(t)

@@ -17,6 +17,7 @@ from bpnet.data import mnist
 from bpnet.data.dataset import Dataset
 from bpnet.data.sources import FileSet
 from bpnet.data.split import held_out
+from bpnet.data.text import CHARACTERS, topics
 from bpnet.errors import ConfigError, did_you_mean
 from bpnet.random import HostStream, check_seed
 
@@ -71,6 +72,9 @@ def load(name: str, *, split_seed: int = 0, **options: Any) -> tuple[Dataset, Da
                       classes=3, noise=0.2
     "diabetes"      : 442 patients (Efron et al. 2004), x (N, 10) float32, y (N, 1) float32; `split_seed` chooses the
                       fifth that is `test`
+    "topics"        : the text of Python's help, some 500,000 characters, different in every version of Python; x, y
+                      (N, length) int64, length=64: rows of characters as ids, and those that follow each. The last
+                      tenth is `test`; model.info["vocabulary"] = "".join(train.classes) lets `generate` write text
     Raises ConfigError when the name or an option is unknown; DataError when files are missing or damaged, with every
     place that was tried and the commands that get them.
     """
@@ -190,6 +194,14 @@ _SETS = {
             GENERATED,
             _spiral,
             ("0", "1", "2"),
+        ),
+        Named(
+            "topics",
+            "the text of Python's help, by characters (pydoc_data.topics); comes with Python",
+            "PSF-2.0",
+            OFFICIAL,
+            topics,
+            tuple(CHARACTERS),
         ),
         Named(
             "diabetes",

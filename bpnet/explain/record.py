@@ -170,7 +170,8 @@ class Record:
             else:
                 dy = self._given(dvalues, y)
             self.dy = host(dy)
-            self.dx = host(self.model.backward(dy))
+            dx = self.model.backward(dy)
+            self.dx = None if dx is None else host(dx)  # ids have no derivative
         finally:
             self.unwatch()
         self.model.store.complete_gradients()
@@ -234,7 +235,7 @@ def run(
         target = door.y(y)
         record.target = host(target)
         if sample_weight is not None:
-            weight = door.x(sample_weight)
+            weight = door.values(sample_weight)
             record.sample_weight = host(weight)
     record.go(given, loss, target, dvalues, weight)
     return record

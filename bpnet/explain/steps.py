@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bpnet.explain.parts import Row, Scene, Step, Term, plain
 from bpnet.explain.record import Call, Record
-from bpnet.layers import Residual
+from bpnet.layers import Embedding, Residual
 
 SINGLY = 4  # up to so many products have a step each
 
@@ -56,6 +56,11 @@ def _forward(scene: Scene, head: Call | None) -> list[Step]:
         found.append(
             Step("forward", "join", "h", f"The branches stand side by side; this place is {value}, from "
                  f"{scene.terms[0].factors[0].label}.")
+        )  # fmt: skip
+    elif head is not None and isinstance(head.layer, Embedding):
+        found.append(
+            Step("forward", scene.head, "h", f"The id names a row of the table: {scene.terms[0].factors[0].label} is "
+                 f"{value}.")
         )  # fmt: skip
     elif scene.head:
         name = head.name if head is not None else scene.head

@@ -12,6 +12,7 @@ from bpnet.layers import (
     Concatenate,
     Dense,
     Dropout,
+    Embedding,
     Flatten,
     LogSoftmax,
     Normalize,
@@ -122,6 +123,9 @@ def terms_of(record: Record, call: Call, sample: int, index: Index) -> list[Term
         return list(layer.explain_terms(x, y, index))  # type: ignore[attr-defined]
     if isinstance(layer, Dense):
         return _dense(layer, record, call, x, index)
+    if isinstance(layer, Embedding):  # the number that was looked up; the id itself has no derivative
+        place = (int(x[index[:-1]]), index[-1])
+        return [Term("", float(y[index]), (Factor("weight", place, float(y[index]), 1.0),))]
     if isinstance(layer, Residual):
         inner = record.calls[call.inner[-1]].y[sample][index] if call.inner else x[index]
         return [

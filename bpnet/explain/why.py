@@ -143,7 +143,7 @@ class Why:
     def ask(self, name: str, index: Any) -> Reason:
         """The answer for a parameter's path, or "x", and an index in it."""
         record = self.record
-        known = {**record.gradients, "x": record.dx}
+        known = record.gradients | ({} if record.dx is None else {"x": record.dx})
         if name not in known:
             raise ConfigError(
                 f"why: there is no gradient {name!r}; there are {', '.join(map(repr, known))}"

@@ -21,6 +21,7 @@ class Activation(Layer):
     op: ClassVar[Kernel]
     op_backward: ClassVar[Kernel]
     from_input: ClassVar[bool] = False
+    positionwise = True
 
     @property
     def settings(self) -> tuple[Any, ...]:
@@ -182,6 +183,18 @@ class GELU(Activation):
         if self.approximate == "tanh":
             return ops.gelu_tanh, ops.gelu_tanh_backward
         return ops.gelu, ops.gelu_backward
+
+    def forward(self, x: Array) -> Array:
+        """Return the activation of `x`; keep its derivative, which shares most of the work."""
+        y, slope = ops.gelu_tanh_with_slope(x) if self.approximate == "tanh" else ops.gelu_with_slope(x)
+        self.keep(slope)
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        """Return dx = dy times the derivative that was kept."""
+        (slope,) = self.kept()
+        self.check_gradient(dy, slope.shape, slope.dtype, slope)
+        return ops.mul(dy, slope) if need_dx else None
 
 
 class SiLU(Activation):

@@ -51,6 +51,16 @@ class Container(Layer):
             names |= layer.accepted() if isinstance(layer, Container) else layer.side_inputs
         return frozenset(names)
 
+    @property
+    def input_ids(self) -> int | None:
+        """The fewest that a child which takes ids may be given; None where none does."""
+        return min((layer.input_ids for layer in self.layers if layer.input_ids is not None), default=None)
+
+    @property
+    def max_positions(self) -> int | None:
+        """The fewest that a child may be given."""
+        return min((layer.max_positions for layer in self.layers if layer.max_positions is not None), default=None)
+
     def _check_side(self, side: dict[str, Any]) -> None:
         unknown = set(side) - self.accepted()
         if unknown:
@@ -104,6 +114,24 @@ class Sequential(Container):
             x = layer.forward(x, **_for(layer, side)) if side else layer.forward(x)
         return x
 
+    @property
+    def input_ids(self) -> int | None:
+        """What the first layer says."""
+        return self.layers[0].input_ids if self.layers else None
+
+    @property
+    def can_step(self) -> bool:
+        """Whether every layer can."""
+        return all(layer.can_step for layer in self.layers)
+
+    def step(self, x: Array, cache: Any = None) -> tuple[Array, Any]:
+        """See `Layer.step`; the cache is a tuple of the layers' own."""
+        own = []
+        for layer, before in zip(self.layers, cache or (None,) * len(self.layers), strict=True):
+            x, after = layer.step(x, before)
+            own.append(after)
+        return x, tuple(own)
+
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         """Return dx of the first layer; with need_dx=False that layer skips it, and frozen ones in front do nothing."""
         first = 0 if need_dx else self._first_to_reach()
@@ -118,12 +146,13 @@ class Sequential(Container):
     def _first_to_reach(self) -> int:
         """The index of the first layer that a backward must reach where nobody needs dx: all before it are frozen.
 
-        A layer that draws random numbers is reached: its backward counts the micro-batch.
+        A layer that draws random numbers or keeps statistics is reached: its backward counts the micro-batch.
         """
         some_frozen = False
         for index, layer in enumerate(self.layers):
             parameters = layer.parameters()
-            if any(parameter.trainable for parameter in parameters.values()) or layer.streams():
+            counts = layer.streams() or layer.statistics()
+            if counts or any(parameter.trainable for parameter in parameters.values()):
                 return index if some_frozen else 0
             some_frozen = some_frozen or bool(parameters)
         return len(self.layers) if some_frozen else 0
@@ -146,6 +175,11 @@ class Residual(Sequential):
     def forward(self, x: Array, **side: Any) -> Array:
         """Return x + f(x)."""
         return self._sum(x, super().forward(x, **side))
+
+    def step(self, x: Array, cache: Any = None) -> tuple[Array, Any]:
+        """See `Layer.step`."""
+        y, cache = super().step(x, cache)
+        return self._sum(x, y), cache
 
     def _sum(self, x: Array, fx: Array) -> Array:
         if fx.shape != x.shape:
@@ -205,6 +239,36 @@ class Concatenate(Container):
         total = None
         for layer, part in zip(self.layers, ops.split(dy, sizes, self.axis), strict=True):
             dx = layer.backward(part, need_dx)
-            if need_dx:
+            if dx is not None:  # nor where the branch takes ids
                 total = dx if total is None else ops.add(total, dx)
         return total
+
+
+class Recompute(Sequential):
+    """Layers in sequence whose forward is made again in backward: less memory for more time.
+
+    `forward` keeps x alone; what the layers would keep is made anew when the backward needs it, and let go of layer by
+    layer. The numbers are the same to the bit: masks are functions of counters that backward moves on, and statistics
+    are counted in backward, so both come once. The chain rule is Sequential's. [Chen et al. 2016]
+    """
+
+    def forward(self, x: Array, **side: Any) -> Array:
+        """Return the last layer's output; keep x and the side inputs."""
+        y = super().forward(x, **side)
+        self._let_go()
+        self.keep(x, side, tuple(y.shape), y.dtype)
+        return y
+
+    def backward(self, dy: Array, need_dx: bool = True) -> Array:
+        """Make the forward again, then Sequential's backward."""
+        x, side, shape, dtype = self.kept()
+        self.check_gradient(dy, shape, dtype, x, side, shape, dtype)
+        super().forward(x, **side)
+        try:
+            return super().backward(dy, need_dx)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for _, layer in self.walk():
+            layer._kept = None

@@ -55,6 +55,7 @@ class Dense(Layer):
         self.weight_l1, self.weight_l2 = weight_l1, weight_l2
         self.bias_l1, self.bias_l2 = bias_l1, bias_l2
 
+    positionwise = True
     weight_l1, weight_l2 = penalty_of("weight", "l1"), penalty_of("weight", "l2")
     bias_l1, bias_l2 = penalty_of("bias", "l1"), penalty_of("bias", "l2")
 

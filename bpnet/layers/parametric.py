@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from bpnet import ops
-from bpnet.dispatch import Array
+from bpnet.dispatch import Array, Kernel
 from bpnet.errors import ConfigError, ShapeError
 from bpnet.initializers import constant
 from bpnet.layers.base import Layer
@@ -20,6 +20,8 @@ class PReLU(Layer):
     a : where every slope starts; weight decay spares them
     x : (..., C); slope : (n,)
     """
+
+    positionwise = True
 
     def __init__(self, n: int = 1, *, a: float = 0.25) -> None:
         self.n = as_size(n)
@@ -52,12 +54,16 @@ class PReLU(Layer):
 class GLU(Layer):
     """The first half of the last axis times the sigmoid of the second: (..., 2 C) -> (..., C)."""
 
+    positionwise = True
+    op: ClassVar[Kernel] = ops.glu
+    op_backward: ClassVar[Kernel] = ops.glu_backward
+
     def __call__(self, x: Array) -> Array:
         """Return the gated half."""
         shape = self.shape_of(x)
         if not shape or shape[-1] < 2 or shape[-1] % 2:
-            raise ShapeError(f"GLU halves the last axis, which must be even and at least 2, got {tuple(x.shape)}")
-        return ops.glu(x)
+            raise ShapeError(f"{self!r} halves the last axis, which must be even and at least 2, got {shape}")
+        return type(self).op(x)
 
     def forward(self, x: Array) -> Array:
         """Return the gated half; keep x."""
@@ -70,4 +76,11 @@ class GLU(Layer):
         (x,) = self.kept()
         shape: tuple[Any, ...] = (*x.shape[:-1], x.shape[-1] // 2)
         self.check_gradient(dy, shape, x.dtype, x)
-        return ops.glu_backward(dy, x) if need_dx else None
+        return type(self).op_backward(dy, x) if need_dx else None
+
+
+class SwiGLU(GLU):
+    """`SiLU` of the first half of the last axis times the second: (..., 2 C) -> (..., C). [Shazeer 2020]"""
+
+    op = ops.swiglu
+    op_backward = ops.swiglu_backward

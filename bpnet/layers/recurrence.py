@@ -10,7 +10,7 @@ from bpnet.dispatch import Array, dtype_name, namespace
 from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
 from bpnet.initializers import INITIALIZERS, Initializer, side_by_side
 from bpnet.layers.base import Layer
-from bpnet.layers.tree import as_size
+from bpnet.layers.tree import as_size, typed
 from bpnet.parameter import Parameter
 
 
@@ -235,10 +235,4 @@ class Recurrent(Layer):
         return (ops.last_step(x) if self.last else x), tuple(states)
 
     def __repr__(self) -> str:
-        name, usual = type(self).__name__, self._usual()
-        more = [f"{key}={value!r}" for key, value in self.config.items() if key in usual and value != usual[key]]
-        return f"{name}({', '.join([str(self.n_in), str(self.n_hidden), *more])})"
-
-    def _usual(self) -> dict[str, Any]:
-        """The settings that are said where they are not so."""
-        return {"n_layers": 1, "bidirectional": False, "last": False}
+        return typed(self)

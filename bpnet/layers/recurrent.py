@@ -50,9 +50,6 @@ class RNN(Recurrent):
             n_in, n_hidden, n_layers, bidirectional, last, weight_initializer, recurrent_initializer, (zeros,)
         )
 
-    def _usual(self) -> dict[str, Any]:
-        return {**super()._usual(), "activation": "tanh"}
-
     def _run(self, x: Array, index: int, lengths: Array | None, reverse: bool, state: Any = None) -> tuple[Array, ...]:
         W, U, b = (each.value for each in self._learned(index))
         states = () if state is None else state
@@ -106,9 +103,6 @@ class LSTM(Recurrent):
         super().__init__(
             n_in, n_hidden, n_layers, bidirectional, last, weight_initializer, recurrent_initializer, biases
         )
-
-    def _usual(self) -> dict[str, Any]:
-        return {**super()._usual(), "forget_bias": 1.0}
 
     def _run(self, x: Array, index: int, lengths: Array | None, reverse: bool, state: Any = None) -> tuple[Array, ...]:
         W, U, b = (each.value for each in self._learned(index))

@@ -10,7 +10,24 @@ from bpnet import initializers
 from bpnet.backend import FLOATING_DTYPES, Backend, get_backend, to_numpy
 from bpnet.errors import BpnetError, CheckpointError, ConfigError
 from bpnet.files import SEAL, read, write
-from bpnet.layers import activations, containers, dense, dropout, flatten, normalize, parametric, recurrent
+from bpnet.layers import (
+    activations,
+    attention,
+    batch_norm,
+    containers,
+    convolution,
+    dense,
+    dropout,
+    embedding,
+    flatten,
+    layer_norm,
+    normalize,
+    parametric,
+    pooling,
+    positions,
+    recurrent,
+    transformer,
+)
 from bpnet.layers.base import Layer
 from bpnet.layers.tree import arguments
 from bpnet.random import check_seed
@@ -18,7 +35,24 @@ from bpnet.random import check_seed
 FORMAT = "bpnet-model"
 VERSION = 2  # 1, without a digest of the file, is still read
 
-_MODULES = (activations, containers, dense, dropout, flatten, normalize, parametric, recurrent)
+_MODULES = (
+    activations,
+    batch_norm,
+    containers,
+    convolution,
+    dense,
+    dropout,
+    flatten,
+    normalize,
+    parametric,
+    pooling,
+    attention,
+    embedding,
+    layer_norm,
+    positions,
+    recurrent,
+    transformer,
+)
 
 
 def known_layers() -> dict[str, type[Layer]]:

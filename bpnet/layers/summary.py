@@ -9,7 +9,6 @@ from bpnet.errors import BpnetError, ConfigError
 from bpnet.layers.base import Layer
 from bpnet.layers.containers import Container
 from bpnet.ops.costs import CostRecorder
-from bpnet.parameter import Parameter
 
 Shape = tuple[int, ...]
 
@@ -62,7 +61,7 @@ def summarize(model: Layer, input_shape: Shape | int | None) -> Summary:
     rows = []
     counted: set[int] = set()
     for path, layer, shape in _leaves(model, "", input_shape):
-        own = {id(held): held for held in vars(layer).values() if isinstance(held, Parameter)}
+        own = {id(each): each for each in layer.parameters().values()}
         size = sum(parameter.size for key, parameter in own.items() if key not in counted)  # tied ones count once
         counted |= set(own)
         output = "" if shape is None else str(("N", *layer.output_shape(shape))).replace("'", "")
@@ -70,8 +69,10 @@ def summarize(model: Layer, input_shape: Shape | int | None) -> Summary:
     store = model.store if model.initialized else None
     where = f"{store.dtype} on {store.backend.name}" if store is not None else "not initialized"
     item = 8 if store is not None and store.dtype == "float64" else 4
-    frozen = sum(parameter.size for parameter in model.parameters().values() if not parameter.trainable)
-    note = f", {frozen:,} of them frozen" if frozen else ""
+    parameters, counted_only = model.parameters().values(), sum(s.size for s in model.statistics().values())
+    frozen = sum(parameter.size for parameter in parameters if not parameter.trainable) - counted_only
+    parts = [f"{frozen:,} of them frozen"] * bool(frozen) + [f"{counted_only:,} statistics"] * bool(counted_only)
+    note = "".join(f", {part}" for part in parts)
     flops = None if input_shape is None else _flops(model, input_shape)
     work = "" if flops is None else f", {flops:,} FLOPs per sample"
     return Summary(rows, f"{model.n_parameters:,} parameters{note}, {model.n_parameters * item:,} bytes, {where}{work}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from bpnet import ops
 from bpnet.dispatch import Array
 from bpnet.errors import StateError
+from bpnet.parameter import Statistic
 from bpnet.store import AVERAGE, Store
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ class Trained:
         for parameter in self.parameters().values():
             parameter.trainable = parameter.learned
         return self
+
+    def statistics(self) -> dict[str, Statistic]:
+        """Every statistic by path: the parameters that training changes without a gradient."""
+        return {path: each for path, each in self.parameters().items() if isinstance(each, Statistic)}
 
     def penalty(self) -> Array | None:
         """l1 sum |w| + l2 sum w^2 over all parameters that are trained, a 0-d array; None where there is no penalty.

@@ -65,7 +65,9 @@ def as_size(n: Any) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """A number of an array library, such as numpy.int64(3), as Python's."""
+    """A number of an array library, such as numpy.int64(3), as Python's; a tuple of numbers as JSON brings it back."""
+    if isinstance(value, tuple) and value and all(isinstance(each, (numbers.Number, str, tuple)) for each in value):
+        return [_plain(each) for each in value]
     return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
 
 
@@ -103,6 +105,19 @@ def arguments(layer: Any) -> tuple[list[Any], dict[str, Any]]:
         else:
             keywords[parameter.name] = value
     return positional, keywords
+
+
+def typed(layer: Any) -> str:
+    """The layer as one would type it: sizes by place, of the rest what is not as it is by default."""
+    config, written = live_config(layer), []
+    for name, parameter in list(inspect.signature(type(layer).__init__).parameters.items())[1:]:
+        value = config[name]
+        value = getattr(value, "__name__", value) if callable(value) else value
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            written.append(repr(value))
+        elif value != parameter.default:
+            written.append(f"{name}={value!r}")
+    return f"{type(layer).__name__}({', '.join(written)})"
 
 
 def shown(layer: Any, kind: type) -> Iterator[str]:

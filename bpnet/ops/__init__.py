@@ -17,8 +17,10 @@ from bpnet.ops.activations import (
     tanh_backward,
 )
 from bpnet.ops.adaptive import adagrad_, lion_, rmsprop_
-from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, rows, split
+from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, rows, split, transpose
 from bpnet.ops.atomic import mul, mul_backward, sum_backward, sum_terms
+from bpnet.ops.attention import attention, attention_backward, self_attention, self_attention_backward
+from bpnet.ops.convolution import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpnet.ops.counting import (
     above,
     accumulate_,
@@ -65,8 +67,17 @@ from bpnet.ops.elementwise_losses import (
     squared_error,
     squared_error_backward,
 )
+from bpnet.ops.group_statistics import (
+    batch_norm,
+    batch_norm_backward,
+    group_norm,
+    group_norm_backward,
+    scale_shift,
+    scale_shift_backward,
+)
 from bpnet.ops.gru import gru, gru_backward
-from bpnet.ops.linear import linear, linear_backward
+from bpnet.ops.layer_norm import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
+from bpnet.ops.linear import linear, linear_backward, linear_backward_add_
 from bpnet.ops.losses import (
     binary_cross_entropy,
     binary_cross_entropy_backward,
@@ -89,10 +100,33 @@ from bpnet.ops.margins import (
     multiclass_hinge_rows,
     multiclass_hinge_rows_backward,
 )
-from bpnet.ops.random import dropout, dropout_backward, philox
+from bpnet.ops.pooling import (
+    avg_pool2d,
+    avg_pool2d_backward,
+    global_avg_pool,
+    global_avg_pool_backward,
+    global_max_pool,
+    global_max_pool_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
+from bpnet.ops.random import dropout, dropout_backward, dropout_channels, keep_mask, philox
 from bpnet.ops.rates import scale_rate_, set_rate_
 from bpnet.ops.recurrent import last_step, last_step_backward, rnn, rnn_backward
 from bpnet.ops.regularization import average_, check_norm_, clip_norm_, clip_value_, penalty, penalty_gradient_
+from bpnet.ops.sequences import (
+    add_positions,
+    add_positions_backward,
+    add_sinusoid,
+    columns,
+    embedding,
+    embedding_backward,
+    matmul,
+    matmul_backward,
+    rotate,
+    unembed,
+    unembed_backward,
+)
 from bpnet.ops.smooth import (
     elu,
     elu_backward,
@@ -100,6 +134,8 @@ from bpnet.ops.smooth import (
     gelu_backward,
     gelu_tanh,
     gelu_tanh_backward,
+    gelu_tanh_with_slope,
+    gelu_with_slope,
     glu,
     glu_backward,
     hardswish,
@@ -115,9 +151,11 @@ from bpnet.ops.smooth import (
     silu_backward,
     softplus,
     softplus_backward,
+    swiglu,
+    swiglu_backward,
 )
 from bpnet.ops.standardize import standardize, standardize_backward
-from bpnet.ops.update import adam_, advance_, amsgrad_, check_finite_, sgd_, sgd_momentum_
+from bpnet.ops.update import adam_, advance_, amsgrad_, blend_, check_finite_, commit_, sgd_, sgd_momentum_
 from bpnet.ops.weighting import (
     label_targets,
     label_weight,
@@ -128,8 +166,10 @@ from bpnet.ops.weighting import (
     weighted_sum,
     weighted_sum_backward,
 )
+from bpnet.ops.windows import Window
 
 __all__ = [
+    "Window",
     "above",
     "absolute_error",
     "absolute_error_backward",
@@ -138,13 +178,23 @@ __all__ = [
     "adam_",
     "add",
     "add_",
+    "add_positions",
+    "add_positions_backward",
+    "add_sinusoid",
     "advance_",
     "amsgrad_",
+    "attention",
+    "attention_backward",
     "average_",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "binary_cross_entropy",
     "binary_cross_entropy_backward",
     "binary_focal",
     "binary_focal_backward",
+    "blend_",
     "categorical_cross_entropy",
     "categorical_cross_entropy_backward",
     "check_finite_",
@@ -152,8 +202,14 @@ __all__ = [
     "class_counts",
     "clip_norm_",
     "clip_value_",
+    "columns",
+    "commit_",
     "concatenate",
     "confusion",
+    "conv2d",
+    "conv2d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
     "copy",
     "copy_",
     "count_correct",
@@ -161,8 +217,11 @@ __all__ = [
     "count_top_k",
     "dropout",
     "dropout_backward",
+    "dropout_channels",
     "elu",
     "elu_backward",
+    "embedding",
+    "embedding_backward",
     "fill_",
     "focal_rows",
     "focal_rows_backward",
@@ -170,8 +229,16 @@ __all__ = [
     "gelu_backward",
     "gelu_tanh",
     "gelu_tanh_backward",
+    "gelu_tanh_with_slope",
+    "gelu_with_slope",
+    "global_avg_pool",
+    "global_avg_pool_backward",
+    "global_max_pool",
+    "global_max_pool_backward",
     "glu",
     "glu_backward",
+    "group_norm",
+    "group_norm_backward",
     "gru",
     "gru_backward",
     "hardswish",
@@ -181,6 +248,7 @@ __all__ = [
     "huber",
     "huber_backward",
     "increment_",
+    "keep_mask",
     "kl_divergence_rows",
     "kl_divergence_rows_backward",
     "label_targets",
@@ -188,10 +256,13 @@ __all__ = [
     "largest",
     "last_step",
     "last_step_backward",
+    "layer_norm",
+    "layer_norm_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
     "linear_backward",
+    "linear_backward_add_",
     "lion_",
     "log_cosh",
     "log_cosh_backward",
@@ -199,6 +270,10 @@ __all__ = [
     "log_softmax_backward",
     "lstm",
     "lstm_backward",
+    "matmul",
+    "matmul_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
     "mean_absolute_error",
     "mean_absolute_error_backward",
     "mean_squared_error",
@@ -226,11 +301,18 @@ __all__ = [
     "relu",
     "relu_backward",
     "reshape",
+    "rms_norm",
+    "rms_norm_backward",
     "rmsprop_",
     "rnn",
     "rnn_backward",
+    "rotate",
     "rows",
     "scale_rate_",
+    "scale_shift",
+    "scale_shift_backward",
+    "self_attention",
+    "self_attention_backward",
     "set_rate_",
     "sgd_",
     "sgd_momentum_",
@@ -267,8 +349,13 @@ __all__ = [
     "sum_log_loss",
     "sum_terms",
     "sum_weights",
+    "swiglu",
+    "swiglu_backward",
     "tanh",
     "tanh_backward",
+    "transpose",
+    "unembed",
+    "unembed_backward",
     "weighted",
     "weighted_sum",
     "weighted_sum_backward",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bpnet.dispatch import Array, kernel, namespace
 
 
@@ -21,6 +23,14 @@ def copy(x: Array) -> Array:
 def reshape(x: Array, shape: tuple[int, ...]) -> Array:
     """Return `x` in C order with another shape of the same size, sharing memory where that is possible."""
     return namespace(x).reshape(x, shape)
+
+
+@kernel(flops=0)
+def transpose(x: Array, axes: tuple[int, ...]) -> Array:
+    """A new array, in C order, whose axis k is axis axes[k] of `x`."""
+    xp, shape = namespace(x), tuple(x.shape[axis] for axis in axes)
+    flat = xp.reshape(xp.permute_dims(x, axes), (math.prod(shape),))  # in C order, whatever a copy would keep
+    return xp.asarray(xp.reshape(flat, shape), copy=True)
 
 
 @kernel(view=True, flops=0)

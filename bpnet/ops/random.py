@@ -102,6 +102,21 @@ def dropout(x: Array, counters: Array, index: int, key: tuple[int, int], rate: f
 
 
 @kernel(flops=1)
+def dropout_channels(
+    x: Array, counters: Array, index: int, key: tuple[int, int], rate: float, axis: int
+) -> tuple[Array, Array]:
+    """Zero each channel of each sample with probability `rate`, at all its places, and scale the others.
+
+    x : (N, ...) with its channels along `axis`; counters, index, key : see `philox`
+    Returns y and the mask of kept channels, bool, of x's shape with 1 in the place of all other axes.
+    [Tompson et al. 2015]
+    """
+    shape = tuple(n if i in (0, axis) else 1 for i, n in enumerate(x.shape))
+    keep = keep_mask(counters, index, key, shape, rate)
+    return namespace(x).where(keep, x * keep_scale(rate), 0), keep
+
+
+@kernel(flops=1)
 def dropout_backward(dy: Array, keep: Array, rate: float) -> Array:
-    """dx = dy * scale where the element was kept, 0 elsewhere."""
+    """dx = dy * scale where the element was kept, 0 elsewhere. keep : of dy's shape, or one that broadcasts to it"""
     return namespace(dy).where(keep, dy * keep_scale(rate), 0)

@@ -178,3 +178,34 @@ def glu_backward(dy: Array, x: Array) -> Array:
     half = x.shape[-1] // 2
     s = sigmoid(x[..., half:])
     return namespace(x).concat((dy * s, dy * x[..., :half] * (s * (1 - s))), axis=-1)
+
+
+@kernel(flops=100)
+def gelu_with_slope(x: Array) -> tuple[Array, Array]:
+    """`gelu`, and its derivative cdf(x) + x pdf(x), which shares most of the work: dx = dy times that."""
+    cdf = normal_cdf(x)
+    return x * cdf, cdf + x * (namespace(x).exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi)))
+
+
+@kernel(flops=21)
+def gelu_tanh_with_slope(x: Array) -> tuple[Array, Array]:
+    """`gelu_tanh`, and its derivative (1 + t) / 2 + x (1 - t^2) sqrt(2 / pi) (1 + 3 * 0.044715 x^2) / 2, t the tanh."""
+    t = namespace(x).tanh(_SLOPE * (x + _CUBE * x * x * x))
+    y = 0.5 * x * (1 + t)
+    return y, 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * (_SLOPE * (1 + 3 * _CUBE * x * x))
+
+
+@kernel(flops=lambda x: 5 * size(x) // 2)
+def swiglu(x: Array) -> Array:
+    """`silu` of the first half of the last axis times the second: (..., 2 C) -> (..., C). [Shazeer 2020]"""
+    half = x.shape[-1] // 2
+    return silu(x[..., :half]) * x[..., half:]
+
+
+@kernel(flops=11)
+def swiglu_backward(dy: Array, x: Array) -> Array:
+    """With halves a, b and s = sigmoid(a): da = dy b s (1 + a (1 - s)), db = dy a s."""
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    s = sigmoid(a)
+    return namespace(x).concat((dy * b * (s * (1 + a * (1 - s))), dy * (a * s)), axis=-1)

@@ -25,6 +25,18 @@ def advance_(counters: Array, ok: Array) -> None:
     counters[1:] = 0
 
 
+@kernel(flops=3, unread=(0,))
+def blend_(target: Array, source: Array, new: Array, momentum: float, factor: float) -> None:
+    """target = (1 - momentum) source + momentum factor new: one step of a running average; `source` may be `target`."""
+    target[...] = (1 - momentum) * source + (momentum * factor) * new
+
+
+@kernel(flops=0)
+def commit_(value: Array, pending: Array, ok: Array) -> None:
+    """value = pending where `ok`."""
+    value[...] = namespace(value).where(ok, pending, value)
+
+
 @kernel(flops=lambda value, grad, ok, rate, decay: size(value) * (4 if decay else 2))
 def sgd_(value: Array, grad: Array, ok: Array, learning_rate: Array, weight_decay: float) -> None:
     """value -= learning_rate * (grad + weight_decay * value)."""

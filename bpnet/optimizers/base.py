@@ -5,7 +5,7 @@ stay readable, and the next backward writes afresh. A parameter that got no grad
 1. a schedule's rate is written into the store,
 2. the gradients of the penalties are added (`Parameter.l1`, `.l2`): once a step, however many backwards it has,
 3. gradients are clipped, first by value, then by norm; both in the store itself, so that `parameter.grad` shows it,
-4. the parameters are updated, run by run, and their averages follow,
+4. the parameters are updated, run by run; statistics become what the step has made of them; averages follow,
 5. the step is counted.
 Where the store's flag `ok` is False (a loss, or with clip_norm or check_gradients a gradient, that is not finite)
 nothing changes. The flag stays down until somebody raises it: the Trainer does; a loop of one's own sets
@@ -192,6 +192,7 @@ class Optimizer(Tracked):
         average = None if self.average is None else store.slot(AVERAGE)  # a new one begins at the values before
         for run in passes.runs:
             self._update(store, run, store.rate(run.scale))
+        store.commit_statistics()
         if average is not None:
             ops.average_(average, store.values, store.ok, store.counters, self.average)
         ops.advance_(store.counters, store.ok)
@@ -214,7 +215,7 @@ class Optimizer(Tracked):
     def _lay_out(self, store: Store) -> _Passes:
         parameters = store.parameters
         trainable = {path: p for path, p in parameters.items() if p.trainable}
-        if parameters and not trainable:
+        if len(parameters) > len(store.statistics) and not trainable:
             raise StateError(
                 f"{type(self).__name__}.step: the model has nothing to train: all of its {len(parameters)} parameters "
                 "are frozen; unfreeze() those that training shall change"

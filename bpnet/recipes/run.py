@@ -19,7 +19,7 @@ from bpnet.layers import Layer, Normalize, Sequential
 from bpnet.losses import Loss
 from bpnet.optimizers import Optimizer
 from bpnet.recipes.recipe import VALIDATION_LOSS, Draft, Recipe
-from bpnet.recipes.sources import Parts, is_label, load_parts
+from bpnet.recipes.sources import Parts, load_parts
 from bpnet.trainer import Trainer
 
 
@@ -43,6 +43,9 @@ class Run:
             if isinstance(layer, Normalize):
                 layer.fit(self.training.x)
         model.initialize(settings.seed, settings.backend if backend is None else backend, settings.dtype)
+        classes = self.training.classes
+        if model.input_ids == len(classes) and all(len(each) == 1 for each in classes):
+            model.info["vocabulary"] = "".join(classes)
         loss, optimizer, plan = draft.loss, draft.optimizer, draft.schedule
         assert isinstance(loss, Loss)
         assert isinstance(optimizer, Optimizer)
@@ -122,7 +125,7 @@ def examine(draft: Draft, backend: str | Backend | None = None) -> Parts | None:
     if parts is None:
         return None
     training = parts[0]
-    n_classes = len(training.classes) if is_label(training.y) else 0
+    n_classes = len(training.classes) if training.y.dtype.kind in "iu" else 0
     fits = draft.loss is not None and _check_loss(draft, draft.loss, training, n_classes)
     if draft.schedule is not None and draft.optimizer is not None and draft.training is not None:
         try:
@@ -214,7 +217,7 @@ def _check_model(draft: Draft, training: Dataset, n_classes: int, whole: bool) -
         except StateError as error:
             draft.mistakes.add(("model", "layers"), str(error))
     last = ("model", "layers", len(model) - first - 1)
-    wanted = tuple(training.y.shape[1:]) if not n_classes else (n_classes,)
+    wanted = tuple(training.y.shape[1:]) + ((n_classes,) if n_classes else ())
     if not whole or shape == wanted:
         return model
     needs = f"{training.name} has {n_classes} classes" if n_classes else f"the targets of {training.name} have {wanted}"

@@ -57,10 +57,15 @@ def check_layer(
     if strict and importlib.util.find_spec("array_api_strict"):
         chosen += [each for each in map(get_backend, _strict_backends()) if each.name not in {b.name for b in chosen}]
     for backend in chosen:
-        for n_samples in (SAMPLES, inputs.fewest):
+        for n_samples in (SAMPLES, max(inputs.fewest, _fewest(make))):
             LayerCheck(make, inputs, n_samples, backend, dtype, seed).run()
     first = LayerCheck(make, inputs, SAMPLES, chosen[0], dtype, seed)
     first.it_can_be_saved_and_made_again()
+
+
+def _fewest(make: Callable[[], Layer]) -> int:
+    """The fewest samples that a layer must take in training: one, or two where it looks at how they spread."""
+    return 2 if make().statistics() else 1
 
 
 @lru_cache(maxsize=1)
@@ -237,12 +242,12 @@ class LayerCheck:
             raise self.fail("; ".join(wrong))
 
     def inference_is_forward_and_keeps_nothing(self) -> None:
-        """layer(x) equals forward(x) where nothing is random, and leaves nothing behind for a backward."""
+        """layer(x) leaves nothing behind for a backward; it equals forward(x) where nothing is random or counted."""
         model = self.model()
         arrays = self.arrays(model)
         y = self.infer("inference", model, arrays)
         self.expect_nothing_kept(model, y, arrays[0], "layer(x) is inference, and a backward after it")
-        if not model.streams():
+        if not model.streams() and not model.statistics():
             trained, inferred = to_numpy(self.forward(model)), to_numpy(y)
             if trained.shape != inferred.shape:
                 raise self.fail(f"layer(x) has shape {inferred.shape}, forward(x) {trained.shape}")

@@ -22,7 +22,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "losses": ("losses",),
     "optimizers": ("optimizers", "schedules"),
     "metrics": ("metrics",),
-    "trainer": ("trainer", "costing", "history", "inference", "checkpoint", "contracts", "bundle"),
+    "trainer": ("trainer", "costing", "history", "inference", "generation", "checkpoint", "contracts", "bundle"),
     "callbacks": ("callbacks",),
     "explain": ("explain",),
     "data": ("data",),

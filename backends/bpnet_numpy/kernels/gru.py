@@ -44,17 +44,17 @@ def _(
     half = constant(0.5, dtype)
     scale = np.repeat(np.asarray([0.5, 0.5, 1.0], dtype), width)
     (W, U, b), scaling = scaled(scale, W, U, b)
-    inputs = np.empty((n_steps, n, 3 * width), dtype)
+    products = np.empty((n_steps, n, 3 * width), dtype)
     hs, product = np.empty((n_steps, n, width), dtype), np.empty((n, 3 * width), dtype)
     calls = [
         *padding.calls,
         *calls,
         *scaling,
-        partial(np.dot, flat(xs), W, flat(inputs)),
-        partial(np.add, inputs, b, inputs),
+        partial(np.dot, flat(xs), W, flat(products)),
+        partial(np.add, products, b, products),
     ]
     for t, earlier in steps(n_steps, reverse):
-        gate, state, own = gates[t], hs[t], inputs[t]
+        gate, state, own = gates[t], hs[t], products[t]
         both, r, z = gate[:, : 2 * width], gate[:, :width], gate[:, width : 2 * width]
         new, m = gate[:, 2 * width : 3 * width], gate[:, 3 * width :]
         if earlier is None:

@@ -1,7 +1,8 @@
-"""What the bodies of recurrent networks share, and the plain one: buffers by step, so that what one step touches is contiguous and stays in the cache.
+"""What the bodies of recurrent networks share, and that of the plain one.
 
-The logistic function is (1 + tanh(z / 2)) / 2: its halves are multiplied into copies of W, U and b beforehand, which is
-exact, so that one tanh serves all gates.
+Buffers lie by step, so that what one step touches is contiguous and stays in the cache. The logistic function is
+(1 + tanh(z / 2)) / 2: its halves are multiplied into copies of W, U and b beforehand, which is exact, so that one tanh
+serves all gates.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ def accepts(x: Array, W: Array, U: Array, *rest: Any) -> bool:
 
 
 def by_step(x: Array) -> Array:
+    """(N, T, C) as (T, N, C), or the other way round, a view."""
     return x.transpose(1, 0, 2)
 
 
 def flat(x: Array) -> Array:
+    """(T, N, C), contiguous, as (T N, C)."""
     return x.reshape(-1, x.shape[-1])
 
 
@@ -108,6 +111,7 @@ def steps(n_steps: int, reverse: bool) -> list[tuple[int, int | None]]:
 
 
 def backward_accepts(dy: Array, y: Array, x: Array, W: Array, U: Array, *rest: Any) -> bool:
+    """Whether a backward's arrays are ours."""
     kept = [a for a in rest if isinstance(a, np.ndarray) and a.ndim == 3]
     return floating(dy, y, x, W, U, *kept) and x.size > 0
 

@@ -1,82 +1,117 @@
-"""The entries of recurrent layers."""
+"""Sample arguments for the kernels of recurrent networks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-import bpnet as bp
-from bpnet.errors import DTypeError
-from bpnet.testing.cases.entries import BadArguments, BadInputs, Entry, LayerCase
-from bpnet.testing.inputs import SampleInputs
+from bpnet.testing.cases.common import Cases, normal
 
-PLAIN = (SampleInputs((3, 2)),)
-PADDED = (SampleInputs((3, 2), side={"lengths": lambda rng, n: rng.integers(0, 4, size=n)}),)
+SEQUENCES = [(1, 1, 1, 1), (3, 1, 4, 2), (3, 5, 2, 4), (2, 7, 3, 1), (0, 3, 2, 2), (6, 12, 5, 8)]
+"""(N, T, I, H)"""
+NEEDS = ((), (False,), (True, False), (False, False))
 
 
-def zeros(*shape: int, dtype: str = "float32") -> Any:
-    return np.zeros(shape, dtype)
+def lengths_of(rng: Any, n: int, n_steps: int) -> Iterator[Any]:
+    """Nothing; lengths of all kinds; some that leave nothing, or say more than there is."""
+    yield None
+    yield rng.integers(1, n_steps + 1, size=n)
+    if n > 1:
+        found = rng.integers(0, n_steps + 1, size=n).astype(np.int32)
+        found[0], found[-1] = 0, n_steps + 3
+        yield found
+        found = found.copy()
+        found[0] = -2
+        yield found
 
 
-def cases(make: Callable[..., bp.Layer]) -> dict[str, LayerCase]:
-    return {
-        "": LayerCase(lambda: make(2, 2), PLAIN),
-        "padded": LayerCase(lambda: make(2, 2), PADDED),
-        "stacked, last output": LayerCase(lambda: make(2, 1, n_layers=2, last=True), PLAIN),
-        "both directions, last output of padded": LayerCase(lambda: make(2, 1, bidirectional=True, last=True), PADDED),
-        "stacked, both directions, padded": LayerCase(lambda: make(2, 1, n_layers=2, bidirectional=True), PADDED),
-    }
+def sequences(gates: int, *activations: str) -> Callable[[Any, str], Iterator[tuple[Any, ...]]]:
+    """x, W, U, biases, activation if there is one, lengths, reverse."""
+
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for n, n_steps, n_in, width in SEQUENCES:
+            arrays = [
+                normal(rng, shape, dtype)
+                for shape in ((n, n_steps, n_in), (n_in, gates * width), (width, gates * width), (gates * width,))
+            ]
+            if gates == 3:
+                arrays.append(normal(rng, (width,), dtype))
+            arrays[2] /= np.sqrt(np.asarray(width, dtype))
+            for lengths in lengths_of(rng, n, n_steps):
+                for reverse in (False, True):
+                    for activation in activations or (None,):
+                        yield (*arrays, *(() if activation is None else (activation,)), lengths, reverse)
+
+    return cases
 
 
-def bad_arguments(make: Callable[..., bp.Layer], name: str) -> tuple[BadArguments, ...]:
-    return (
-        BadArguments(
-            lambda: make(0, 5), rf"^{name} needs at least 1 input and 1 hidden unit, whole numbers: got {name}\(0, 5\)$"
-        ),
-        BadArguments(lambda: make(3, 2.5), rf"got {name}\(3, 2.5\)$"),
-        BadArguments(lambda: make(3, 4, n_layers=0), f"{name}: n_layers must be a whole number of at least 1, got 0"),
-        BadArguments(lambda: make(3, 4, bidirectional="no"), f"{name}: bidirectional must be True or False, got 'no'"),
-        BadArguments(lambda: make(3, 4, last=1), f"{name}: last must be True or False, got 1"),
-        BadArguments(lambda: make(3, 4, weight_initializer="he"), "unknown initializer 'he'; known are"),
-        BadArguments(lambda: make(3, 4, recurrent_initializer=3), "must be a function of .stream, shape. or a name"),
-        BadArguments(lambda: make(3, 4, hidden=2), f"{name}: got an unexpected keyword", TypeError),
-    )
+def with_states(cases: Any, n_states: int) -> Callable[[Any, str], Iterator[tuple[Any, ...]]]:
+    """The cases, and some that go on from states."""
+
+    def more(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for args in cases(rng, dtype):
+            yield args
+            if args[-2] is None:
+                yield (*args, *(normal(rng, (args[0].shape[0], args[2].shape[0]), dtype) for _ in range(n_states)))
+
+    return more
 
 
-def bad_inputs(name: str) -> tuple[BadInputs, ...]:
-    return (
-        BadInputs(
-            (zeros(3, 2),), rf"^{name}\(2, 2\) needs x of shape \(N, T, 2\), got \(3, 2\); for one sequence use x"
-        ),
-        BadInputs((zeros(5, 3, 4),), rf"^{name}\(2, 2\) needs x of shape \(N, T, 2\), got \(5, 3, 4\)$"),
-        BadInputs((zeros(5, 2, 3),), r"got \(5, 2, 3\); positions come before features$"),
-        BadInputs((zeros(5, 0, 2),), r"needs sequences of at least one position, got x of shape \(5, 0, 2\)$"),
-        BadInputs((zeros(5, 3, 2, dtype="float64"),), "computes in float32, got x of float64", DTypeError),
-        BadInputs(([[[1.0, 2.0]]],), "an array, got list; bring it over with model.asarray", DTypeError),
-    )
+def _logistic(shape: Any, rng: Any, dtype: str) -> Any:
+    return rng.uniform(0.05, 0.95, size=shape).astype(dtype)
 
 
-RECURRENT: dict[str, Entry[LayerCase]] = {
-    "RNN": Entry(
-        {
-            **cases(bp.RNN),
-            "of relu": LayerCase(lambda: bp.RNN(2, 3, activation="relu"), PLAIN),
-        },
-        (
-            *bad_arguments(bp.RNN, "RNN"),
-            BadArguments(lambda: bp.RNN(2, 2, activation="elu"), "RNN: activation must be 'tanh' or 'relu', got 'elu'"),
-        ),
-        bad_inputs("RNN"),
-    ),
-    "LSTM": Entry(
-        {**cases(bp.LSTM), "without forget bias": LayerCase(lambda: bp.LSTM(2, 2, forget_bias=0.0), PLAIN)},
-        (
-            *bad_arguments(bp.LSTM, "LSTM"),
-            BadArguments(lambda: bp.LSTM(2, 2, forget_bias="1"), "LSTM: forget_bias must be a number, got '1'"),  # type: ignore[arg-type]
-        ),
-        bad_inputs("LSTM"),
-    ),
-    "GRU": Entry(cases(bp.GRU), bad_arguments(bp.GRU, "GRU"), bad_inputs("GRU")),
+def backward(cases: Any, n_biases: int, kept: tuple[int, ...]) -> Callable[[Any, str], Iterator[tuple[Any, ...]]]:
+    """dy, y, x, W, U, what is kept (multiples of H), then constants; states and gates of their usual size.
+
+    Beyond the lengths what is kept is as a forward leaves it: 0 in y and in cells.
+    """
+
+    def more(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for index, args in enumerate(cases(rng, dtype)):
+            x, W, U = args[:3]
+            constants = args[3 + n_biases :]
+            n, n_steps, _ = x.shape
+            width, lengths = U.shape[0], constants[-2]
+            there = (
+                np.ones((n, n_steps, 1), bool)
+                if lengths is None
+                else np.arange(n_steps)[:, None] < lengths[:, None, None]
+            )
+            y = np.tanh(normal(rng, (n, n_steps, width), dtype)) * there
+            saved = []
+            for multiple in kept:
+                each = _logistic((n_steps, n, multiple * width), rng, dtype)
+                saved.append(each * there.transpose(1, 0, 2) if multiple == 1 else each)
+            dy = normal(rng, y.shape, dtype)
+            yield (dy, y, x, W, U, *(np.ascontiguousarray(s) for s in saved), *constants, *NEEDS[index % len(NEEDS)])
+
+    return more
+
+
+def last_steps(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for n, n_steps, _, width in SEQUENCES:
+        for lengths in lengths_of(rng, n, n_steps):
+            for reverse in (False, True):
+                yield normal(rng, (n, n_steps, width), dtype), lengths, reverse
+
+
+def last_steps_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for y, *rest in last_steps(rng, dtype):
+        yield (normal(rng, (len(y), y.shape[2]), dtype), y.shape[1], *rest)
+
+
+RNN, LSTM, GRU = sequences(1, "tanh", "relu"), sequences(4), sequences(3)
+
+CASES: dict[str, Cases] = {
+    "rnn": with_states(RNN, 1),
+    "rnn_backward": backward(RNN, 1, ()),
+    "lstm": with_states(LSTM, 2),
+    "lstm_backward": backward(LSTM, 1, (4, 1)),
+    "gru": with_states(GRU, 1),
+    "gru_backward": backward(GRU, 2, (4,)),
+    "last_step": last_steps,
+    "last_step_backward": last_steps_backward,
 }

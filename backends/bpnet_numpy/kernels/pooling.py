@@ -1,0 +1,252 @@
+"""Pooling, an axis at a time: a window of K x K takes 2 K passes instead of K^2, a block of samples in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bpnet import ops
+from bpnet.dispatch import Call
+from bpnet.ops.pooling import pool_counts
+from bpnet.ops.windows import Window
+from bpnet_numpy.kernels.common import SIGNED, Array, constant, floating
+from bpnet_numpy.kernels.convolution import BLOCK
+
+Lines = list[tuple[slice, ...]]
+
+
+def _lines(window: Window, axis: int, places: int) -> Lines:
+    """For every element of the window along an axis, 1 or 2, the index of the lines that it sees at all places."""
+    step, gap = window.stride[axis - 1], window.dilation[axis - 1]
+    before = (slice(None),) * axis
+    return [(*before, slice(k * gap, k * gap + (places - 1) * step + 1, step)) for k in range(window.size[axis - 1])]
+
+
+def _apart(window: Window, axis: int) -> bool:
+    """Whether no line is seen twice along an axis."""
+    return window.size[axis - 1] == 1 or window.stride[axis - 1] >= window.reach[axis - 1]
+
+
+def _covers(window: Window, axis: int, length: int, places: int) -> bool:
+    """Whether every line is seen exactly once."""
+    plain = window.dilation[axis - 1] == 1 or window.size[axis - 1] == 1
+    return plain and window.stride[axis - 1] == window.size[axis - 1] and places * window.size[axis - 1] == length
+
+
+class _Block:
+    """The shapes of a block of samples in a pool, and its padded images."""
+
+    def __init__(self, n: int, shape: tuple[int, ...], window: Window, dtype: Any, value: float) -> None:
+        self.n, self.window = n, window
+        self.rows, self.columns = window.padded(shape[1], shape[2])
+        self.places = window.places(shape[1], shape[2])
+        self.channels = shape[3]
+        self.needed = any(map(any, window.padding))
+        (top, _), (left, _) = window.padding
+        self.inner = (slice(None), slice(top, top + shape[1]), slice(left, left + shape[2]))
+        self.padded = np.full((n, self.rows, self.columns, shape[3]), value, dtype) if self.needed else None
+
+    def take(self, x: Array) -> tuple[list[Call], Array]:
+        """The calls that fill the padded images, and these; x itself where it has no padding."""
+        if self.padded is None:
+            return [], x
+        padded = self.padded[: x.shape[0]]
+        return [partial(np.copyto, padded[self.inner], x)], padded
+
+
+def _blocks(x: Array) -> tuple[int, list[slice]]:
+    n = max(1, BLOCK // max(1, x[0].size))
+    return min(n, x.shape[0]), [slice(i, min(i + n, x.shape[0])) for i in range(0, x.shape[0], n)]
+
+
+def _fold(ufunc: Any, source: Array, lines: Lines, target: Array) -> list[Call]:
+    """target = ufunc of the lines, one after the other."""
+    first = source[lines[0]]
+    if len(lines) == 1:
+        return [partial(np.copyto, target, first)]
+    calls: list[Call] = [partial(ufunc, first, source[lines[1]], out=target)]
+    return calls + [partial(ufunc, target, source[line], out=target) for line in lines[2:]]
+
+
+def _pooled(
+    y: Array, x: Array, window: Window, ufunc: Any, padding: float, after: Callable[[Array], list[Call]]
+) -> list[Call]:
+    n, blocks = _blocks(x)
+    block = _Block(n, x.shape, window, x.dtype, padding)
+    tall = np.empty((n, block.places[0], block.columns, block.channels), x.dtype)
+    calls: list[Call] = []
+    for samples in blocks:
+        more, images = block.take(x[samples])
+        middle = tall[: images.shape[0]]
+        calls += more
+        calls += _fold(ufunc, images, _lines(window, 1, block.places[0]), middle)
+        calls += _fold(ufunc, middle, _lines(window, 2, block.places[1]), y[samples])
+        calls += after(y[samples])
+    return calls
+
+
+def _allocate(x: Array, window: Window, *_: Any) -> Array:
+    return np.empty((x.shape[0], *window.places(x.shape[1], x.shape[2]), x.shape[3]), x.dtype)
+
+
+@ops.max_pool2d.register_bound(np.ndarray, accepts=lambda x, w: floating(x) and x.size > 0, allocate=_allocate)
+def _(out: Array, x: Array, window: Window) -> list[Call]:
+    return _pooled(out, x, window, np.maximum, -np.inf, lambda _: [])
+
+
+def _contest(source: Array, lines: Lines, shape: tuple[int, ...], top: Array | None) -> tuple[list[Call], list[Array]]:
+    """The calls that note in masks, -1 or 0, which of the lines stays the largest so far, and leave that in `top`.
+
+    top : None where it is not needed, so that the last comparison makes no maximum
+    """
+    masks = [np.empty(shape, np.bool_) for _ in lines[1:]]
+    calls: list[Call] = []
+    best, n = source[lines[0]], len(lines)
+    scratch = np.empty(shape, source.dtype) if top is None and n > 2 else top
+    for k, mask in enumerate(masks, start=1):
+        value, bits = source[lines[k]], mask.view(np.int8)
+        calls += [partial(np.greater_equal, best, value, mask), partial(np.negative, bits, bits)]
+        if k < n - 1 or top is not None:
+            calls.append(partial(np.maximum, best, value, out=scratch))
+            best = scratch
+    if n == 1 and top is not None:
+        calls.append(partial(np.copyto, top, best))
+    return calls, [mask.view(np.int8) for mask in masks]
+
+
+def _hand_back(target: Array, given: Array, lines: Lines, masks: list[Array], add: bool) -> list[Call]:
+    """The calls that give every line of `target` what came back to it. Bits are and-ed: 0 times infinity would be NaN.
+
+    add : whether lines are seen more than once
+    """
+    kind = SIGNED[given.dtype]
+    both = [np.empty_like(given) for _ in range(2)] if add or len(lines) > 2 else []
+    lost = np.empty_like(given) if add else None
+    first, present = target[lines[0]], given
+    calls: list[Call] = []
+    for k in range(len(lines) - 1, 0, -1):
+        stays = first if k == 1 and not add else both[k % 2]
+        leaves = target[lines[k]] if lost is None else lost
+        calls.append(partial(np.bitwise_and, present.view(kind), masks[k - 1], stays.view(kind)))
+        calls.append(partial(np.bitwise_xor, present.view(kind), stays.view(kind), leaves.view(kind)))
+        if lost is not None:
+            calls.append(partial(np.add, target[lines[k]], lost, target[lines[k]]))
+        present = stays
+    if lost is not None:
+        calls.append(partial(np.add, first, present, first))
+    elif len(lines) == 1:
+        calls.append(partial(np.copyto, first, present))
+    return calls
+
+
+@ops.max_pool2d_backward.register_bound(
+    np.ndarray,
+    accepts=lambda dy, x, w: floating(dy, x) and dy.size > 0,
+    allocate=lambda dy, x, w: np.empty(x.shape, dy.dtype),
+)
+def _(out: Array, dy: Array, x: Array, window: Window) -> list[Call]:
+    n, blocks = _blocks(x)
+    block = _Block(n, x.shape, window, x.dtype, -np.inf)
+    places, c = block.places, block.channels
+    rows, columns = _lines(window, 1, places[0]), _lines(window, 2, places[1])
+    tops = np.empty((n, block.rows, places[1], c), x.dtype)
+    middle = np.empty((n, block.rows, places[1], c), x.dtype)
+    spread = np.empty((n, block.rows, block.columns, c), x.dtype) if block.needed else None
+    calls: list[Call] = []
+    for samples in blocks:
+        more, images = block.take(x[samples])
+        m = images.shape[0]
+        calls += more
+        whole, across = _contest(images, columns, (m, block.rows, places[1], c), tops[:m])
+        down_calls, down = _contest(tops[:m], rows, (m, *places, c), None)
+        calls += whole + down_calls
+        calls += _returned(middle[:m], dy[samples], window, 1, rows, down, block.rows, places[0])
+        target = out[samples] if spread is None else spread[:m]
+        calls += _returned(target, middle[:m], window, 2, columns, across, block.columns, places[1])
+        if spread is not None:
+            calls.append(partial(np.copyto, out[samples], spread[:m][block.inner]))
+    return calls
+
+
+def _returned(
+    target: Array, given: Array, window: Window, axis: int, lines: Lines, masks: list[Array], length: int, places: int
+) -> list[Call]:
+    """The calls that hand `given` back along an axis, with zeros where nothing was seen."""
+    calls: list[Call] = [] if _covers(window, axis, length, places) else [partial(target.fill, 0)]
+    return calls + _hand_back(target, given, lines, masks, not _apart(window, axis))
+
+
+# --- means ---
+
+
+def _share(window: Window, size: tuple[int, int], padding: bool, dtype: Any) -> Array:
+    """1 / the number of elements that are averaged: a number where that is the same at all places."""
+    rows, columns = (np.array(each, np.float64) for each in pool_counts(window, size, padding))
+    share = 1 / (rows[:, None] * columns)
+    if share.size and np.all(share == share[0, 0]):
+        return constant(share[0, 0], dtype)
+    return share.astype(dtype)[:, :, None]
+
+
+@ops.avg_pool2d.register_bound(np.ndarray, accepts=lambda x, *_: floating(x) and x.size > 0, allocate=_allocate)
+def _(out: Array, x: Array, window: Window, padding: bool) -> list[Call]:
+    share = _share(window, x.shape[1:3], padding, x.dtype)
+    return _pooled(out, x, window, np.add, 0.0, lambda y: [partial(np.multiply, y, share, y)])
+
+
+@ops.avg_pool2d_backward.register_bound(
+    np.ndarray,
+    accepts=lambda dy, *_: floating(dy) and dy.size > 0,
+    allocate=lambda dy, window, size, _: np.empty((dy.shape[0], *size, dy.shape[3]), dy.dtype),
+)
+def _(out: Array, dy: Array, window: Window, size: tuple[int, int], padding: bool) -> list[Call]:
+    share = _share(window, size, padding, dy.dtype)
+    n, blocks = _blocks(out)
+    block = _Block(n, out.shape, window, dy.dtype, 0.0)
+    rows, columns = _lines(window, 1, block.places[0]), _lines(window, 2, block.places[1])
+    given = np.empty((n, *dy.shape[1:]), dy.dtype)
+    middle = np.empty((n, block.rows, block.places[1], block.channels), dy.dtype)
+    calls: list[Call] = []
+    for samples in blocks:
+        part = dy[samples]
+        m = part.shape[0]
+        target = out[samples] if block.padded is None else block.padded[:m]
+        calls.append(partial(np.multiply, part, share, given[:m]))
+        calls += [partial(middle[:m].fill, 0), partial(target.fill, 0)]
+        calls += [partial(np.add, middle[:m][line], given[:m], middle[:m][line]) for line in rows]
+        calls += [partial(np.add, target[line], middle[:m], target[line]) for line in columns]
+        if block.padded is not None:
+            calls.append(partial(np.copyto, out[samples], target[block.inner]))
+    return calls
+
+
+@ops.global_avg_pool.register_bound(
+    np.ndarray,
+    accepts=lambda x: floating(x) and x.size > 0,
+    allocate=lambda x: np.empty((x.shape[0], x.shape[3]), x.dtype),
+)
+def _(out: Array, x: Array) -> list[Call]:
+    flat = x.reshape(x.shape[0], -1, x.shape[3])
+    share = constant(1 / flat.shape[1], x.dtype)
+    return [partial(np.add.reduce, flat, 1, None, out), partial(np.multiply, out, share, out)]
+
+
+@ops.global_avg_pool_backward.register_bound(
+    np.ndarray,
+    accepts=lambda dy, size: floating(dy),
+    allocate=lambda dy, size: np.empty((dy.shape[0], *size, dy.shape[1]), dy.dtype),
+)
+def _(out: Array, dy: Array, size: tuple[int, int]) -> list[Call]:
+    return [partial(np.multiply, dy[:, None, None, :], constant(1 / (size[0] * size[1]), dy.dtype), out)]
+
+
+@ops.global_max_pool.register_bound(
+    np.ndarray,
+    accepts=lambda x: floating(x) and x.size > 0,
+    allocate=lambda x: np.empty((x.shape[0], x.shape[3]), x.dtype),
+)
+def _(out: Array, x: Array) -> list[Call]:
+    return [partial(np.maximum.reduce, x.reshape(x.shape[0], -1, x.shape[3]), 1, None, out)]
