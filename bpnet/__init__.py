@@ -44,6 +44,9 @@ if TYPE_CHECKING:
         ELU,
         GELU,
         GLU,
+        GRU,
+        LSTM,
+        RNN,
         AvgPool2d,
         BatchNorm,
         Concatenate,
@@ -145,8 +148,8 @@ _NAMES = {
     "bpnet.inference": "predict",
     "bpnet.layers": (
         "AvgPool2d BatchNorm Concatenate Conv1d Conv2d ConvTranspose2d Dense Dropout Dropout2d ELU Embedding "
-        "Flatten GELU GLU GlobalAveragePool2d GlobalMaxPool2d GroupNorm Hardswish Layer LayerNorm LeakyReLU "
-        "LearnedPositions LogSoftmax MaxPool2d Mish MultiHeadAttention Normalize PReLU RMSNorm ReLU Recompute "
+        "Flatten GELU GLU GRU GlobalAveragePool2d GlobalMaxPool2d GroupNorm Hardswish LSTM Layer LayerNorm LeakyReLU "
+        "LearnedPositions LogSoftmax MaxPool2d Mish MultiHeadAttention Normalize PReLU RMSNorm RNN ReLU Recompute "
         "Reshape Residual Sequential SiLU Sigmoid SinusoidalPositions Softmax Softplus SwiGLU Tanh "
         "TransformerBlock Unembedding"
     ),
@@ -205,7 +208,10 @@ __all__ = [
     "F1",
     "GELU",
     "GLU",
+    "GRU",
+    "LSTM",
     "R2",
+    "RNN",
     "SGD",
     "Accuracy",
     "Adagrad",

@@ -104,6 +104,23 @@ class constant:
         return f"constant({self.value})"
 
 
+class side_by_side:
+    """Equal blocks along the last axis, each by an initializer of its own, as the gates of an LSTM lie."""
+
+    def __init__(self, *initializers: Initializer) -> None:
+        self.initializers = initializers
+
+    def __call__(self, stream: HostStream, shape: tuple[int, ...]) -> Any:
+        """The blocks, drawn one after the other; their number divides the last axis."""
+        width, rest = divmod(shape[-1], len(self.initializers))
+        if rest:
+            raise ConfigError(f"{len(self.initializers)} equal blocks do not fill a last axis of {shape[-1]}")
+        return np.concatenate([draw(stream, (*shape[:-1], width)) for draw in self.initializers], axis=-1)
+
+    def __repr__(self) -> str:
+        return f"side_by_side({', '.join(getattr(each, '__name__', repr(each)) for each in self.initializers)})"
+
+
 INITIALIZERS: dict[str, Initializer] = {
     each.__name__: each
     for each in (

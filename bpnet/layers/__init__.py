@@ -28,12 +28,16 @@ from bpnet.layers.normalize import Normalize
 from bpnet.layers.parametric import GLU, PReLU, SwiGLU
 from bpnet.layers.pooling import AvgPool2d, GlobalAveragePool2d, GlobalMaxPool2d, MaxPool2d
 from bpnet.layers.positions import LearnedPositions, SinusoidalPositions
+from bpnet.layers.recurrent import GRU, LSTM, RNN
 from bpnet.layers.transformer import TransformerBlock
 
 __all__ = [
     "ELU",
     "GELU",
     "GLU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "AvgPool2d",
     "BatchNorm",
     "Concatenate",

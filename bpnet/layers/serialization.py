@@ -25,6 +25,7 @@ from bpnet.layers import (
     parametric,
     pooling,
     positions,
+    recurrent,
     transformer,
 )
 from bpnet.layers.base import Layer
@@ -49,6 +50,7 @@ _MODULES = (
     embedding,
     layer_norm,
     positions,
+    recurrent,
     transformer,
 )
 

@@ -76,6 +76,7 @@ from bpnet.ops.group_statistics import (
     scale_shift,
     scale_shift_backward,
 )
+from bpnet.ops.gru import gru, gru_backward
 from bpnet.ops.layer_norm import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 from bpnet.ops.linear import linear, linear_backward, linear_backward_add_
 from bpnet.ops.losses import (
@@ -93,6 +94,7 @@ from bpnet.ops.losses import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_gradient,
 )
+from bpnet.ops.lstm import lstm, lstm_backward
 from bpnet.ops.margins import (
     hinge,
     hinge_backward,
@@ -111,6 +113,7 @@ from bpnet.ops.pooling import (
 )
 from bpnet.ops.random import dropout, dropout_backward, dropout_channels, keep_mask, philox
 from bpnet.ops.rates import scale_rate_, set_rate_
+from bpnet.ops.recurrent import last_step, last_step_backward, rnn, rnn_backward
 from bpnet.ops.regularization import average_, check_norm_, clip_norm_, clip_value_, penalty, penalty_gradient_
 from bpnet.ops.sequences import (
     add_positions,
@@ -237,6 +240,8 @@ __all__ = [
     "glu_backward",
     "group_norm",
     "group_norm_backward",
+    "gru",
+    "gru_backward",
     "hardswish",
     "hardswish_backward",
     "hinge",
@@ -250,6 +255,8 @@ __all__ = [
     "label_targets",
     "label_weight",
     "largest",
+    "last_step",
+    "last_step_backward",
     "layer_norm",
     "layer_norm_backward",
     "leaky_relu",
@@ -262,6 +269,8 @@ __all__ = [
     "log_cosh_backward",
     "log_softmax",
     "log_softmax_backward",
+    "lstm",
+    "lstm_backward",
     "matmul",
     "matmul_backward",
     "max_pool2d",
@@ -296,6 +305,8 @@ __all__ = [
     "rms_norm",
     "rms_norm_backward",
     "rmsprop_",
+    "rnn",
+    "rnn_backward",
     "rotate",
     "rows",
     "scale_rate_",

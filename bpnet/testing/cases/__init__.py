@@ -1,8 +1,9 @@
 """Sample arguments for every kernel: what the generic tests call reference and variants with."""
 
-from bpnet.testing.cases import arrays, counts, images, losses, sequences, updates
+from bpnet.testing.cases import arrays, counts, images, losses, recurrent, sequences, updates
 from bpnet.testing.cases.common import Cases
 
 CASES: dict[str, Cases] = arrays.CASES | losses.CASES | updates.CASES | counts.CASES | images.CASES | sequences.CASES
+CASES |= recurrent.CASES
 
 __all__ = ["CASES", "Cases"]

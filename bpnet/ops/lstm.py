@@ -1,0 +1,124 @@
+"""The long short-term memory over a whole sequence, with the derivative written out."""
+
+from __future__ import annotations
+
+from bpnet.dispatch import Array, kernel, namespace
+from bpnet.ops.activations import sigmoid
+from bpnet.ops.recurrent import (
+    before,
+    by_step,
+    flat,
+    input_gradient,
+    input_products,
+    n_products,
+    only,
+    order,
+    present,
+    zero_state,
+)
+
+
+def _parts(x: Array, width: int) -> tuple[Array, ...]:
+    """The four quarters of the last axis."""
+    return tuple(x[..., start * width : (start + 1) * width] for start in range(4))
+
+
+def _lstm_flops(
+    x: Array, W: Array, U: Array, b: Array, lengths: Array | None = None, reverse: bool = False,
+    h: Array | None = None, c: Array | None = None,
+) -> int:  # fmt: skip
+    width = int(U.shape[0])
+    steps = int(x.shape[0]) * int(x.shape[1])
+    return n_products(x, 4 * width) + steps * (8 * width * width + 23 * width)
+
+
+@kernel(flops=_lstm_flops)
+def lstm(
+    x: Array, W: Array, U: Array, b: Array, lengths: Array | None = None, reverse: bool = False,
+    h: Array | None = None, c: Array | None = None,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """i, f, g, o are the quarters of x_t W + h_{t-1} U + b, s the logistic function:
+
+    c_t = s(f) c_{t-1} + s(i) tanh(g), h_t = s(o) tanh(c_t), from h and c, or zeros. [Hochreiter & Schmidhuber 1997,
+    with the forget gate of Gers et al. 2000] The order of the gates is PyTorch's, whose weights are W^T and U^T, and
+    whose two biases add up to b.
+    x : (N, T, I), T >= 1; W : (I, 4 H); U : (H, 4 H); b : (4 H,); h, c : (N, H)
+    lengths, reverse : see bpnet.ops.recurrent
+    Returns y (N, T, H), all h_t; the gates s(i), s(f), tanh(g), s(o) of all steps (T, N, 4 H); all c_t (T, N, H).
+    """
+    xp = namespace(x)
+    width, n_steps = U.shape[0], x.shape[1]
+    there = present(x, lengths, n_steps)
+    z = input_products(x, W, b, there)
+    h = zero_state(x, width) if h is None else h
+    c = zero_state(x, width) if c is None else c
+    outputs, gates, cells = [h] * n_steps, [h] * n_steps, [c] * n_steps
+    for t in order(n_steps, reverse):
+        i, f, g, o = _parts(z[t, ...] + h @ U, width)
+        i, f, g, o = sigmoid(i), sigmoid(f), xp.tanh(g), sigmoid(o)
+        here = None if there is None else there[t, ...]
+        c = cells[t] = only(here, f * c + i * g)
+        h = outputs[t] = only(here, o * xp.tanh(c))
+        gates[t] = xp.concat((i, f, g, o), axis=-1)
+    return xp.stack(outputs, axis=1), xp.stack(gates, axis=0), xp.stack(cells, axis=0)
+
+
+def _lstm_backward_flops(
+    dy: Array, y: Array, x: Array, W: Array, U: Array, gates: Array, cells: Array, lengths: Array | None = None,
+    reverse: bool = False, need_dx: bool = True, need_weights: bool = True,
+) -> int:  # fmt: skip
+    width = int(U.shape[0])
+    steps = int(x.shape[0]) * int(x.shape[1])
+    once = n_products(x, 4 * width) * (need_dx + need_weights)
+    weights = steps * (8 * width * width + 4 * width) if need_weights else 0
+    return steps * (8 * width * width + 24 * width) + once + weights
+
+
+def _lstm_backward_unread(
+    dy: Array, y: Array, x: Array, W: Array, U: Array, gates: Array, cells: Array, lengths: Array | None = None,
+    reverse: bool = False, need_dx: bool = True, need_weights: bool = True,
+) -> tuple[int, ...]:  # fmt: skip
+    return (*(() if need_weights else (1, 2)), *(() if need_dx else (3,)))
+
+
+@kernel(flops=_lstm_backward_flops, unread=_lstm_backward_unread)
+def lstm_backward(
+    dy: Array, y: Array, x: Array, W: Array, U: Array, gates: Array, cells: Array, lengths: Array | None = None,
+    reverse: bool = False, need_dx: bool = True, need_weights: bool = True,
+) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
+    """The gradients of lstm that began with zeros, from the last step made to the first.
+
+    With i, f, g, o the gates as kept, dh_t = dy_t + dz_{t+1} U^T, and
+    dc_t = dc_{t+1} f_{t+1} + dh_t o (1 - tanh(c_t)^2), the quarters of dz_t are
+    dc_t g i (1 - i), dc_t c_{t-1} f (1 - f), dc_t i (1 - g^2), dh_t tanh(c_t) o (1 - o);
+    dx_t = dz_t W^T, dW = sum_t x_t^T dz_t, dU = sum_t h_{t-1}^T dz_t, db = sum_t dz_t.
+    dy, y : (N, T, H). Returns (dx, dW, dU, db), None in place of what is not needed.
+    """
+    xp = namespace(dy)
+    width, n_steps = U.shape[0], x.shape[1]
+    there = present(x, lengths, n_steps)
+    dys, earlier = by_step(dy), before(cells, reverse)
+    dh = dc = zero_state(dy, width)
+    steps = [dh] * n_steps
+    for t in order(n_steps, not reverse):
+        here = None if there is None else there[t, ...]
+        i, f, g, o = _parts(gates[t, ...], width)
+        s = xp.tanh(cells[t, ...])
+        dh = only(here, dys[t, ...] + dh)
+        dc = only(here, dc + dh * o * (1 - s * s))
+        quarters = (
+            dc * g * (i * (1 - i)),
+            dc * earlier[t, ...] * (f * (1 - f)),
+            dc * i * (1 - g * g),
+            dh * s * (o * (1 - o)),
+        )
+        dz = steps[t] = xp.concat(quarters, axis=-1)
+        dc = dc * f
+        dh = dz @ U.T
+    d = xp.stack(steps, axis=0)
+    dx = input_gradient(d, W) if need_dx else None
+    if not need_weights:
+        return dx, None, None, None
+    d = flat(d)
+    dW, dU = flat(only(there, by_step(x))).T @ d, flat(before(by_step(y), reverse)).T @ d
+    return dx, dW, dU, xp.sum(d, axis=0)
