@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks import machine
-from benchmarks.metrics import METRICS, disagreement
+from benchmarks.metrics import METRICS, TOLERANCE, disagreement
 from benchmarks.peers import PeerSpec
 from benchmarks.workloads import Workload
 
@@ -99,6 +99,7 @@ class Settings:
     rounds : of every workload; scale : of each workload's count; count : in its place; threads : for every peer
     pause  : seconds after every turn, so that a pool that spins for a moment does so alone
     seed   : of the orders of peers; timeout : seconds for one answer of a child
+    gpu    : whether children may see GPUs
     """
 
     rounds: int = 9
@@ -108,6 +109,7 @@ class Settings:
     pause: float = 0.05
     seed: int = 0
     timeout: float = 300.0
+    gpu: bool = False
 
 
 class Harness:
@@ -122,7 +124,7 @@ class Harness:
 
     def run(self, workloads: Sequence[Workload], show: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
         """Measure every workload, `show` each one's results when they are there, and return the whole report."""
-        environment, removed = machine.clean_environment(self.settings.threads)
+        environment, removed = machine.clean_environment(self.settings.threads, self.settings.gpu)
         report: dict[str, Any] = {
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "commit": machine.commit(),
@@ -200,7 +202,7 @@ class Harness:
             child.ask("rest")
         except ChildError as error:
             return {"status": "failed", "error": str(error)}
-        difference = disagreement(found, expected)
+        difference = disagreement(found, expected, TOLERANCE[workload.precision])
         return {"status": "disagrees" if difference else "ok", "error": difference, "checked": found}
 
     def _turn(self, child: Child, row: Row, metric: str, count: int) -> None:
@@ -214,7 +216,7 @@ class Harness:
 
 def summarize(rows: dict[str, Row]) -> None:
     """Add to every measured row its median and spread, and bpnet's time over its own, round by round."""
-    ours = rows.get("bpnet", {"status": ""})
+    ours = next((row for row in rows.values() if row["role"] == "ours"), {"status": ""})
     for row in rows.values():
         if row["status"] != "ok":
             continue

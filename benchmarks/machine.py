@@ -22,12 +22,16 @@ CHANGES_TIMINGS = (
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
-def clean_environment(threads: int) -> tuple[dict[str, str], list[str]]:
-    """The environment of every child, the same for all, and the names of the variables that were left out."""
+def clean_environment(threads: int, gpu: bool = False) -> tuple[dict[str, str], list[str]]:
+    """The environment of every child, the same for all, and the names of the variables that were left out.
+
+    gpu : whether GPUs may be seen
+    """
     removed = sorted(name for name in os.environ if name.startswith(CHANGES_TIMINGS))
     environment = {name: value for name, value in os.environ.items() if name not in removed}
     environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
-    environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    if not gpu:
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     environment["PYTHONPATH"] = python_path(ROOT)
     return environment, removed
 

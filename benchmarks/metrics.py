@@ -132,8 +132,45 @@ class InferenceTime(Metric):
         return {"logit norms": _norms([reference.predict(x) for x, _ in problem.batches[:4]])}
 
 
+class TrainTime(StepTime):
+    """Steps as a training makes them: asked for one behind the other, the device waited for at the end of the round."""
+
+    what = "one training step of many; no loss is read between them"
+
+    def __init__(self, name: str, checked_steps: int) -> None:
+        self.name = name  # type: ignore[misc]
+        self.checked_steps = checked_steps
+
+    def measure(self, peer: Peer, count: int) -> float:
+        peer.reset()
+        return _seconds_each(peer.queue, peer.batches, count, peer.wait)
+
+
+class InputTime(Metric):
+    """One batch from the host's memory to the device, one behind the other, each touched once there."""
+
+    name = "input"
+    what = "one batch of inputs brought to the device"
+
+    def measure(self, peer: Peer, count: int) -> float:
+        peer.reset()
+        return peer.bring(list(islice(cycle(peer.host_inputs), count))) / count
+
+    def check(self, peer: Peer) -> Facts:
+        """The sums of the batches as they arrive."""
+        peer.reset()
+        return {"sums": [peer.arrived_sum(x) for x in peer.host_inputs[:2]]}
+
+    def expected(self, problem: Problem) -> Facts:
+        return {"sums": [float(x.sum(dtype=np.float64)) for x in problem.x[:2]]}
+
+
 def _norms(arrays: list[Any]) -> list[float]:
     return [float(np.linalg.norm(np.asarray(array, np.float64))) for array in arrays]
+
+
+TOLERANCE = {"float32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}
+"""By the precision of products."""
 
 
 def disagreement(found: Facts, expected: Facts, tolerance: float = 1e-3) -> str:
@@ -145,4 +182,14 @@ def disagreement(found: Facts, expected: Facts, tolerance: float = 1e-3) -> str:
     return ""
 
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (StepTime(), FitTime(), InferenceTime())}
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        StepTime(),
+        FitTime(),
+        InferenceTime(),
+        TrainTime("train", 20),
+        TrainTime("train few", 2),
+        InputTime(),
+    )
+}

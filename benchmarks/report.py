@@ -80,7 +80,8 @@ def _last_line(text: str) -> str:
 
 def add_options(parser: argparse.ArgumentParser, peers: Iterable[str]) -> None:
     """The options of every benchmark that runs the harness."""
-    parser.add_argument("--peers", type=_names, default=list(peers), help=f"of {', '.join(PEERS)}; by commas")
+    peers = list(peers)
+    parser.add_argument("--peers", type=_names, default=peers, help=f"of {', '.join(peers)}; by commas")
     add_run_options(parser)
 
 
@@ -113,16 +114,20 @@ def chosen(parser: argparse.ArgumentParser, what: str, names: list[str], known: 
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def chosen_peers(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[PeerSpec]:
-    return chosen(parser, "peer", arguments.peers, PEERS)
+def chosen_peers(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, known: dict[str, PeerSpec] = PEERS
+) -> list[PeerSpec]:
+    return chosen(parser, "peer", arguments.peers, known)
 
 
-def settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Settings:
+def settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace, gpu: bool = False) -> Settings:
     if arguments.json is not None and not arguments.json.parent.is_dir():
         parser.error(f"--json: there is no folder {arguments.json.parent}")
     rounds = arguments.rounds or (3 if arguments.quick else Settings.rounds)
     scale = 0.05 if arguments.quick else 1.0
-    return Settings(rounds=rounds, scale=scale, count=arguments.count, threads=arguments.threads, seed=arguments.seed)
+    return Settings(
+        rounds=rounds, scale=scale, count=arguments.count, threads=arguments.threads, seed=arguments.seed, gpu=gpu
+    )
 
 
 def finish(report: dict[str, Any], arguments: argparse.Namespace) -> int:

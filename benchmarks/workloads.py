@@ -51,13 +51,23 @@ def large_digits(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
     return fields.reshape(n, 784), labels
 
 
+def noise(n_in: int, classes: int) -> Draw:
+    """Normal numbers and labels drawn at will: networks of this size are timed for a few steps only."""
+
+    def draw(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
+        return rng.standard_normal((n, n_in), np.float32), rng.integers(0, classes, n)
+
+    return draw
+
+
 @dataclass(frozen=True)
 class Workload:
     """A multilayer perceptron with ReLU between its Dense layers, and what is measured on it.
 
-    sizes  : the widths, input first
-    metric : a name in `benchmarks.metrics.METRICS`
-    count  : how often the metric repeats its unit of work in one round
+    sizes     : the widths, input first
+    metric    : a name in `benchmarks.metrics.METRICS`
+    count     : how often the metric repeats its unit of work in one round
+    precision : of products: "float32", "tf32" or "bf16"; the arrays are float32
     """
 
     name: str
@@ -69,10 +79,12 @@ class Workload:
     n_batches: int = 64
     weights: Callable[[np.random.Generator, int, int], Array] = he_normal
     seed: int = 0
+    precision: str = "float32"
 
     @property
     def title(self) -> str:
-        return f"{self.name} {'-'.join(map(str, self.sizes))}, batch {self.batch}"
+        products = "" if self.precision == "float32" else f", products in {self.precision}"
+        return f"{self.name} {'-'.join(map(str, self.sizes))}, batch {self.batch}{products}"
 
     def make(self) -> Problem:
         """The weights and batches, a function of the seed alone."""
@@ -81,7 +93,8 @@ class Workload:
         weights = [self.weights(rng, n_in, n_out).astype(np.float32) for n_in, n_out in pairs]
         x, labels = self.draw(rng, self.n_batches * self.batch)
         x = np.ascontiguousarray(x, np.float32).reshape(self.n_batches, self.batch, self.sizes[0])
-        return Problem(weights, x, labels.astype(np.int64).reshape(self.n_batches, self.batch))
+        labels = labels.astype(np.int64).reshape(self.n_batches, self.batch)
+        return Problem(weights, x, labels, self.precision)
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,7 @@ class Problem:
     weights: list[Array]
     x: Array
     labels: Array
+    precision: str = "float32"
 
     @property
     def batches(self) -> list[tuple[Array, Array]]:
@@ -103,13 +117,14 @@ class Problem:
 
     def save(self, path: Path) -> None:
         weights = {f"weight{index}": weight for index, weight in enumerate(self.weights)}
-        np.savez(path, x=self.x, labels=self.labels, **weights)
+        np.savez(path, x=self.x, labels=self.labels, precision=np.array(self.precision), **weights)
 
     @classmethod
     def load(cls, path: Path) -> Problem:
         with np.load(path, allow_pickle=False) as archive:
-            n_layers = len(archive.files) - 2
-            return cls([archive[f"weight{index}"] for index in range(n_layers)], archive["x"], archive["labels"])
+            n_layers = sum(name.startswith("weight") for name in archive.files)
+            weights = [archive[f"weight{index}"] for index in range(n_layers)]
+            return cls(weights, archive["x"], archive["labels"], str(archive["precision"]))
 
 
 STEPS = {
@@ -125,3 +140,27 @@ STEPS = {
 The counts end a round before training has gone so far that slots of Adam decay into denormal numbers; `--count` looks
 beyond.
 """
+
+GPU = {
+    workload.name: workload
+    for workload in (
+        Workload("mlp-small", (784, 128, 10), 64, large_digits, "train", count=1000),
+        Workload("mnist", (784, 512, 512, 10), 128, large_digits, "train", count=1000, n_batches=32),
+        Workload("wide", (1024, 4096, 1024), 256, noise(1024, 1024), "train few", count=300, n_batches=16),
+        *(
+            Workload(
+                "mlp-large" if precision == "float32" else f"mlp-large-{precision}",
+                (4096, 4096, 4096, 4096),
+                4096,
+                noise(4096, 4096),
+                "train few",
+                count=20,
+                n_batches=2,
+                precision=precision,
+            )
+            for precision in ("float32", "tf32", "bf16")
+        ),
+        Workload("input", (784, 10), 4096, large_digits, "input", count=200, n_batches=8),
+    )
+}
+"""The workloads of `python -m benchmarks.gpu`, by name."""

@@ -20,6 +20,7 @@ from bpnet.errors import (
     DTypeError,
     MissingExtraError,
     NonFiniteError,
+    OutOfMemoryError,
     ShapeError,
     StateError,
 )
@@ -193,6 +194,7 @@ __all__ = [
     "Normalize",
     "OneCycle",
     "Optimizer",
+    "OutOfMemoryError",
     "PReLU",
     "Parameter",
     "Perplexity",

@@ -7,6 +7,7 @@ Selection is loud. The argument wins, then `use_backend(...)`, then the environm
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import threading
@@ -65,6 +66,7 @@ _FACTORIES: dict[str, Factory] = {
     "torch": _builtin("bpnet_torch", "TorchBackend"),
 }
 provide_variants("numpy", lambda: importlib.import_module("bpnet_numpy.kernels"))
+provide_variants("cupy", lambda: importlib.import_module("bpnet_cupy.variants"))
 provide_variants("torch", lambda: importlib.import_module("bpnet_torch.autograd"))
 
 _READY: dict[str, Backend] = {}
@@ -181,11 +183,12 @@ def probe(backend: Backend) -> None:
     """Allocate, compute and copy back on `backend`; raise BackendError when the answer is not what it must be."""
     try:
         xp = backend.xp
-        flat = backend.zeros((6,), "float32")
-        view = xp.reshape(flat[0:4], (2, 2))
-        view[...] = backend.asarray([[1.0, 2.0], [3.0, 4.0]], dtype="float32")
-        product = backend.to_numpy(view @ view)
-        kept = backend.to_numpy(flat).tolist()
+        with getattr(backend, "scope", contextlib.nullcontext)():
+            flat = backend.zeros((6,), "float32")
+            view = xp.reshape(flat[0:4], (2, 2))
+            view[...] = backend.asarray([[1.0, 2.0], [3.0, 4.0]], dtype="float32")
+            product = backend.to_numpy(view @ view)
+            kept = backend.to_numpy(flat).tolist()
     except BackendError:
         raise
     except Exception as error:

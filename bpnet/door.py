@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.abilities import Uploader
 from bpnet.backend import to_numpy
 from bpnet.data.checks import check_finite, check_ids, check_label_form, check_range, check_weights
 from bpnet.data.dataset import Dataset, as_array, batches
@@ -35,6 +36,24 @@ def _looked_at(found: Iterable[tuple[Any, ...]], n_ids: int | None) -> Generator
         yield batch
 
 
+def _sent(found: Iterable[tuple[Any, ...]], uploader: Uploader, door: Door) -> Generator[Any, None, None]:
+    for batch in found:
+        yield uploader.send(door.host_batch(*batch))
+
+
+def _uploaded(
+    found: Iterable[tuple[Any, ...]], uploader: Uploader, door: Door
+) -> Generator[tuple[Array, ...], None, None]:
+    """The batches on the device, each until the next one is asked for; a thread reads and sends meanwhile."""
+    sent = prefetch(_sent(found, uploader, door))
+    try:
+        for each in sent:
+            yield uploader.receive(each)
+    finally:
+        uploader.close()  # first: the thread may be waiting for a place, and is waited for
+        sent.close()
+
+
 class Door:
     """Checks data for a model, a loss and metrics, and brings them to where the model is."""
 
@@ -45,11 +64,12 @@ class Door:
 
     def x(self, x: Any) -> Array:
         """`x` on the model's device: in the model's dtype, or int64 where the model takes ids."""
-        if self.model.input_ids is None:
+        ids = self.model.input_ids
+        if ids is None:
             return self.values(x)
         x = as_array(x, "x")
         if not namespace(x).isdtype(x.dtype, "integral"):
-            check_ids(x, self.model.input_ids)
+            check_ids(x, ids)
         backend = self.model.backend
         return backend.asarray(host_if_foreign(x, backend), dtype="int64")
 
@@ -76,13 +96,30 @@ class Door:
         """The inputs of a step: (x, y), or (x, y, weight) where there are weights."""
         return (self.x(x), self.y(y)) if weight is None else (self.x(x), self.y(y), self.values(weight))
 
+    def host_batch(self, x: Any, y: Any, weight: Any = None) -> tuple[Any, ...]:
+        """The same on the host, in the dtypes that `batch` has."""
+        dtype, y = self.model.store.dtype, as_array(y, "y")
+        if self._labels(y) and not namespace(y).isdtype(y.dtype, "integral"):
+            check_label_form(y, 1)
+        target = np.asarray(to_numpy(y), dtype="int64" if self._labels(y) else dtype)
+        x, ids = as_array(x, "x"), self.model.input_ids
+        if ids is not None and not namespace(x).isdtype(x.dtype, "integral"):
+            check_ids(x, ids)
+        values = np.asarray(to_numpy(x), dtype=dtype if ids is None else "int64")
+        return (values, target) if weight is None else (values, target, np.asarray(to_numpy(weight), dtype=dtype))
+
     def batches(self, data: Dataset, batch_size: int, **order: Any) -> Generator[tuple[Any, ...], None, None]:
         """The batches of `data` in the `order` of `bpnet.data.batches`.
 
-        Where data may exceed memory, a thread makes the next batches meanwhile, and looks at their values.
+        Where data may exceed memory, a thread makes the next batches meanwhile, and looks at their values; where the
+        backend has an uploader it sends them to the device too.
         """
         found = batches(data, batch_size, **order)
-        return prefetch(_looked_at(found, self.model.input_ids)) if may_exceed_memory(data.x) else found
+        if not may_exceed_memory(data.x):
+            return found
+        uploader = getattr(self.model.backend, "uploader", None)
+        looked_at = _looked_at(found, self.model.input_ids)
+        return prefetch(looked_at) if uploader is None else _uploaded(looked_at, uploader(), self)
 
     def moved(self, data: Dataset) -> Dataset:
         """The data on the model's device where that is not the host, so that batches are taken there."""

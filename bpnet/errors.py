@@ -69,6 +69,10 @@ class BackendError(BpnetError, RuntimeError):
     """A backend is unknown or cannot run here; the message has the reason and the remedy."""
 
 
+class OutOfMemoryError(BpnetError, MemoryError):
+    """The device, or the host, has no memory left for a step; the message says who asked for how much."""
+
+
 class CheckpointError(BpnetError, ValueError):
     """A file that cannot be read as a model, or does not fit the model it is read into."""
 

@@ -50,6 +50,7 @@ def described(trainer: Trainer) -> dict[str, Any]:
     config = dict(optimizer.config)
     if schedule is not None and not isinstance(config["learning_rate"], dict):
         config["learning_rate"] = getattr(schedule, "__qualname__", type(schedule).__name__)
+    precision = {} if trainer.matmul_precision == "float32" else {"matmul_precision": trainer.matmul_precision}
     found: dict[str, Any] = plain(
         {
             "model": layers,
@@ -63,6 +64,7 @@ def described(trainer: Trainer) -> dict[str, Any]:
             "metrics": [repr(metric) for metric in trainer.metrics],
             "optimizer": {"name": type(optimizer).__name__, **config},
             "seed": trainer.seed,
+            **precision,
         }
     )
     # Named only where it is on: a checkpoint from before there was the setting is one without it.

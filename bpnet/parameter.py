@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpnet import ops
+from bpnet.abilities import scope_of
 from bpnet.backend import to_numpy
 from bpnet.checks import at_least_0
 from bpnet.dispatch import Array, note_change
@@ -90,7 +91,8 @@ class Parameter:
             new = self._store.backend.asarray(new, dtype=self._store.dtype)
         if tuple(new.shape) != self.shape:
             raise ShapeError(f"{self.label} has shape {self.shape}, got a value of shape {tuple(new.shape)}")
-        self._value[...] = self._store.backend.asarray(new, dtype=self._store.dtype)
+        with scope_of(self._store.backend):
+            self._value[...] = self._store.backend.asarray(new, dtype=self._store.dtype)
 
     def preset(self, new: Any) -> None:
         """Set the values to a host array of this shape; where the model has no arrays yet, it gets these."""

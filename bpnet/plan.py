@@ -66,6 +66,32 @@ def fuse_loss(steps: list[Step], wanted: set[Value]) -> list[Step]:
     return [step for i, step in enumerate(fused) if i not in gone]
 
 
+def fuse_accumulation(steps: list[Step], wanted: set[Value]) -> list[Step]:
+    """Let `linear_backward` add to gradients where additions right behind it are all that reads dW and db."""
+    readers = _readers(steps)
+    fused, gone = list(steps), set[int]()
+    for i, step in enumerate(steps):
+        if step.kernel is not ops.linear_backward:
+            continue
+        dx, *gradients = step.out
+        given = [each for each in gradients if each is not None]
+        behind = steps[i + 1 : i + 1 + len(given)]
+        whole = gradients[0] is not None and [each.args[1:] for each in behind] == [(each,) for each in given]
+        if whole and all(
+            each.kernel is ops.add_
+            and each.args[0].fixed is not None
+            and (each.args[0].shape, each.args[0].dtype) == (value.shape, value.dtype)
+            and len(readers[value]) == 1
+            and value not in wanted
+            for each, value in zip(behind, given, strict=True)
+        ):
+            dy, x, W, *need_dx = step.args[:4]
+            gW, gb = behind[0].args[0], behind[1].args[0] if len(given) == 2 else None
+            fused[i] = Step(ops.linear_backward_add_, (gW, gb, dy, x, W, *need_dx), dx)
+            gone.update(range(i + 1, i + 1 + len(given)))
+    return [step for i, step in enumerate(fused) if i not in gone]
+
+
 def write_in_place(steps: list[Step], wanted: set[Value]) -> list[Step]:
     """Let a call write where a following `copy_` into a fixed array would bring its result."""
     readers = _readers(steps)
@@ -109,7 +135,10 @@ class Plan:
     def __init__(self, trace: Trace, result: Value, backend: Backend) -> None:
         self.backend = backend
         wanted = {result}
-        self.steps = write_in_place(fuse_loss(fuse_activations(trace.steps, wanted), wanted), wanted)
+        steps = fuse_loss(fuse_activations(trace.steps, wanted), wanted)
+        if any(issubclass(backend.array_type, cls) for cls, _ in ops.linear_backward_add_.variants()):
+            steps = fuse_accumulation(steps, wanted)
+        self.steps = write_in_place(steps, wanted)
         self._buffers: dict[Value, Array] = {}
         self._calls: list[Call] = []
         self.bytes = 0
@@ -118,14 +147,38 @@ class Plan:
         self._result = self._array(result)
         whole = partial(backend.xp.asarray, self._result, copy=True)
         self._copy_result: Call = getattr(self._result, "copy", whole)  # the array's own method is several times faster
+        self._graph: Call | None = None
+        writer = getattr(backend, "writer", None)
+        self._writers = None if writer is None else [writer(buffer) for buffer in self._inputs]
 
     def replay(self, *inputs: Array) -> Array:
         """Make the step with `inputs`, of the recorded shapes and dtypes; return a copy of its result."""
-        for buffer, array in zip(self._inputs, inputs, strict=True):
-            buffer[...] = array
-        for call in self._calls:
-            call()
+        if self._writers is None:
+            for buffer, array in zip(self._inputs, inputs, strict=True):
+                buffer[...] = array
+        else:
+            for write, array in zip(self._writers, inputs, strict=True):
+                write(array)
+        if self._graph is not None:
+            self._graph()
+        else:
+            for call in self._calls:
+                call()
         return self._copy_result()
+
+    @property
+    def captured(self) -> bool:
+        """Whether the backend makes all calls at once."""
+        return self._graph is not None
+
+    def capture(self) -> None:
+        """Let the backend record the calls, which have been made before; raises what prevents it."""
+        record: Callable[[list[Call]], Call] = self.backend.capture  # type: ignore[attr-defined]  # of `Abilities`
+        self._graph = record(list(self._calls))
+
+    def release(self) -> None:
+        """Make the calls one by one again."""
+        self._graph = None
 
     def takes(self, *inputs: Array) -> bool:
         """Whether the inputs are of the library and the dtypes that were recorded."""

@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from bpnet.abilities import can_capture
 from bpnet.dispatch import Array, version
+from bpnet.errors import StateError
 from bpnet.plan import Plan
 from bpnet.store import Store
 from bpnet.trace import Trace, Value
@@ -20,6 +22,7 @@ class _Kind:
         self.plan: Plan | None = None
         self.version = -1
         self.refusal = ""
+        self.uncaptured = ""  # why its plan is no graph
         self.replays = 0
         self.used = 0
 
@@ -31,18 +34,22 @@ class Planner:
     repeats the second from the same state. If every array then agrees bit for bit, further steps are replayed. When a
     public attribute of a layer, loss or optimizer has been set, and now and then in any case, a step is recorded again
     and compared.
-    extra : returns the fixed arrays beside the store's, by name
+    extra   : returns the fixed arrays beside the store's, by name
+    capture : whether plans become graphs where the backend can record calls: "auto", "on" (or raise), or "off". A graph
+              proves itself as its plan does.
     """
 
     MAX_KINDS = 16  # plans hold buffers; of more kinds of steps the one that was used longest ago is forgotten
     LOOK_AGAIN = 512  # replays
 
-    def __init__(self, store: Store, extra: Callable[[], dict[str, Array]]) -> None:
+    def __init__(self, store: Store, extra: Callable[[], dict[str, Array]], capture: str = "off") -> None:
         self.store = store
+        self.capture = capture
         self.values = store.values  # another array here means that the model was moved
         self._extra = extra
         self._kinds: dict[Any, _Kind] = {}
         self._clock = 0
+        self._said: set[str] = set()
 
     def serves(self, store: Store) -> bool:
         """Whether the plans are for the arrays that `store` now has."""
@@ -74,6 +81,11 @@ class Planner:
                 del self._kinds[min(self._kinds, key=lambda each: self._kinds[each].used)]
             kind = self._kinds[key] = _Kind()
         kind.used = self._clock = self._clock + 1
+        if self.capture == "on" and (kind.refusal or kind.uncaptured):
+            raise StateError(
+                f"Trainer(capture='on'): a {name} for x {tuple(inputs[0].shape)} cannot be one graph, because "
+                f"{kind.refusal or kind.uncaptured}. With capture='auto' it is made call by call"
+            )
         if kind.refusal or self.store.filled:
             return step(*inputs)
         if len({id(x) for x in inputs}) < len(inputs):  # inputs that a later step may tell apart
@@ -84,7 +96,11 @@ class Planner:
         changed = kind.version != version()  # an attribute was set, so that other calls are no sign of a hidden state
         if changed and kind.plan is None:
             kind.trace = None
-        before = None if kind.trace is None or kind.plan is not None else self._snapshot()
+        try:
+            before = None if kind.trace is None or kind.plan is not None else self._snapshot()
+        except MemoryError as error:  # a proof takes a copy of the state
+            kind.refusal = f"there is no memory to prove a plan with: {error}"
+            return step(*inputs)
         trace = Trace(inputs, self._fixed)
         result = trace.record(lambda: step(*inputs))
         value = trace.value_of(result)
@@ -126,26 +142,64 @@ class Planner:
         after = self._snapshot()
         try:
             plan = Plan(trace, value, self.store.backend)
-            self._restore(before)
-            again = plan.replay(*inputs)
+            differing = self._replay_differs(plan, inputs, result, before, after)
         except Exception as error:  # a layer's own kernel that cannot be bound must not end the training
             self._restore(after)
             kind.refusal = f"its plan failed with {type(error).__name__}: {error}"
             return
-        bits = self.store.backend.to_numpy
-        differing = [
-            name
-            for name, array in (self._arrays() | {"the result": again}).items()
-            if bits(array).tobytes() != bits(after.get(name, result)).tobytes()
-        ]
         if differing:
             self._restore(after)
             kind.refusal = (
-                f"replaying the recorded calls gave other values in {', '.join(differing)}: some layer changes an "
+                f"replaying the recorded calls gave other values in {differing}: some layer changes an "
                 "array outside of kernels, or draws random numbers of its own"
             )
-        else:
-            kind.plan = plan
+            return
+        kind.plan = plan
+        kind.uncaptured = ""
+        if self.capture != "off" and can_capture(self.store.backend):
+            self._capture(kind, plan, inputs, result, before, after)
+
+    def _replay_differs(
+        self, plan: Plan, inputs: tuple[Array, ...], result: Array, before: dict[str, Array], after: dict[str, Array]
+    ) -> str:
+        """Replay from the state `before`; the names of the arrays that are then not what they are `after`, or ''."""
+        self._restore(before)
+        again = plan.replay(*inputs)
+        bits = self.store.backend.to_numpy
+        return ", ".join(
+            name
+            for name, array in (self._arrays() | {"the result": again}).items()
+            if bits(array).tobytes() != bits(after.get(name, result)).tobytes()
+        )
+
+    def _capture(
+        self,
+        kind: _Kind,
+        plan: Plan,
+        inputs: tuple[Array, ...],
+        result: Array,
+        before: dict[str, Array],
+        after: dict[str, Array],
+    ) -> None:
+        """Make the plan a graph if that gives the same bits; if not, note why, and say it once."""
+        try:
+            plan.capture()
+            differing = self._replay_differs(plan, inputs, result, before, after)
+            if differing:
+                kind.uncaptured = f"its graph gave other values in {differing} than its calls"
+        except Exception as error:  # of the backend, its library, or a call that cannot be recorded
+            kind.uncaptured = f"capturing it failed with {type(error).__name__}: {error}"
+        if not kind.uncaptured:
+            return
+        plan.release()
+        self._restore(after)
+        if self.capture == "on":
+            kind.plan = None  # so that the next step raises
+        if self.capture == "auto" and kind.uncaptured not in self._said:
+            self._said.add(kind.uncaptured)
+            warnings.warn(
+                f"steps are replayed call by call and not as one graph: {kind.uncaptured}", RuntimeWarning, stacklevel=2
+            )
 
     def _arrays(self) -> dict[str, Array]:
         return self.store.arrays() | self._extra()
@@ -168,7 +222,9 @@ class Planner:
         for (name, *shapes), kind in self._kinds.items():
             what = f"{name} for {', '.join(f'{n} {s}' for n, s in zip(('x', 'y', 'weight'), shapes, strict=False))}"
             if kind.plan is not None:
-                lines.append(f"{what}: planned, {len(kind.plan)} prepared calls, {kind.plan.bytes} bytes")
+                how = ", captured as one graph" if kind.plan.captured else ""
+                how = f", call by call, because {kind.uncaptured}" if kind.uncaptured else how
+                lines.append(f"{what}: planned, {len(kind.plan)} prepared calls, {kind.plan.bytes} bytes{how}")
                 lines += [f"    {line}" for line in repr(kind.plan).splitlines()]
             elif kind.refusal:
                 lines.append(f"{what}: eager, because {kind.refusal}")

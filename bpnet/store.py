@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bpnet import ops
+from bpnet.abilities import scope_of
 from bpnet.backend import FLOATING_DTYPES, Backend
 from bpnet.dispatch import Array, note_change
 from bpnet.errors import CheckpointError, ConfigError, StateError
@@ -53,8 +54,9 @@ AVERAGE = "average"  # the slot of the values' moving averages
 
 
 def _load(backend: Backend, host: Any) -> Array:
-    array = backend.zeros(host.shape, str(host.dtype))
-    array[...] = backend.asarray(host)
+    with scope_of(backend):  # assignments are made on the current device
+        array = backend.zeros(host.shape, str(host.dtype))
+        array[...] = backend.asarray(host)
     return array
 
 
@@ -81,6 +83,7 @@ class Store:
         if dtype not in FLOATING_DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(FLOATING_DTYPES)}, got {dtype!r}")
         self.backend = backend
+        self.scoped = hasattr(backend, "scope")  # whether work on it is to be done in a block: `bpnet.abilities`
         self.dtype = dtype
         self.seed = seed
         self.parameters = parameters
@@ -371,7 +374,7 @@ class Store:
             _load(backend, self.backend.to_numpy(each)) for each in (self.counters, self.learning_rate, self.ok)
         )
         filled = {path: parameter._filled for path, parameter in self.parameters.items()}
-        self.backend, self.dtype = backend, dtype
+        self.backend, self.dtype, self.scoped = backend, dtype, hasattr(backend, "scope")
         self.segments, self.offsets, self.size = segments, offsets, size
         self.values, self.grads, self.pending, self.slots = values, grads, pending, slots
         self.counters, self.learning_rate, self.ok = counters, learning_rate, ok

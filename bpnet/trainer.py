@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from bpnet import ops
+from bpnet.abilities import check_abilities
 from bpnet.backend import Backend, get_backend
 from bpnet.callbacks.base import Callback
 from bpnet.checkpoint import Checkpoint, as_checkpoint, find
 from bpnet.checks import flag
-from bpnet.contracts import looks_at_values
 from bpnet.data.dataset import Dataset, as_dataset, as_validation, check_batch_size
-from bpnet.dispatch import Array, Tracked
+from bpnet.dispatch import Array
 from bpnet.door import Door
 from bpnet.errors import ConfigError
 from bpnet.files import check_writable
@@ -30,13 +30,15 @@ from bpnet.optimizers import Optimizer
 from bpnet.pairing import plain_weights
 from bpnet.planner import Planner
 from bpnet.random import check_seed
+from bpnet.shortage import explained
 from bpnet.snapshot import Snapshot
 from bpnet.step import Step
 from bpnet.store import AVERAGE, Store
 from bpnet.totals import Totals
+from bpnet.working import Working
 
 
-class Trainer(Tracked):
+class Trainer(Working):
     """Trains a model: moves and casts the data, runs steps, counts metrics.
 
     model     : a Layer; initialized here with `seed` and `backend` if it has no arrays yet
@@ -44,6 +46,9 @@ class Trainer(Tracked):
     seed      : of the order of samples (and of the parameters and dropout masks, where the Trainer initializes)
     backend   : where to train; None leaves an initialized model where it is, and selects as `get_backend` does else
     plan      : whether steps that repeat are replayed from a recorded plan (the same bits, faster)
+    capture   : whether a plan becomes one graph where the backend can record calls (CuPy; the same bits, faster):
+                "auto" goes on call by call where that fails, and says why once; "on" raises there; "off"
+    matmul_precision : of float32 arrays: "float32", or "tf32" or "bf16", which round the factors for tensor cores
     check_gradients : whether a step also changes nothing, and a fit stops, where the norm of its gradients is not
                       finite; with `clip_norm` that is so anyway
     bundle    : a file to write where a fit stops because of a number that is not finite: that step, for
@@ -74,6 +79,8 @@ class Trainer(Tracked):
         seed: int = 0,
         backend: str | Backend | None = None,
         plan: bool = True,
+        capture: str = "auto",
+        matmul_precision: str = "float32",
         check_gradients: bool = False,
         bundle: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -92,16 +99,22 @@ class Trainer(Tracked):
         self.seed = check_seed(seed)
         self._epoch = 0
         self.plan = plan
+        self.capture = capture
+        self.matmul_precision = matmul_precision
         self.check_gradients = check_gradients
         self.bundle = bundle
-        self._planner: Planner | None = None
         self._totals: Totals | None = None
         self._stop = ""
         self._whole_batch = Step(self, None, counted=False)
+        place = get_backend(backend) if backend is not None else model.backend if model.initialized else None
+        if place is not None:
+            check_abilities(place, self.capture, self.matmul_precision)
+        self._check_capture()
         if not model.initialized:
             model.materialize_with(self.seed, backend)
         elif backend is not None and get_backend(backend) is not model.backend:
             model.to(backend)
+        check_abilities(model.backend, self.capture, self.matmul_precision)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -150,7 +163,7 @@ class Trainer(Tracked):
         return f"Trainer({self.model!r}, {self.loss!r}, {self.optimizer!r}, after {self.epoch} epochs)"
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_planner": None, "_totals": None}
+        return vars(self) | {"_planner": None, "_totals": None, "_scoped": False}
 
     @property
     def totals(self) -> Totals | None:
@@ -180,12 +193,17 @@ class Trainer(Tracked):
     def _run(self, step: Step, given: tuple[Any, ...]) -> Array:
         """Make one step on a batch of any kind: from its plan where there is one that takes it as it is."""
         store = self.model.store
+        if store.scoped and not self._scoped:
+            with self.working():
+                return self._run(step, given)
         accumulating = store.filled
         try:
             return self._run_on(store, step, given)
-        except BaseException:
+        except BaseException as error:
             if not accumulating:  # what a user's own backwards have gathered stays
                 store.abandon_gradients()
+            if isinstance(error, MemoryError):
+                raise explained(error, self, getattr(given[0], "shape", (None,))[0]) from None
             raise
 
     def _run_on(self, store: Store, step: Step, given: tuple[Any, ...]) -> Array:
@@ -197,13 +215,17 @@ class Trainer(Tracked):
             if plan is not None:
                 self.optimizer.prepare(store)
                 return plan.replay(*given)
+        unplanned = self._unplanned
+        if unplanned:
+            self._check_capture()
         inputs = self._door.batch(*given)
         self.optimizer.check(self.model)  # before another optimizer's state is lost
         self.optimizer.prepare(store)
-        if not (self.plan and plain_weights(self.loss)) or looks_at_values():
+        if unplanned:
             return step(*inputs)
         if planner is None:
-            planner = self._planner = Planner(store, lambda: self._totals.arrays() if self._totals else {})
+            known = lambda: self._totals.arrays() if self._totals else {}  # noqa: E731
+            planner = self._planner = Planner(store, known, self.capture)
         return planner.run(step.name, step, inputs)
 
     # --- many steps ---
@@ -275,7 +297,8 @@ class Trainer(Tracked):
         if found is None:
             self._check_schedule(fit.epochs * fit.n_steps)
         fit.go_on(found, checkpoint)
-        return fit.run(prediction, progress)
+        with self.working():
+            return fit.run(prediction, progress)
 
     def stop(self, reason: str) -> None:
         """End the fit that is running, after the present step or epoch; for callbacks.
@@ -334,7 +357,8 @@ class Trainer(Tracked):
         data = as_dataset(x, y, sample_weight)
         check_batch_size(batch_size)
         self._door.check(data)
-        return self._evaluate(data, batch_size)
+        with self.working():
+            return self._evaluate(data, batch_size)
 
     def _evaluate(self, data: Dataset, batch_size: int) -> dict[str, Any]:
         door = self._door
@@ -355,7 +379,7 @@ class Trainer(Tracked):
 
     def predict(self, x: Any, *, batch_size: int = 256) -> Any:
         """Return the model's outputs for `x`, in the caller's kind of array (NumPy for lists)."""
-        with self.averaged():
+        with self.working(), self.averaged():
             return predict(self.model, x, batch_size=batch_size)
 
     def averaged(self) -> contextlib.AbstractContextManager[Any]:

@@ -6,7 +6,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import cuda_host
 import numpy as np
+import nvrtc
 import pytest
 import strict_backend
 
@@ -19,6 +21,7 @@ BACKENDS = [
     "numpy",
     "strict",
     "strict:device1",
+    pytest.param("cuda_host", marks=pytest.mark.cuda_host),
     pytest.param("torch", marks=pytest.mark.torch),
     pytest.param("cupy", marks=pytest.mark.gpu),
 ]
@@ -38,6 +41,11 @@ def why_no_gpu() -> str:
     return why_not("cupy")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    kept = getattr(config, "cache", None)
+    cuda_host.register(kept.mkdir("cuda_host") if kept is not None else None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for mark, name, lacking in (("gpu", "cupy", "no GPU"), ("torch", "torch", "no PyTorch")):
         marked = [item for item in items if item.get_closest_marker(mark)]
@@ -45,6 +53,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             short = reason.partition("cannot be used: ")[2].partition("; ")[0] or reason
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=f"{lacking}: {short}"))
+    for mark, why in (("cuda_host", cuda_host.why_not), ("nvrtc", nvrtc.why_not)):
+        marked = [item for item in items if item.get_closest_marker(mark)]
+        if marked and (reason := why()):
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -1,29 +1,35 @@
-"""The CuPy backend of bpnet: arrays in a CUDA device's memory; every op runs on the generic Array API path."""
+"""The CuPy backend of bpnet: arrays in a CUDA device's memory, products by cublasLt, steps as CUDA graphs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from bpnet.dispatch import Call
 from bpnet.errors import BackendError
+from bpnet_cupy.cublaslt import products_by
+from bpnet_cupy.graph import Graph, capture
+from bpnet_cupy.problem import precision
+from bpnet_cupy.transfer import CupyUploader
+from bpnet_cupy.trouble import check_compiler, device_count, import_cupy, memory_report
 
 __all__ = ["CupyBackend"]
 
-INSTALL = 'pip install "bpnet-xp[cuda12]" (or [cuda13], to match the driver: `nvidia-smi` prints its CUDA version)'
-
 
 class CupyBackend:
-    """CuPy on one CUDA GPU. `device` is the GPU's index as text, or None for CuPy's current device."""
+    """CuPy on one CUDA GPU. `device` is the GPU's index as text, or None for CuPy's current device.
+
+    Three streams, none of which waits for the default one by itself: `stream` for all work inside `scope`, one that is
+    only captured on, and one for copies from the host. Outside of a scope work goes to CuPy's current stream.
+    """
 
     def __init__(self, device: str | None = None) -> None:
         if device is not None and not device.isdecimal():
             raise BackendError(f"a CUDA device is a number, as in 'cupy:1'; got {device!r}")
-        try:
-            import array_api_compat.cupy as xp
-            import cupy
-        except ImportError as error:
-            raise BackendError(f"CuPy cannot be imported ({error}); install it with {INSTALL}") from error
+        cupy, xp = import_cupy()
         self._cupy = cupy
-        count = _device_count(cupy)
+        count = device_count(cupy)
         self.index = int(device) if device is not None else cupy.cuda.Device().id
         if self.index >= count:
             raise BackendError(
@@ -33,62 +39,104 @@ class CupyBackend:
         self.name = "cupy" if device is None else f"cupy:{device}"
         self.xp: Any = xp
         self.array_type: Any = cupy.ndarray
-        self._device = cupy.cuda.Device(self.index)
-        if device is not None:
-            self._device.use()
+        check_compiler(cupy, self._here)
+        with self._here:
+            self.stream, self._capture_stream, self._copy_stream = (
+                cupy.cuda.Stream(non_blocking=True) for _ in range(3)
+            )
+        if count > 1:
+            from bpnet_cupy.devices import follow_the_array
+
+            follow_the_array(cupy)
+
+    @property
+    def _here(self) -> Any:
+        """The device, to be entered: such an object remembers what was current before, so each thread needs its own."""
+        return self._cupy.cuda.Device(self.index)
 
     def asarray(self, x: Any, dtype: str | None = None) -> Any:
         """Return `x` (host or device) as a CuPy array on this device."""
-        with self._device:
+        with self._here:
             return self._cupy.asarray(x, dtype=dtype, order="C")
 
     def to_numpy(self, x: Any) -> Any:
         """Copy `x` to the host; waits for the device."""
-        return self._cupy.asnumpy(x)
+        with self._here:
+            return self._cupy.asnumpy(x)
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Return zeros on the device; CuPy's pool starts every block at a multiple of 512 bytes."""
-        with self._device:
+        with self._here:
             return self._cupy.zeros(shape, dtype=dtype)
 
     def __repr__(self) -> str:
         return f"<backend {self.name}, GPU {self.index}>"
 
     def describe(self) -> dict[str, str]:
-        """Return CuPy's version, the GPU's name and the CUDA runtime and driver versions."""
+        """Return CuPy's version, the GPU's name, the CUDA runtime and driver versions, and who makes products."""
         runtime = self._cupy.cuda.runtime
-        with self._device:
+        with self._here:
             name = runtime.getDeviceProperties(self.index)["name"].decode()
         return {
             "version": self._cupy.__version__,
             "device": f"cuda:{self.index} {name}",
             "cuda runtime": str(runtime.runtimeGetVersion()),
             "cuda driver": str(runtime.driverGetVersion()),
+            "products": products_by(),
         }
 
     def synchronize(self) -> None:
-        """Wait until the device has finished all work of this process's current stream."""
-        with self._device:
+        """Wait until the device has finished the work of this backend's streams and of the current one."""
+        with self._here:
             self._cupy.cuda.get_current_stream().synchronize()
+            self.stream.synchronize()
+            self._copy_stream.synchronize()
 
+    # --- what a backend may offer beyond the protocol: `bpnet.abilities` ---
 
-def _device_count(cupy: Any) -> int:
-    """The number of usable CUDA devices, at least one; BackendError with the remedy otherwise."""
-    try:
-        count: int = cupy.cuda.runtime.getDeviceCount()
-    except Exception as error:
-        text = str(error)
-        if "InsufficientDriver" in text:
-            remedy = (
-                "there is no NVIDIA driver, or it is older than this CuPy needs: install or update the driver "
-                "(`nvidia-smi` must work), or run on the CPU with BPNET_BACKEND=numpy"
-            )
-        else:
-            remedy = "check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or run on the CPU with BPNET_BACKEND=numpy"
-        raise BackendError(f"CuPy {cupy.__version__} finds no usable GPU: {text}; {remedy}") from error
-    if count < 1:
-        raise BackendError(
-            f"CuPy {cupy.__version__} sees no GPU (CUDA_VISIBLE_DEVICES hides all of them?); "
-            "run on the CPU with BPNET_BACKEND=numpy"
-        )
-    return count
+    @contextmanager
+    def scope(self, matmul_precision: str = "float32") -> Iterator[None]:
+        """A block on this device and on this backend's stream, in any thread.
+
+        Events join it with what the thread's current stream had to do before, and has to do behind it.
+        """
+        cuda = self._cupy.cuda
+        with self._here, precision(matmul_precision):
+            outer = cuda.get_current_stream()
+            if outer.ptr == self.stream.ptr:
+                yield
+                return
+            self.stream.wait_event(outer.record())
+            try:
+                with self.stream:
+                    yield
+            finally:
+                outer.wait_event(self.stream.record())
+
+    def capture(self, calls: Sequence[Call]) -> Graph:
+        """Record prepared calls, all of which were made before, as one CUDA graph."""
+        from bpnet_cupy.products import prepare_stream
+
+        return capture(self._cupy, self._here, self._capture_stream, calls, prepare_stream)
+
+    def writer(self, buffer: Any) -> Callable[[Any], None]:
+        """A function that copies arrays like `buffer` into it: one asynchronous copy where they are contiguous."""
+        copy, size = buffer.data.copy_from_device_async, buffer.nbytes
+
+        def write(x: Any) -> None:
+            if x.flags.c_contiguous:
+                copy(x.data, size)
+            else:
+                buffer[...] = x
+
+        return write
+
+    def uploader(self) -> CupyUploader:
+        """A way for batches through page-locked memory, on a stream of their own."""
+        from cupyx import empty_pinned
+
+        return CupyUploader(self._cupy, empty_pinned, self.index, self._copy_stream)
+
+    def explain_memory_error(self, error: MemoryError) -> str:
+        """How much was asked for, what is used, and what limits it; the pool then gives back what nobody uses."""
+        return memory_report(self._cupy, self._here, error)

@@ -50,3 +50,42 @@ PEERS = {
         PeerSpec("floor", "matrix products alone", "floor:Floor", ("numpy",), "floor"),
     )
 }
+
+GPU_PEERS = {
+    spec.name: spec
+    for spec in (
+        PeerSpec("bpnet", "bpnet, CUDA graph", "ours:Bpnet", ("bpnet", "cupy"), "ours", {"backend": "cupy"}),
+        PeerSpec(
+            "bpnet-calls",
+            "bpnet, capture='off'",
+            "ours:Bpnet",
+            ("bpnet", "cupy"),
+            "ours",
+            {"backend": "cupy", "capture": "off"},
+        ),
+        PeerSpec("torch", "PyTorch", "torch_gpu:TorchGpu", ("torch",)),
+        PeerSpec("torch-compile", "torch.compile", "torch_gpu:TorchGpu", ("torch",), options={"how": "default"}),
+        PeerSpec(
+            "torch-overhead",
+            "torch.compile, reduce-ov.",
+            "torch_gpu:TorchGpu",
+            ("torch",),
+            options={"how": "reduce-overhead"},
+        ),
+        PeerSpec("torch-graph", "PyTorch, CUDA graph", "torch_gpu:TorchGpu", ("torch",), options={"how": "graph"}),
+        PeerSpec("jax", "JAX jit", "jax_gpu:JaxGpu", ("jax",)),
+        PeerSpec("cupy", "CuPy, op by op", "cupy_plain:CupyPlain", ("cupy",)),
+        PeerSpec("floor", "products + Adam's bytes", "cupy_plain:CupyFloor", ("cupy",), "floor"),
+    )
+}
+"""Those of `python -m benchmarks.gpu`."""
+
+ON_CPU = {
+    spec.name: spec
+    for spec in (
+        PeerSpec("bpnet", "bpnet, on NumPy", "ours:Bpnet", ("bpnet",), "ours"),
+        PeerSpec("torch", "PyTorch", "torch_gpu:TorchGpu", ("torch",), options={"device": "cpu"}),
+        PeerSpec("jax", "JAX jit", "jax_gpu:JaxGpu", ("jax",), options={"platform": "cpu"}),
+    )
+}
+"""The same code where there is no GPU, to see that it runs."""

@@ -18,13 +18,15 @@ class Peer:
     batches : (x, labels) in the peer's own kind of array; the conversion is not timed
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("step", "inference")
+    metrics: ClassVar[tuple[str, ...]] = ("step", "inference", "train", "train few")
     trains: ClassVar[bool] = True
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.weights: list[Array] = []
         self.batches: list[tuple[Any, Any]] = []
+        self.host_inputs: list[Any] = []
+        self.precision = "float32"
 
     def versions(self) -> dict[str, str]:
         """The libraries that do the work, with their versions."""
@@ -42,6 +44,8 @@ class Peer:
         """Take a workload's weights and batches."""
         self.weights = problem.weights
         self.batches = problem.batches
+        self.host_inputs = list(problem.x)
+        self.precision = problem.precision
 
     def reset(self) -> None:
         """Go back to the initial weights, with a new optimizer."""
@@ -57,6 +61,18 @@ class Peer:
 
     def fit(self, epochs: int, shuffle: bool) -> list[float]:
         """Train for so many passes over all batches; return every epoch's mean loss."""
+        raise NotImplementedError
+
+    def queue(self, x: Any, labels: Any) -> Any:
+        """Ask for a step; `wait` waits for it. By default it is made."""
+        return self.step(x, labels)
+
+    def bring(self, batches: list[Any]) -> float:
+        """Bring host batches to the device as fast as a training could use them; return the seconds for all."""
+        raise NotImplementedError
+
+    def arrived_sum(self, x: Any) -> float:
+        """The sum of one host batch, computed where it is brought to."""
         raise NotImplementedError
 
     def infer(self, x: Any) -> Any:

@@ -1,8 +1,10 @@
-"""bpnet on its NumPy backend."""
+"""bpnet: a Trainer's step, and the model's call."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -10,19 +12,33 @@ import numpy as np
 import bpnet as bp
 from benchmarks.peers.base import Peer
 from benchmarks.reference import BETA1, BETA2, EPSILON, LEARNING_RATE
+from benchmarks.workloads import Problem
 
 
 class Bpnet(Peer):
-    """A Trainer's step and fit, and the model's call. plan : as in `bpnet.Trainer`."""
+    """bpnet on one of its backends. options : of `bpnet.Trainer`, such as plan=False or capture="off"."""
 
-    metrics = ("step", "inference", "fit")
+    metrics = (*Peer.metrics, "fit", "input")
 
-    def __init__(self, threads: int, plan: bool = True) -> None:
+    def __init__(self, threads: int, backend: str = "numpy", **options: Any) -> None:
         super().__init__(threads)
-        self.plan = plan
+        self.options = options
+        self.scope = ExitStack()
+        self.backend = bp.get_backend(backend)
 
     def versions(self) -> dict[str, str]:
-        return {"bpnet": bp.__version__, "numpy": np.__version__}
+        found = {"bpnet": bp.__version__, "numpy": np.__version__}
+        if self.backend.name != "numpy":
+            found |= {f"{self.backend.name} {name}": text for name, text in self.backend.describe().items()}
+        return found
+
+    def blas(self) -> str:
+        return super().blas() if self.backend.name == "numpy" else "cublasLt"
+
+    def load(self, problem: Problem) -> None:
+        super().load(problem)
+        asarray = self.backend.asarray
+        self.batches = [(asarray(x), asarray(labels)) for x, labels in problem.batches]
 
     def sources(self) -> list[str]:
         bp.get_backend("numpy")
@@ -33,14 +49,21 @@ class Bpnet(Peer):
         layers: list[bp.Layer] = []
         for dense in self.dense:
             layers += [dense, bp.ReLU()]
-        self.model = bp.Sequential(*layers[:-1]).initialize(backend="numpy")
+        self.model = bp.Sequential(*layers[:-1]).initialize(backend=self.backend)
         for dense, weight in zip(self.dense, self.weights, strict=True):
             dense.weight.value = weight  # the biases are drawn as zeros
         optimizer = bp.Adam(LEARNING_RATE, beta1=BETA1, beta2=BETA2, epsilon=EPSILON)
-        self.trainer = bp.Trainer(self.model, bp.SoftmaxCrossEntropy(), optimizer, plan=self.plan)
+        options = self.options if self.precision == "float32" else self.options | {"matmul_precision": self.precision}
+        self.trainer = bp.Trainer(self.model, bp.SoftmaxCrossEntropy(), optimizer, **options)
+        self.scope.close()
+        if hasattr(self.trainer, "working"):  # not in every revision that this one is compared with
+            self.scope.enter_context(self.trainer.working())  # as a fit does, for all of its steps
 
     def step(self, x: Any, labels: Any) -> float:
         return float(self.trainer.step(x, labels))
+
+    def queue(self, x: Any, labels: Any) -> Any:
+        return self.trainer.step(x, labels)
 
     def fit(self, epochs: int, shuffle: bool) -> list[float]:
         x, labels = (np.concatenate(parts) for parts in zip(*self.batches, strict=True))
@@ -51,5 +74,27 @@ class Bpnet(Peer):
     def infer(self, x: Any) -> Any:
         return self.model(x)
 
+    def wait(self) -> None:
+        self.backend.synchronize()
+
     def gradients(self) -> list[Any] | None:
-        return [dense.weight.grad for dense in self.dense]
+        return [bp.to_numpy(dense.weight.grad) for dense in self.dense]
+
+    def bring(self, batches: list[Any]) -> float:
+        """As a fit on a memory map does: by the backend's uploader where it has one."""
+        make = getattr(self.backend, "uploader", None)
+        start = perf_counter()
+        if make is None:
+            for x in batches:
+                self.backend.asarray(x)
+        else:
+            uploader = make()
+            for x in batches:
+                uploader.receive(uploader.send((x,)))
+            uploader.close()
+        self.wait()
+        return perf_counter() - start
+
+    def arrived_sum(self, x: Any) -> float:
+        xp = self.backend.xp
+        return float(xp.sum(self.backend.asarray(x), dtype=xp.float64))

@@ -106,7 +106,8 @@ class Dataset:
         Copies them; those of a memory map come into memory. Raises DTypeError, ShapeError, DataError.
         """
         rows = _rows(indices, len(self))
-        return self._of(lambda array: _Taker(array).take(rows), f"{self.split} [{len(rows)} picked]".strip())
+        n = len(rows)
+        return self._of(lambda array: _Taker(array, rows).take(0, n), f"{self.split} [{n} picked]".strip())
 
     def _of(self, take: Callable[[Any], Any], split: str) -> Dataset:
         weight = None if self.weight is None else take(self.weight)
@@ -160,27 +161,34 @@ def batches(
     batch_size = check_batch_size(batch_size)
     shuffle = flag("shuffle", shuffle)
     order = epoch_order(len(data), seed, epoch) if shuffle else None
-    takers = [_Taker(array) for array in (data.x, data.y, data.weight) if array is not None]
+    takers = [_Taker(array, order) for array in (data.x, data.y, data.weight) if array is not None]
     for start in range(skip * batch_size, len(data), batch_size):
         stop = min(start + batch_size, len(data))
         if order is None:
             yield tuple(taker.range(start, stop) for taker in takers)
         else:
-            yield tuple(taker.take(order[start:stop]) for taker in takers)
+            yield tuple(taker.take(start, stop) for taker in takers)
 
 
 class _Taker:
-    """Takes rows of one array."""
+    """Takes rows of one array.
 
-    def __init__(self, array: Any) -> None:
+    order : of the rows, int64 on the host; brought to the array's device once. None where none is taken by it
+    """
+
+    def __init__(self, array: Any, order: Any) -> None:
         self.array = array
         self.on_host = isinstance(array, np.ndarray)
         self.on_disk = isinstance(array, np.memmap)
+        self.order = order
+        if order is not None and not self.on_host and not isinstance(array, LazyRows):
+            self.order = namespace(array).asarray(order, device=array.device)
 
     def range(self, start: int, stop: int) -> Any:
         return self.array[start:stop, ...]
 
-    def take(self, rows: Any) -> Any:
+    def take(self, start: int, stop: int) -> Any:
+        rows = self.order[start:stop]
         if isinstance(self.array, LazyRows):
             return self.array.take(rows)
         if self.on_disk:  # in the order of the file, so that the disk is read forwards
@@ -190,8 +198,7 @@ class _Taker:
             return taken
         if self.on_host:
             return np.asarray(self.array).take(rows, axis=0)
-        xp = namespace(self.array)
-        return xp.take(self.array, xp.asarray(rows, device=self.array.device), axis=0)
+        return namespace(self.array).take(self.array, rows, axis=0)
 
 
 def as_dataset(x: Any, y: Any = None, weight: Any = None) -> Dataset:

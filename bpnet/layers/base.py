@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import inspect
-import math
 import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar, Self
 
-from bpnet.backend import Backend, get_backend, to_numpy, type_name
+from bpnet.backend import Backend, get_backend, to_numpy
 from bpnet.dispatch import Array, Tracked, dtype_name, version
-from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
+from bpnet.errors import ConfigError, StateError
+from bpnet.layers.checked import Checked
 from bpnet.layers.sequence import OnSequences
 from bpnet.layers.training import Trained
 from bpnet.layers.tree import first_of_each, held, live_config, recording, shown
@@ -27,7 +27,7 @@ _INTERNAL = frozenset({"_config", "_info", "_kept", "_origin", "_parent", "_seen
 _MEMBERS = (list, tuple, dict)
 
 
-class Layer(Trained, OnSequences, Tracked):
+class Layer(Trained, OnSequences, Checked, Tracked):
     """Base of all layers. A subclass sets its parameters in `__init__` and defines `__call__`, `forward`, `backward`.
 
     The constructor's arguments are recorded in `config`, so that an architecture can be saved as JSON: they must be
@@ -36,7 +36,6 @@ class Layer(Trained, OnSequences, Tracked):
     """
 
     _config: dict[str, Any]
-    _kept: tuple[Any, ...] | None = None
     _store: Store | None = None
     _parent: Layer | None = None
     _origin: tuple[int | None, str | Backend | None, str | None] = (None, None, None)
@@ -84,21 +83,6 @@ class Layer(Trained, OnSequences, Tracked):
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one sample's output for that of one sample's input; by default found by inference on zeros."""
         return tuple(self(self.blank(input_shape)).shape[1:])
-
-    def keep(self, *values: Any) -> None:
-        """Keep `values` for the backward of this forward, in the layer's one slot."""
-        vars(self)["_kept"] = values
-
-    def kept(self) -> tuple[Any, ...]:
-        """Take what `keep` kept; StateError when there is nothing."""
-        values = self._kept
-        if values is None:
-            raise StateError(
-                f"{type(self).__name__}.backward: nothing saved; call forward first, once for every backward: "
-                "`layer(x)` is inference and saves nothing"
-            )
-        self._kept = None
-        return values
 
     # --- what a layer is made of ---
 
@@ -331,49 +315,6 @@ class Layer(Trained, OnSequences, Tracked):
         from bpnet.layers.serialization import load_model
 
         return load_model(path, backend=backend, custom=custom)
-
-    # --- checks at the door ---
-
-    def check_input(self, x: Any, width: int, like: Array) -> None:
-        """Raise unless `x` is an array of the model's library, device and dtype with a last axis of `width`."""
-        if type(x) is not type(like) and not isinstance(x, type(like)):
-            raise DTypeError(
-                f"{self!r} holds {type_name(like)} arrays, got {type_name(x)}; bring it over with model.asarray(x), "
-                "or move the model with model.to(...)"
-            )
-        shape = x.shape
-        if len(shape) < 2 or shape[-1] != width:
-            hint = ""
-            if len(shape) == 1 and shape[0] == width:
-                hint = "; for one sample use x[None, :]"
-            elif len(shape) > 2 and math.prod(shape[1:]) == width:
-                hint = "; put a Flatten() before it"
-            raise ShapeError(f"{self!r} needs x of shape (N, {width}), got {tuple(shape)}{hint}")
-        if x.dtype != like.dtype:
-            dtype = dtype_name(like.dtype)
-            found = dtype_name(x.dtype)
-            raise DTypeError(f"{self!r} computes in {dtype}, got x of {found}; use model.asarray(x, dtype={dtype!r})")
-        if x.device != like.device:
-            raise DTypeError(f"{self!r} is on device {like.device}, got x on {x.device}; use model.asarray(x)")
-
-    def shape_of(self, x: Any) -> tuple[int, ...]:
-        """The shape of `x`; DTypeError where it is no array."""
-        shape = getattr(x, "shape", None)
-        if shape is None:
-            raise DTypeError(f"{self!r} needs an array, got {type_name(x)}; bring it over with model.asarray(x)")
-        return tuple(shape)
-
-    def check_gradient(self, dy: Any, shape: tuple[int, ...], dtype: Any, *kept: Any) -> None:
-        """Raise unless `dy` has the output's shape and dtype (None: any); what was kept is then kept again."""
-        if not hasattr(dy, "shape"):
-            self.keep(*kept)
-            raise DTypeError(f"{self!r}.backward needs an array, got {type_name(dy)}")
-        if dy.shape == shape and (dtype is None or dy.dtype == dtype):
-            return
-        self.keep(*kept)
-        if tuple(dy.shape) != tuple(shape):
-            raise ShapeError(f"{self!r}.backward needs dy of the output's shape {tuple(shape)}, got {tuple(dy.shape)}")
-        raise DTypeError(f"{self!r}.backward needs dy of {dtype_name(dtype)}, got {dtype_name(dy.dtype)}")
 
     # --- copies ---
 

@@ -76,7 +76,7 @@ from bpnet.ops.group_statistics import (
     scale_shift_backward,
 )
 from bpnet.ops.layer_norm import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
-from bpnet.ops.linear import linear, linear_backward
+from bpnet.ops.linear import linear, linear_backward, linear_backward_add_
 from bpnet.ops.losses import (
     binary_cross_entropy,
     binary_cross_entropy_backward,
@@ -255,6 +255,7 @@ __all__ = [
     "leaky_relu_backward",
     "linear",
     "linear_backward",
+    "linear_backward_add_",
     "lion_",
     "log_cosh",
     "log_cosh_backward",

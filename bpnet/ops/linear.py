@@ -62,3 +62,28 @@ def linear_backward(
     dx = xp.reshape(dy2 @ W.T, x.shape) if need_dx else None
     db = xp.sum(dy2, axis=0) if need_db else None
     return dx, rows(x).T @ dy2 if need_dW else None, db
+
+
+def _linear_backward_add_flops(gW: Array, gb: Array | None, dy: Array, x: Array, W: Array, need_dx: bool = True) -> int:
+    return _linear_backward_flops(dy, x, W, need_dx, gb is not None) + size(gW) + size(gb)
+
+
+def _linear_backward_add_unread(
+    gW: Array, gb: Array | None, dy: Array, x: Array, W: Array, need_dx: bool = True
+) -> tuple[int, ...]:
+    return () if need_dx else (4,)
+
+
+@kernel(flops=_linear_backward_add_flops, unread=_linear_backward_add_unread, writes=(0, 1))
+def linear_backward_add_(
+    gW: Array, gb: Array | None, dy: Array, x: Array, W: Array, need_dx: bool = True
+) -> Array | None:
+    """Add dW and db of `linear_backward` to gW (I, O) and to gb (O,), where that is no None; return dx or None.
+
+    A plan puts it in the place of the product and the additions behind it, where a backend can add on the way.
+    """
+    dx, dW, db = linear_backward.reference.body(dy, x, W, need_dx, gb is not None)
+    gW[...] = gW + dW
+    if gb is not None:
+        gb[...] = gb + db
+    return dx

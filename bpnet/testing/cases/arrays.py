@@ -43,6 +43,11 @@ def linear_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
                 yield (dy, x, W, *flags)
 
 
+def linear_backward_add(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for dy, x, W, need_dx, need_db in linear_backward(rng, dtype):
+        yield (normal(rng, W.shape, dtype), normal(rng, W.shape[1:], dtype) if need_db else None, dy, x, W, need_dx)
+
+
 def random_words(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
     for n in (0, 1, 3, 4, 5, 1000):
         yield (counters(), 2, KEY, n)
@@ -153,6 +158,7 @@ CASES: dict[str, Cases] = {
     "sum_backward": extended(one_array, 3),
     "linear": linear,
     "linear_backward": linear_backward,
+    "linear_backward_add_": linear_backward_add,
     "philox": random_words,
     "keep_mask": masks,
     "dropout": dropout,

@@ -1,0 +1,213 @@
+"""Every launch held to the kernel's signature, which is read from kernels.cu: a check, and a driver that only records.
+
+What is checked: that the kernel is among the compiled ones; the number and the types of its arguments; that arrays are
+contiguous and at least as large as the comment behind the pointer says; that grid and block are within CUDA's limits.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from bpnet.dispatch import Array, Call
+from bpnet_cupy.driver import Grid, source, three
+from bpnet_cupy.names import TYPES, name_expressions
+
+LIMITS = (2**31 - 1, 65535, 65535)
+THREADS = 1024
+WARP = 32
+SCALARS = {
+    "int": np.int32,
+    "unsigned": np.uint32,
+    "long long": np.int64,
+    "unsigned long long": np.uint64,
+    "float": np.float32,
+    "double": np.float64,
+    "bool": np.bool_,
+}
+_SPELLINGS = {"int64": "long long", "uint64": "unsigned long long"}
+
+
+class LaunchError(AssertionError):
+    """A launch that must not be made: the message says which, and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel, of an instance: `type` is "float" or "const float*".
+
+    extent : for a pointer how many elements may be touched, an expression of the kernel's integer parameters
+    """
+
+    name: str
+    type: str
+    extent: str = ""
+    optional: bool = False
+
+    @property
+    def element(self) -> Any:
+        """The NumPy type of the number, or of an array's elements."""
+        return SCALARS[self.type.removeprefix("const ").removesuffix("*")]
+
+
+_KERNEL = re.compile(r"(?:template <(?P<parameters>[^>]*)>\s*)?__global__ void (?P<name>\w+)\((?P<list>[^{]*)\) \{")
+_PARAMETER = re.compile(r"(?P<type>[\w ]+?\*?) (?P<name>\w+)(?: /\* (?P<extent>.*?)(?P<none>\?)? \*/)?$")
+
+
+@cache
+def _templates() -> dict[str, tuple[tuple[str, ...], tuple[Parameter, ...]]]:
+    found = {}
+    for match in _KERNEL.finditer(source()):
+        names = tuple(each.split()[-1] for each in (match["parameters"] or "").split(",") if each.strip())
+        parameters = []
+        for text in " ".join(match["list"].split()).split(", "):
+            each = _PARAMETER.fullmatch(text)
+            if each is None:
+                raise LaunchError(f"{match['name']} in kernels.cu has a parameter that cannot be read: {text!r}")
+            if each["type"].endswith("*") and not each["extent"]:
+                raise LaunchError(f"{match['name']} in kernels.cu does not say how many elements {each['name']} has")
+            parameters.append(Parameter(each["name"], each["type"], each["extent"] or "", bool(each["none"])))
+        found[match["name"]] = (names, tuple(parameters))
+    return found
+
+
+@cache
+def signature(name: str) -> tuple[Parameter, ...]:
+    """The parameters of an instance such as "adam<float, true>"; LaunchError where there is no such kernel."""
+    kernel, _, rest = name.partition("<")
+    if kernel not in _templates():
+        raise LaunchError(f"kernels.cu has no kernel {kernel!r}")
+    names, parameters = _templates()[kernel]
+    values = [each.strip() for each in rest.removesuffix(">").split(",")] if rest else []
+    if len(values) != len(names):
+        raise LaunchError(f"{name}: the template of {kernel} has the parameters {', '.join(names) or 'none'}")
+    chosen = dict(zip(names, values, strict=True)) | _SPELLINGS
+
+    def typed(text: str) -> str:
+        return re.sub(r"\w+", lambda word: chosen.get(word[0], word[0]), text)
+
+    return tuple(Parameter(p.name, typed(p.type), p.extent, p.optional) for p in parameters)
+
+
+def check(name: str, grid: Grid, block: Grid, args: tuple[Any, ...], array_type: Any) -> None:
+    """Raise LaunchError where the launch does not fit the kernel or the device."""
+    parameters = signature(name)
+    if name not in _compiled():
+        raise LaunchError(f"{name} is not among the names that are compiled (bpnet_cupy.names)")
+    grid, block = three(grid), three(block)
+    for sizes, limits, what in ((grid, LIMITS, "grid"), (block, (THREADS, THREADS, 64), "block")):
+        if not all(0 < size <= limit for size, limit in zip(sizes, limits, strict=True)):
+            raise LaunchError(f"{name}: a {what} of {sizes}; each must be from 1 to {limits}")
+    if math.prod(block) > THREADS or math.prod(block) % WARP:
+        raise LaunchError(f"{name}: a block of {block}; it must be whole warps of {WARP}, at most {THREADS} threads")
+    if len(args) != len(parameters):
+        raise LaunchError(f"{name} takes {len(parameters)} arguments, got {len(args)}")
+    numbers = {p.name: int(arg) for p, arg in zip(parameters, args, strict=True) if isinstance(arg, (int, np.integer))}
+    numbers |= {f"gridDim_{axis}": size for axis, size in zip("xyz", grid, strict=True)}
+    for parameter, arg in zip(parameters, args, strict=True):
+        where = f"{name}, {parameter.name}"
+        if parameter.extent:
+            _check_array(where, parameter, arg, numbers, array_type)
+        elif type(arg) is not parameter.element:
+            raise LaunchError(f"{where}: must be a {parameter.element.__name__} number, got {_described(arg)}")
+
+
+def _check_array(where: str, parameter: Parameter, arg: Any, numbers: dict[str, int], array_type: Any) -> None:
+    if arg is None:
+        if not parameter.optional:
+            raise LaunchError(f"{where}: None, where the kernel needs an array")
+        return
+    if not isinstance(arg, array_type):
+        raise LaunchError(f"{where}: must be a {array_type.__name__}, got {_described(arg)}")
+    if arg.dtype != parameter.element:
+        raise LaunchError(f"{where}: {parameter.type} is passed an array of {arg.dtype}")
+    if not arg.flags.c_contiguous:
+        raise LaunchError(f"{where}: an array of shape {arg.shape} and strides {arg.strides}, which is not contiguous")
+    need = eval(parameter.extent.replace("gridDim.", "gridDim_"), {"__builtins__": {}}, numbers)
+    if need < 1:
+        raise LaunchError(f"{where}: {parameter.extent} is {need}: nothing to do, so nothing must be launched")
+    if arg.size < need:
+        raise LaunchError(f"{where}: {parameter.extent} = {need} elements are touched, the array has {arg.size}")
+
+
+def _described(arg: Any) -> str:
+    return f"the Python number {arg!r}" if type(arg) in (int, float, bool) else f"a {type(arg).__name__}"
+
+
+@cache
+def _compiled() -> frozenset[str]:
+    return frozenset(name_expressions())
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch that was asked for: what each argument is, arrays by (dtype, shape, strides), numbers by value."""
+
+    name: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    args: tuple[Any, ...]
+
+
+class CheckingDriver:
+    """Checks and notes every launch and product, then leaves them to another driver.
+
+    run : whether the calls do anything; else they only stand for the launches
+    """
+
+    def __init__(self, driver: Any, *, run: bool = True) -> None:
+        self.driver, self.run = driver, run
+        self.array_type: Any = driver.array_type
+        self.sm_count: int = driver.sm_count
+        self.empty, self.zeros, self.constants = driver.empty, driver.zeros, driver.constants
+        self.launches: list[Launch] = []
+
+    def launch(self, name: str, grid: Grid, block: Grid, args: tuple[Any, ...], shared_bytes: int = 0) -> Call:
+        """Check and note a launch."""
+        check(name, grid, block, args, self.array_type)
+        noted = tuple(
+            (str(arg.dtype), tuple(arg.shape), tuple(arg.strides)) if isinstance(arg, self.array_type) else arg
+            for arg in args
+        )
+        self.launches.append(Launch(name, three(grid), three(block), noted))
+        call: Call = self.driver.launch(name, grid, block, args, shared_bytes) if self.run else _nothing
+        return call
+
+    def matmul(
+        self,
+        out: Array,
+        a: Array,
+        b: Array,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        bias: Array | None = None,
+        activation: str = "",
+        column_sums: Array | None = None,
+    ) -> Call | None:
+        """Check a product."""
+        for x in (out, a, b):
+            if not isinstance(x, self.array_type) or x.dtype != out.dtype or x.dtype not in TYPES or x.ndim != out.ndim:
+                raise LaunchError(f"matmul: {_described(x)} beside {out.dtype} arrays with {out.ndim} axes")
+        rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
+        if (b.shape[-2], out.shape[-2:]) != (inner, (rows, columns)):
+            raise LaunchError(f"matmul: {a.shape} times {b.shape} into {out.shape}")
+        if not out.flags.c_contiguous or 0 in (rows, inner, columns):
+            raise LaunchError(f"matmul: into shape {out.shape} and strides {out.strides}, {inner} terms each")
+        if bias is not None and (bias.shape != (columns,) or bias.dtype != out.dtype or not bias.flags.c_contiguous):
+            raise LaunchError(f"matmul: a bias of shape {bias.shape} for {columns} columns")
+        if column_sums is not None and (column_sums.shape != (columns,) or column_sums.dtype != out.dtype):
+            raise LaunchError(f"matmul: sums of shape {column_sums.shape} for {columns} columns")
+        call: Call | None = self.driver.matmul(
+            out, a, b, alpha=alpha, beta=beta, bias=bias, activation=activation, column_sums=column_sums
+        )
+        return call if self.run or call is None else _nothing
+
+
+def _nothing() -> None:
+    """Stand for a call that is not made."""

@@ -1,0 +1,13 @@
+"""Importing this registers the bodies for CuPy's arrays; bpnet does it before the first op runs on one."""
+
+from __future__ import annotations
+
+import cupy
+
+from bpnet_cupy.driver import CudaDriver
+from bpnet_cupy.kernels import register
+
+DRIVER = CudaDriver()
+"""What launches them."""
+
+register(cupy.ndarray, DRIVER)

@@ -1,0 +1,126 @@
+"""More sample arguments for the CUDA kernels: wide rows, tall columns, every activation behind a product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bpnet import ops
+from bpnet.testing.cases import CASES
+from bpnet_cupy.names import ACTIVATIONS
+
+
+def wide_rows(arrays: int) -> Any:
+    """Rows that a warp shares, and rows that a block does."""
+
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for shape in ((3, 17), (9, 40), (2, 1024), (3, 1025), (2, 3000)):
+            yield tuple(rng.normal(size=shape).astype(dtype) for _ in range(arrays))
+
+    return cases
+
+
+def wide_labels(*more: Any) -> Any:
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for (x,) in wide_rows(1)(rng, dtype):
+            for kind in (np.int32, np.int64):
+                labels = rng.integers(0, x.shape[1], x.shape[0]).astype(kind)
+                labels[0] = -1
+                yield (x, labels, *more)
+
+    return cases
+
+
+def wide_targets(*more: Any) -> Any:
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for x, Q in wide_rows(2)(rng, dtype):
+            Q = np.abs(Q)
+            Q[0] = 0
+            yield (x, Q, *more)
+
+    return cases
+
+
+def with_activation(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for shape, columns in (((5, 3), 8), ((7, 4), 3), ((2, 3, 4), 5)):
+        x = rng.normal(size=shape).astype(dtype)
+        W, b = rng.normal(size=(shape[-1], columns)).astype(dtype), rng.normal(size=columns).astype(dtype)
+        for name in (*ACTIVATIONS, "normal_cdf"):
+            settings = (0.3,) if name in ("leaky_relu", "elu") else ()
+            yield (x, W, b, getattr(ops, name), *settings)
+            yield (x, W, None, getattr(ops, name), *settings)
+
+
+def tall(arrays: int, more: Any = None) -> Any:
+    """So many rows that several blocks sum them."""
+
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for shape in ((1000, 3), (300, 40), (65, 1), (4097, 2)):
+            x = tuple(rng.normal(size=shape).astype(dtype) for _ in range(arrays))
+            yield (*x, rng.normal(size=shape[1]).astype(dtype)) if more is None else (*x, *more)
+            if more is None:
+                yield (*x, np.array([0.3], dtype))
+
+    return cases
+
+
+def tall_labels(*more: Any) -> Any:
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for n, c in ((3000, 3), (700, 20)):
+            labels = rng.integers(-1, c + 1, n)
+            yield (rng.normal(size=(n, c)).astype(dtype), labels, *more)
+
+    return cases
+
+
+def tall_probabilities(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for x, *more in tall_labels(7.0)(rng, dtype):
+        yield (np.exp(x), *more)
+
+
+def tall_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for n, n_in, n_out in ((1000, 3, 5), (300, 2, 40), (5000, 1, 1)):
+        yield tuple(rng.normal(size=s).astype(dtype) for s in ((n, n_out), (n, n_in), (n_in, n_out)))
+
+
+def uncentered(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    value, grad, velocity = (rng.normal(size=1000).astype(dtype) for _ in range(3))
+    state = (np.array(True), np.array(0.01), np.array([3, 0]))
+    yield (value, grad, value**2, None, velocity, *state, 0.9, 1e-8, 0.9, 0.0)
+
+
+EXTRA: dict[str, tuple[Any, ...]] = {
+    "softmax": (wide_rows(1),),
+    "softmax_backward": (wide_rows(2),),
+    "log_softmax": (wide_rows(1),),
+    "log_softmax_backward": (wide_rows(2),),
+    "softmax_cross_entropy": (wide_labels(2.5), tall_labels(7.0)),
+    "softmax_cross_entropy_gradient": (wide_labels(2.5, 3.0), tall_labels(7.0, 0.5)),
+    "soft_cross_entropy": (wide_targets(2.5), wide_targets(np.array(0.0))),
+    "soft_cross_entropy_gradient": (wide_targets(2.5, 3.0), wide_targets(np.array(4.0), 3.0)),
+    "soft_cross_entropy_backward": (wide_targets(2.5, 3.0),),
+    "categorical_cross_entropy": (
+        lambda rng, dtype: ((np.exp(x), *rest) for x, *rest in tall_labels(7.0)(rng, dtype)),
+    ),
+    "count_correct": (wide_labels(None), wide_labels(-1), tall_labels(0)),
+    "count_correct_binary": (tall(2, (0.5,)),),
+    "mean_squared_error": (tall(2, (3.0,)), tall(2, (np.array(0.0),))),
+    "weighted_sum": (tall(1, (None, 3.0)),),
+    "linear": (with_activation,),
+    "linear_backward": (tall_backward,),
+    "prelu_backward": (tall(2),),
+    "rmsprop_": (uncentered,),
+    "copy": (lambda rng, dtype: iter([(np.arange(37),), (rng.uniform(size=77) > 0.5,)]),),
+    "fill_": (lambda rng, dtype: iter([(np.zeros((3, 5), np.bool_), True), (np.array(False), True)]),),
+    "label_weight": (lambda rng, dtype: iter([(rng.integers(-1, 4, 5000), 3, (1.0, 2.0, 3.0), 0, None)]),),
+    "accumulate_": (lambda rng, dtype: iter([(np.zeros(2), np.array(2.5, dtype), np.array(3, np.float32))]),),
+    "penalty": (lambda rng, dtype: iter([((rng.normal(size=9000).astype(dtype),), (0.1,), (0.2,))]),),
+}
+
+
+def cases_of(name: str, dtype: str) -> Iterator[tuple[Any, ...]]:
+    rng = np.random.default_rng(0)
+    for cases in (CASES[name], *EXTRA.get(name, ())):
+        yield from cases(rng, dtype)
