@@ -30,5 +30,6 @@ def recipes(
     elif name is not None:
         print(bundled.source(name), end="")
     else:
+        width = max(map(len, bundled.available())) + 2
         for each in bundled.available():
-            print(f"{each:<15}{bundled.describe(each)}")
+            print(f"{each:<{width}}{bundled.describe(each)}")
