@@ -30,7 +30,6 @@ def recipes(
     elif name is not None:
         print(bundled.source(name), end="")
     else:
-        names = bundled.available()
-        width = max(map(len, names)) + 2
-        for each in names:
+        width = max(map(len, bundled.available())) + 2
+        for each in bundled.available():
             print(f"{each:<{width}}{bundled.describe(each)}")

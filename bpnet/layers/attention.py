@@ -214,7 +214,10 @@ class MultiHeadAttention(Layer):
         return y
 
     def backward(self, dy: Array, need_dx: bool = True) -> Any:
-        """Return dx, or (dx, dcontext) where there is a context; accumulate the gradients of the products."""
+        """Return dx, or (dx, dcontext) where there is a context (None where they are not needed).
+
+        Accumulates the gradients of the products.
+        """
         values = self.kept()
         given, a, kept, mask, keep, rate, shape, dtype = values
         self.check_gradient(dy, shape, dtype, *values)
@@ -222,14 +225,15 @@ class MultiHeadAttention(Layer):
             self.stream.commit()
         if not (need_dx or any(p.trainable for p in self._before_heads())):
             self.output.backward(dy, need_dx=False)
-            return None if self.n_context is None else (None, None)
+            return None
         da = self.output.backward(dy)
         if self.n_context is None:
             dqkv = ops.self_attention_backward(da, a, *given, kept, mask, keep, self.n_heads, self.causal, rate)
             return self.qkv.backward(self._turned(dqkv, 0, -1.0), need_dx)
         dq, dk, dv = ops.attention_backward(da, a, *given, kept, mask, keep, self.n_heads, False, rate)
         dkv = ops.concatenate((dk, dv), -1)
-        return self.query.backward(dq, need_dx), self.key_value.backward(dkv, need_dx)
+        found = self.query.backward(dq, need_dx), self.key_value.backward(dkv, need_dx)
+        return found if need_dx else None
 
     def _before_heads(self) -> list[Any]:
         layers = (self.qkv,) if self.n_context is None else (self.query, self.key_value)
