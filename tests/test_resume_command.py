@@ -146,7 +146,7 @@ def test_a_damaged_newest_checkpoint_is_noted_and_the_one_before_is_taken(monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "bpnet: name a recipe, as in `bpnet train diabetes`, or go on with --resume FOLDER\n"),
+        ((), "bpnet: name a recipe, as in `bpnet train digits`, or go on with --resume FOLDER\n"),
         (
             ("--resume", "none"),
             "bpnet: --resume: the folder 'none' is not there; `bpnet train RECIPE --checkpoint-every 1` writes one\n",

@@ -104,7 +104,7 @@ def train(
     elif recipe is not None:
         run, settings = _prepared(recipe, **given)
     else:
-        raise ConfigError(f"name a recipe, as in `bpnet train {recipes.available()[0]}`, or go on with --resume FOLDER")
+        raise ConfigError("name a recipe, as in `bpnet train digits`, or go on with --resume FOLDER")
     _announce(run)
     if found is not None:
         resuming.announce(found, run)

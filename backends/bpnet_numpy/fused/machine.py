@@ -22,7 +22,7 @@ import numpy as np
 from numba import cfunc, njit, types
 from numba.core import config
 
-from bpnet_numpy.fused.code import counting, elementwise, products, softmax, updates
+from bpnet_numpy.fused.code import counting, elementwise, images, products, softmax, updates
 from bpnet_numpy.fused.code.intrinsics import FLAGS, call
 
 ENVIRONMENT_VARIABLE = "BPNET_CACHE_DIR"
@@ -30,7 +30,7 @@ _SIGNATURES = {
     np.dtype("float32"): types.void(types.CPointer(types.float32)),
     np.dtype("float64"): types.void(types.CPointer(types.float64)),
 }
-_MODULES = (elementwise, products, softmax, updates, counting)
+_MODULES = (elementwise, products, softmax, updates, counting, images)
 _addresses: dict[tuple[str, np.dtype[Any]], int] = {}
 _bodies: list[Any] = []  # compiled code lives as long as these
 _lock = threading.RLock()

@@ -23,6 +23,7 @@ from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet.ops.windows import Window
 from bpnet_numpy.kernels.common import Array, bound, floating, ones
+from bpnet_numpy.threads import product
 
 BLOCK = 1 << 18  # numbers that are gathered at a time: in the cache, and products that are worth a second thread
 WIDE = 8  # numbers in a row of a window, from which on rows are gathered
@@ -119,7 +120,7 @@ def convolve(y: Array, x: Array, W: Array, window: Window, groups: int, after: A
     """The calls that write the convolution of x to y, and `after` of every block of it."""
     if window.plain and groups == 1:
         return [
-            partial(np.dot, x.reshape(-1, x.shape[3]), W.reshape(W.shape[2:]), y.reshape(-1, y.shape[3])),
+            product(x.reshape(-1, x.shape[3]), W.reshape(W.shape[2:]), y.reshape(-1, y.shape[3])),
             *after(y),
         ]
     places = (y.shape[1], y.shape[2])
@@ -127,17 +128,17 @@ def convolve(y: Array, x: Array, W: Array, window: Window, groups: int, after: A
         return _convolve_depthwise(y, x, W, window, after)
     gathered = Gathered(x, window, groups, places)
     matrices, calls = _matrices(W, groups), []
-    product: Array = None
+    products: Array = None
     for samples in blocks(x.shape[0], gathered.each):
         block = y[samples]
         more, rows = gathered.rows(samples)
         calls += more
         if groups == 1:
-            calls.append(partial(np.dot, rows[0], matrices[0], block.reshape(-1, y.shape[3])))
+            calls.append(product(rows[0], matrices[0], block.reshape(-1, y.shape[3])))
         else:
-            if product is None:
-                product = np.empty((groups, rows.shape[1], y.shape[3] // groups), y.dtype)
-            part = product[:, : rows.shape[1]]
+            if products is None:
+                products = np.empty((groups, rows.shape[1], y.shape[3] // groups), y.dtype)
+            part = products[:, : rows.shape[1]]
             calls.append(partial(np.matmul, rows, matrices, part))
             calls.append(partial(np.copyto, block.reshape(-1, groups, part.shape[2]).transpose(1, 0, 2), part))
         calls += after(block)
@@ -166,7 +167,7 @@ def _convolve_depthwise(y: Array, x: Array, W: Array, window: Window, after: Aft
 def weight_gradient(dW: Array, dy: Array, x: Array, window: Window, groups: int) -> list[Call]:
     """The calls that write dW, the sum over blocks of what the windows saw, transposed, times dy."""
     if window.plain and groups == 1:
-        return [partial(np.dot, x.reshape(-1, x.shape[3]).T, dy.reshape(-1, dy.shape[3]), dW.reshape(dW.shape[2:]))]
+        return [product(x.reshape(-1, x.shape[3]).T, dy.reshape(-1, dy.shape[3]), dW.reshape(dW.shape[2:]))]
     places = (dy.shape[1], dy.shape[2])
     if _depthwise(x.shape[3], dW, groups):
         return _weight_gradient_depthwise(dW, dy, x, window)
@@ -179,7 +180,7 @@ def weight_gradient(dW: Array, dy: Array, x: Array, window: Window, groups: int)
         calls += more
         block, target = dy[samples], part if first else whole
         if groups == 1:
-            calls.append(partial(np.dot, rows[0].T, block.reshape(-1, n_out), target[0]))
+            calls.append(product(rows[0].T, block.reshape(-1, n_out), target[0]))
         else:
             outputs = block.reshape(-1, groups, n_out).transpose(1, 0, 2)
             calls.append(partial(np.matmul, rows.transpose(0, 2, 1), outputs, target))
@@ -216,7 +217,7 @@ def input_gradient(
     """The calls that write to dx every dy W^T, added up where its window looked, and `after` of every block of it."""
     if window.plain and groups == 1:
         flat = dx.reshape(-1, dx.shape[3])
-        return [partial(np.dot, dy.reshape(-1, dy.shape[3]), W.reshape(W.shape[2:]).T, flat), *after(dx)]
+        return [product(dy.reshape(-1, dy.shape[3]), W.reshape(W.shape[2:]).T, flat), *after(dx)]
     back = turned(window)
     if back is not None:
         source = _turned_weight(W, groups)
@@ -255,15 +256,15 @@ def _scattered(dx: Array, dy: Array, W: Array, window: Window, groups: int, afte
         if products is None:
             products = np.empty(n * each, dx.dtype)
             total = np.empty((n, rows_of, columns_of, dx.shape[3]), dx.dtype)
-        product = products[: n * each].reshape(groups, -1, depth)
+        terms = products[: n * each].reshape(groups, -1, depth)
         if groups == 1:
-            calls.append(partial(np.dot, dy[samples].reshape(-1, n_out), matrices[0], product[0]))
+            calls.append(product(dy[samples].reshape(-1, n_out), matrices[0], terms[0]))
         else:
             outputs = dy[samples].reshape(-1, groups, n_out).transpose(1, 0, 2)
-            calls.append(partial(np.matmul, outputs, matrices, product))
+            calls.append(partial(np.matmul, outputs, matrices, terms))
         images = total[:n]
         calls.append(partial(images.fill, 0))
-        back = product.reshape(groups, n, *places, *window.size, width)
+        back = terms.reshape(groups, n, *places, *window.size, width)
         split = images.reshape(*images.shape[:3], groups, width)
         for i, j in window.elements():
             target = split[:, *window.slices(i, j, places)]
