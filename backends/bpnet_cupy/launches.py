@@ -63,7 +63,7 @@ _PARAMETER = re.compile(r"(?P<type>[\w ]+?\*?) (?P<name>\w+)(?: /\* (?P<extent>.
 def _templates() -> dict[str, tuple[tuple[str, ...], tuple[Parameter, ...]]]:
     found = {}
     for match in _KERNEL.finditer(source()):
-        names = tuple(each.split()[-1] for each in match["parameters"].split(","))
+        names = tuple(" ".join(each.split()[1:]) for each in match["parameters"].split(","))  # one may have no name
         parameters = []
         for text in " ".join(match["list"].split()).split(", "):
             each = _PARAMETER.fullmatch(text)
