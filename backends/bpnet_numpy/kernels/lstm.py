@@ -21,6 +21,7 @@ from bpnet_numpy.kernels.recurrent import (
     inputs,
     scaled,
     steps,
+    turned,
 )
 
 
@@ -92,7 +93,8 @@ def _(
     hs = np.empty((n_steps, n, width), dtype)
     dh, dc, s, q = (np.empty((n, width), dtype) for _ in range(4))
     one = constant(1, dtype)
-    calls: list[Call] = [*padding.calls]
+    U, turning = turned(U)
+    calls: list[Call] = [*padding.calls, *turning]
     if need_weights:
         x_calls.append(partial(np.copyto, hs, by_step(y)))
     for index, (t, earlier) in enumerate(steps(n_steps, reverse)[::-1]):
@@ -123,5 +125,5 @@ def _(
         three = dz.reshape(n, 4, width)[:, :3]
         calls.append(partial(np.multiply, three, dc[:, None], three))
         if earlier is not None:
-            calls += [partial(np.multiply, dc, f, dc), partial(np.dot, dz, U.T, dh)]
+            calls += [partial(np.multiply, dc, f, dc), partial(np.dot, dz, U, dh)]
     return calls + after(out, xs, x_calls, W, hs, d, d, reverse)
