@@ -118,7 +118,7 @@ def steps(n_steps: int, reverse: bool) -> list[tuple[int, int | None]]:
 
 def backward_accepts(dy: Array, y: Array, x: Array, W: Array, U: Array, *rest: Any) -> bool:
     """Whether a backward's arrays are ours."""
-    kept = [a for a in rest if isinstance(a, np.ndarray) and a.ndim == 3]
+    kept = [a for a in rest if isinstance(a, np.ndarray) and a.ndim > 2]
     return floating(dy, y, x, W, U, *kept) and x.size > 0
 
 
