@@ -73,10 +73,12 @@ def _(
         if earlier is not None:
             calls += [partial(np.dot, hs[earlier], own_U, product), partial(np.add, own, product, product)]
             own = product
+        columns = own.reshape(n, 4, width).transpose(1, 0, 2)
         calls += [
-            partial(np.tanh, own.reshape(n, 4, width).transpose(1, 0, 2), gate),
-            partial(np.multiply, gate[:3], half, gate[:3]),
+            partial(np.tanh, own, own),
+            partial(np.multiply, columns[:3], half, gate[:3]),
             partial(np.add, gate[:3], half, gate[:3]),
+            partial(np.copyto, g, columns[3]),
             partial(np.multiply, i, g, cell),
         ]
         if earlier is not None:
