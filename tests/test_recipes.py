@@ -196,11 +196,11 @@ def test_keys_are_written_as_people_write_them() -> None:
 
 def test_the_bundled_recipes_have_a_line_each_and_no_mistakes() -> None:
     plain, images = ["diabetes", "digits", "fashion-mnist", "mnist", "spiral"], ["cnn-digits", "cnn-fashion-mnist"]
-    assert recipes.available() == ["char-gpt", *images, *plain]
+    assert recipes.available() == ["char-gpt", "char-lstm", *images, *plain]
     for name in recipes.available():
         recipe = recipes.find(name)
         assert recipe.name == name
-        assert recipe["data.name"] == ("topics" if name == "char-gpt" else name.removeprefix("cnn-"))
+        assert recipe["data.name"] == ("topics" if name.startswith("char-") else name.removeprefix("cnn-"))
         assert 20 < len(recipes.describe(name)) < 100
         again = recipes.parse(recipe.toml(), name=name)
         assert again == recipe

@@ -365,3 +365,19 @@ def test_it_learns_what_lies_far_back(make: Any) -> None:
     trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(0.02), metrics=[bp.Accuracy()], seed=0)
     trainer.fit(x[:300], y[:300], epochs=25, batch_size=50, progress=False)
     assert trainer.evaluate(x[300:], y[300:])["accuracy"] > 0.95
+
+
+def test_the_recipe_of_text_is_trained_and_writes() -> None:
+    from bpnet import recipes
+
+    assert recipes.check("char-lstm") == []
+    small = ["Embedding(96, 16)", "LSTM(16, 16)", "Unembedding(96, 16)"]
+    run = recipes.find("char-lstm", {"model.layers": small, "data.length": 16}).prepare()
+    losses = [float(run.trainer.step(*batch)) for batch in bp.data.batches(run.training[:2560], 16)]
+    assert np.mean(losses[-20:]) < np.mean(losses[:5]) - 0.5
+    model = run.model
+    ids = np.array([[3, 4, 5], [60, 61, 62]])
+    found = bp.generate(model, ids, length=8, temperature=0)
+    assert model.can_step
+    for n in range(3, 11):  # as the whole sequence says, each time from its start
+        assert (np.argmax(model(model.asarray(found[:, :n])), axis=-1)[:, -1] == found[:, n]).all()

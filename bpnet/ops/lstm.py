@@ -44,7 +44,7 @@ def lstm(
     whose two biases add up to b.
     x : (N, T, I), T >= 1; W : (I, 4 H); U : (H, 4 H); b : (4 H,); h, c : (N, H)
     lengths, reverse : see bpnet.ops.recurrent
-    Returns y (N, T, H), all h_t; the gates s(i), s(f), tanh(g), s(o) of all steps (T, N, 4 H); all c_t (T, N, H).
+    Returns y (N, T, H), all h_t; s(i), s(f), s(o), tanh(g) of all steps (T, 4, N, H); all c_t (T, N, H).
     """
     xp = namespace(x)
     width, n_steps = U.shape[0], x.shape[1]
@@ -59,7 +59,7 @@ def lstm(
         here = None if there is None else there[t, ...]
         c = cells[t] = only(here, f * c + i * g)
         h = outputs[t] = only(here, o * xp.tanh(c))
-        gates[t] = xp.concat((i, f, g, o), axis=-1)
+        gates[t] = xp.stack((i, f, o, g), axis=0)
     return xp.stack(outputs, axis=1), xp.stack(gates, axis=0), xp.stack(cells, axis=0)
 
 
@@ -102,7 +102,7 @@ def lstm_backward(
     steps = [dh] * n_steps
     for t in order(n_steps, not reverse):
         here = None if there is None else there[t, ...]
-        i, f, g, o = _parts(gates[t, ...], width)
+        i, f, o, g = (gates[t, index, ...] for index in range(4))
         s = xp.tanh(cells[t, ...])
         dh = only(here, dys[t, ...] + dh)
         dc = only(here, dc + dh * o * (1 - s * s))

@@ -21,6 +21,7 @@ from bpnet_numpy.kernels.recurrent import (
     inputs,
     scaled,
     steps,
+    turned,
 )
 
 
@@ -105,7 +106,8 @@ def _(
     hs = np.empty((n_steps, n, width), dtype)
     dh, s, q = (np.empty((n, width), dtype) for _ in range(3))
     one = constant(1, dtype)
-    calls: list[Call] = [*padding.calls, partial(np.copyto, hs, by_step(y))]
+    U, turning = turned(U)
+    calls: list[Call] = [*padding.calls, *turning, partial(np.copyto, hs, by_step(y))]
     for index, (t, earlier) in enumerate(steps(n_steps, reverse)[::-1]):
         r, z, new, m = (gates[t][:, start * width : (start + 1) * width] for start in range(4))
         dr, dz, dn = (outer[t][:, start * width : (start + 1) * width] for start in range(3))
@@ -133,7 +135,7 @@ def _(
         if earlier is not None:
             calls += [
                 partial(np.multiply, dh, z, q),
-                partial(np.dot, inner[t], U.T, dh),
+                partial(np.dot, inner[t], U, dh),
                 partial(np.add, dh, q, dh),
             ]
     calls += after(out[:4], xs, x_calls, W, hs, outer, inner, reverse)

@@ -19,47 +19,66 @@ from bpnet_numpy.kernels.recurrent import (
     flat,
     gradients,
     inputs,
-    scaled,
     steps,
+    turned,
 )
 
 
-def _lstm_allocate(x: Array, W: Array, U: Array, *_: Any) -> Any:
+def _allocate(x: Array, W: Array, U: Array, *_: Any) -> Any:
     n, n_steps, _ = x.shape
     width, dtype = U.shape[0], x.dtype
     return (
         np.empty((n, n_steps, width), dtype),
-        np.empty((n_steps, n, 4 * width), dtype),
+        np.empty((n_steps, 4, n, width), dtype),
         np.empty((n_steps, n, width), dtype),
     )
 
 
-@ops.lstm.register_bound(np.ndarray, accepts=accepts, allocate=_lstm_allocate)
+def _as_kept(source: Array, target: Array, width: int) -> list[Call]:
+    """Write the columns i, f, g, o to i, f, o, g, all but g halved."""
+    half = constant(0.5, source.dtype)
+    return [
+        partial(np.multiply, source[..., : 2 * width], half, target[..., : 2 * width]),
+        partial(np.multiply, source[..., 3 * width :], half, target[..., 2 * width : 3 * width]),
+        partial(np.copyto, target[..., 3 * width :], source[..., 2 * width : 3 * width]),
+    ]
+
+
+@ops.lstm.register_bound(np.ndarray, accepts=accepts, allocate=_allocate)
 def _(
     out: Any, x: Array, W: Array, U: Array, b: Array, lengths: Array | None = None, reverse: bool = False,
     h: None = None, c: None = None,
 ) -> list[Call]:  # fmt: skip
     y, gates, cells = out
-    n, n_steps, _ = x.shape
+    n, n_steps, n_in = x.shape
     width, dtype = len(U), x.dtype
     padding = Padding(lengths, n, n_steps)
-    xs, calls = inputs(x, padding)
-    scale = np.repeat(np.asarray([0.5, 0.5, 1.0, 0.5], dtype), width)
-    shift = 1 - scale
-    (W, U, b), scaling = scaled(scale, W, U, b)
-    hs, product = np.empty((n_steps, n, width), dtype), np.empty((n, 4 * width), dtype)
-    scratch = np.empty((n, width), dtype)
-    calls = [*padding.calls, *calls, *scaling, partial(np.dot, flat(xs), W, flat(gates))]
+    xs = np.ones((n_steps, n, n_in + 1), dtype)  # a column of ones, which b is multiplied with
+    own_W, own_U = np.empty((n_in + 1, 4 * width), dtype), np.empty((width, 4 * width), dtype)
+    products, product = np.empty((n_steps, n, 4 * width), dtype), np.empty((n, 4 * width), dtype)
+    hs, scratch = np.empty((n_steps, n, width), dtype), np.empty((n, width), dtype)
+    half = constant(0.5, dtype)
+    calls: list[Call] = [
+        *padding.calls,
+        partial(np.copyto, xs[:, :, :n_in], by_step(x)),
+        *padding.clear(xs[:, :, :n_in]),
+        *_as_kept(W, own_W[:n_in], width),
+        *_as_kept(b, own_W[n_in], width),
+        *_as_kept(U, own_U, width),
+        partial(np.dot, flat(xs), own_W, flat(products)),
+    ]
     for t, earlier in steps(n_steps, reverse):
-        gate, cell, state = gates[t], cells[t], hs[t]
-        i, f, g, o = (gate[:, start * width : (start + 1) * width] for start in range(4))
-        calls.append(partial(np.add, gate, b, gate))
+        gate, cell, state, own = gates[t], cells[t], hs[t], products[t]
+        i, f, o, g = gate
         if earlier is not None:
-            calls += [partial(np.dot, hs[earlier], U, product), partial(np.add, gate, product, gate)]
+            calls += [partial(np.dot, hs[earlier], own_U, product), partial(np.add, own, product, product)]
+            own = product
+        columns = own.reshape(n, 4, width).transpose(1, 0, 2)
         calls += [
-            partial(np.tanh, gate, gate),
-            partial(np.multiply, gate, scale, gate),
-            partial(np.add, gate, shift, gate),
+            partial(np.tanh, own, own),
+            partial(np.multiply, columns[:3], half, gate[:3]),
+            partial(np.add, gate[:3], half, gate[:3]),
+            partial(np.copyto, g, columns[3]),
             partial(np.multiply, i, g, cell),
         ]
         if earlier is not None:
@@ -89,39 +108,39 @@ def _(
     padding = Padding(lengths, n, n_steps)
     xs, x_calls = inputs(x, padding)
     d = np.empty((n_steps, n, 4 * width), dtype)
-    hs = np.empty((n_steps, n, width), dtype)
+    hs, slopes = np.empty((n_steps, n, width), dtype), np.empty((4, n, width), dtype)
     dh, dc, s, q = (np.empty((n, width), dtype) for _ in range(4))
     one = constant(1, dtype)
-    calls: list[Call] = [*padding.calls]
+    U, turning = turned(U)
+    calls: list[Call] = [*padding.calls, *turning]
     if need_weights:
         x_calls.append(partial(np.copyto, hs, by_step(y)))
     for index, (t, earlier) in enumerate(steps(n_steps, reverse)[::-1]):
-        gate, cell, dz = gates[t], cells[t], d[t]
-        i, f, g, o = (gate[:, start * width : (start + 1) * width] for start in range(4))
-        di, df, dg, do = (dz[:, start * width : (start + 1) * width] for start in range(4))
-        both, dboth = gate[:, : 2 * width], dz[:, : 2 * width]
+        gate, dz = gates[t], d[t]
+        i, f, o, g = gate
+        di, df, do, dg = slopes
+        places = dz.reshape(n, 4, width).transpose(1, 0, 2)  # of i, f, g, o
         calls += [
             partial(np.add, dh, dy[:, t], dh) if index else partial(np.copyto, dh, dy[:, t]),
             *padding.clear(dh, t),
-            partial(np.tanh, cell, s),
+            partial(np.tanh, cells[t], s),
             partial(np.multiply, s, s, q),
             partial(np.subtract, one, q, q),
             partial(np.multiply, q, o, q),
             partial(np.multiply, q, dh, q),
             partial(np.add, dc, q, dc) if index else partial(np.copyto, dc, q),
             *padding.clear(dc, t),
-            partial(np.multiply, gate, gate, dz),
-            partial(np.subtract, both, dboth, dboth),
+            partial(np.multiply, gate, gate, slopes),
+            partial(np.subtract, gate[:3], slopes[:3], slopes[:3]),
             partial(np.subtract, one, dg, dg),
-            partial(np.subtract, o, do, do),
             partial(np.multiply, di, g, di),
             partial(df.fill, 0) if earlier is None else partial(np.multiply, df, cells[earlier], df),
             partial(np.multiply, dg, i, dg),
             partial(np.multiply, do, s, do),
-            partial(np.multiply, do, dh, do),
+            partial(np.multiply, slopes[:2], dc, places[:2]),
+            partial(np.multiply, dg, dc, places[2]),
+            partial(np.multiply, do, dh, places[3]),
         ]
-        three = dz.reshape(n, 4, width)[:, :3]
-        calls.append(partial(np.multiply, three, dc[:, None], three))
         if earlier is not None:
-            calls += [partial(np.multiply, dc, f, dc), partial(np.dot, dz, U.T, dh)]
+            calls += [partial(np.multiply, dc, f, dc), partial(np.dot, dz, U, dh)]
     return calls + after(out, xs, x_calls, W, hs, d, d, reverse)

@@ -69,6 +69,12 @@ def scaled(scale: Array, *arrays: Array) -> tuple[list[Array], list[Call]]:
     return copies, [partial(np.multiply, a, scale, b) for a, b in zip(arrays, copies, strict=True)]
 
 
+def turned(U: Array) -> tuple[Array, list[Call]]:
+    """U^T, contiguous, as small products take it faster, and the call that makes it."""
+    copy = np.empty(U.shape[::-1], U.dtype)
+    return copy, [partial(np.copyto, copy, U.T)]
+
+
 def after(
     out: Any, xs: Array, x_calls: list[Call], W: Array, hs: Array, outer: Array, inner: Array, reverse: bool
 ) -> list[Call]:
@@ -112,7 +118,7 @@ def steps(n_steps: int, reverse: bool) -> list[tuple[int, int | None]]:
 
 def backward_accepts(dy: Array, y: Array, x: Array, W: Array, U: Array, *rest: Any) -> bool:
     """Whether a backward's arrays are ours."""
-    kept = [a for a in rest if isinstance(a, np.ndarray) and a.ndim == 3]
+    kept = [a for a in rest if isinstance(a, np.ndarray) and a.ndim > 2]
     return floating(dy, y, x, W, U, *kept) and x.size > 0
 
 
@@ -159,7 +165,8 @@ def _(
     hs, d = np.empty((n_steps, n, width), dy.dtype), np.empty((n_steps, n, width), dy.dtype)
     dh, slope, positive = np.empty((n, width), dy.dtype), np.empty((n, width), dy.dtype), np.empty((n, width), bool)
     one, zero = constant(1, dy.dtype), constant(0, dy.dtype)
-    calls: list[Call] = [*padding.calls, partial(np.copyto, hs, by_step(y))]
+    U, turning = turned(U)
+    calls: list[Call] = [*padding.calls, *turning, partial(np.copyto, hs, by_step(y))]
     backwards = steps(n_steps, reverse)[::-1]
     for index, (t, earlier) in enumerate(backwards):
         add = partial(np.add, dh, dy[:, t], dh) if index else partial(np.copyto, dh, dy[:, t])
@@ -177,5 +184,5 @@ def _(
                 partial(np.copyto, d[t], 0, where=positive),
             ]
         if earlier is not None:
-            calls.append(partial(np.dot, d[t], U.T, dh))
+            calls.append(partial(np.dot, d[t], U, dh))
     return calls + after(out, xs, x_calls, W, hs, d, d, reverse)

@@ -63,8 +63,8 @@ def _logistic(shape: Any, rng: Any, dtype: str) -> Any:
     return rng.uniform(0.05, 0.95, size=shape).astype(dtype)
 
 
-def backward(cases: Any, n_biases: int, kept: tuple[int, ...]) -> Callable[[Any, str], Iterator[tuple[Any, ...]]]:
-    """dy, y, x, W, U, what is kept (multiples of H), then constants; states and gates of their usual size.
+def backward(cases: Any, n_biases: int, kept: tuple[str, ...]) -> Callable[[Any, str], Iterator[tuple[Any, ...]]]:
+    """dy, y, x, W, U, what is kept, then constants; states and gates of their usual size.
 
     Beyond the lengths what is kept is as a forward leaves it: 0 in y and in cells.
     """
@@ -82,9 +82,14 @@ def backward(cases: Any, n_biases: int, kept: tuple[int, ...]) -> Callable[[Any,
             )
             y = np.tanh(normal(rng, (n, n_steps, width), dtype)) * there
             saved = []
-            for multiple in kept:
-                each = _logistic((n_steps, n, multiple * width), rng, dtype)
-                saved.append(each * there.transpose(1, 0, 2) if multiple == 1 else each)
+            shapes = {
+                "gates": (n_steps, 4, n, width),
+                "cells": (n_steps, n, width),
+                "side by side": (n_steps, n, 4 * width),
+            }
+            for name in kept:
+                each = _logistic(shapes[name], rng, dtype)
+                saved.append(each * there.transpose(1, 0, 2) if name == "cells" else each)
             dy = normal(rng, y.shape, dtype)
             yield (dy, y, x, W, U, *(np.ascontiguousarray(s) for s in saved), *constants, *NEEDS[index % len(NEEDS)])
 
@@ -109,9 +114,9 @@ CASES: dict[str, Cases] = {
     "rnn": with_states(RNN, 1),
     "rnn_backward": backward(RNN, 1, ()),
     "lstm": with_states(LSTM, 2),
-    "lstm_backward": backward(LSTM, 1, (4, 1)),
+    "lstm_backward": backward(LSTM, 1, ("gates", "cells")),
     "gru": with_states(GRU, 1),
-    "gru_backward": backward(GRU, 2, (4,)),
+    "gru_backward": backward(GRU, 2, ("side by side",)),
     "last_step": last_steps,
     "last_step_backward": last_steps_backward,
 }
