@@ -134,7 +134,7 @@ def test_an_initializer_of_the_wrong_shape_is_named() -> None:
 @pytest.mark.parametrize("name", sorted(bp.initializers.INITIALIZERS))
 def test_initializers_have_their_variance(name: str) -> None:
     layer = bp.Dense(300, 200, weight_initializer=name).initialize(seed=3)
-    variances = {"he": 2 / 300, "glorot": 2 / 500, "lecun": 1 / 300, "orthogonal": 1 / 300}
+    variances = {"he": 2 / 300, "glorot": 2 / 500, "lecun": 1 / 300, "orthogonal": 1 / 300, "unit": 1 / 200}
     expected = variances.get(name.split("_")[0], 0.0)
     assert float(layer.weight.value.var()) == pytest.approx(expected, rel=0.02, abs=1e-12)
     if name.endswith("uniform"):
