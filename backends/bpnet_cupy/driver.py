@@ -143,7 +143,13 @@ def three(size: Grid) -> tuple[int, ...]:
     return (*sizes, 1, 1)[:3]
 
 
+SOURCES = ("kernels.cu", "sequences.cu")
+"""The files of the kernels, compiled as one: the first has what the others use."""
+
+
 @cache
 def source() -> str:
-    """The text of kernels.cu."""
-    return resources.files("bpnet_cupy").joinpath("kernels.cu").read_text()
+    """The text of all kernels; a compiler's messages name file and line."""
+    folder = resources.files("bpnet_cupy")
+    first, *others = (folder.joinpath(name).read_text() for name in SOURCES)
+    return first + "".join(f'#line 1 "{n}"\n{text}' for n, text in zip(SOURCES[1:], others, strict=True))

@@ -24,6 +24,8 @@ WIDTHS = (*LANES, 256)
 FLAGS = ("false", "true")
 ONLY = ((0,),)  # where nothing varies
 
+UNITS = ("TanhUnit", "ReluUnit")
+
 ACTIVATIONS = {
     "relu": "Relu",
     "leaky_relu": "LeakyRelu",
@@ -133,6 +135,20 @@ _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "weighted_sum_backward": (REALS,),
 }
 
+# The same for sequences.cu.
+_SEQUENCES: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "rnn_step": (REALS, LABELS, UNITS),
+    "rnn_step_backward": (REALS, LABELS, UNITS),
+    "lstm_step": (REALS, LABELS),
+    "lstm_step_backward": (REALS, LABELS),
+    "gru_step": (REALS, LABELS),
+    "gru_step_backward": (REALS, LABELS),
+    "states_before": (REALS,),
+    "present_steps": (REALS, LABELS),
+    "last_step": (REALS, LABELS),
+    "last_step_backward": (REALS, LABELS),
+}
+
 
 def instance(kernel: str, *parameters: Any) -> str:
     """The name of an instance: instance("adam", "float", "true") is "adam<float, true>"."""
@@ -142,7 +158,9 @@ def instance(kernel: str, *parameters: Any) -> str:
 @cache
 def name_expressions(kind: str = "") -> tuple[str, ...]:
     """The names of all instances; of the kind "double" those with it among their parameters, of "float" the others."""
-    names = [instance(kernel, *each) for kernel, choices in _INSTANCES.items() for each in product(*choices)]
+    names = [
+        instance(kernel, *each) for kernel, choices in (_INSTANCES | _SEQUENCES).items() for each in product(*choices)
+    ]
     return tuple(name for name in names if not kind or ("double" in name) == (kind == "double"))
 
 
