@@ -2,13 +2,14 @@
 
 What is checked: that the kernel is among the compiled ones; the number and the types of its arguments; that arrays are
 contiguous and at least as large as the comment behind the pointer says; that grid and block are within CUDA's limits.
+Where the comment begins with `strided`, the array may have gaps, and it says how far from its first element it reaches.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -41,13 +42,15 @@ class LaunchError(AssertionError):
 class Parameter:
     """One parameter of a kernel, of an instance: `type` is "float" or "const float*".
 
-    extent : for a pointer how many elements may be touched, an expression of the kernel's integer parameters
+    extent  : for a pointer how many elements may be touched, an expression of the kernel's integer parameters
+    strided : whether the array may have gaps, which count
     """
 
     name: str
     type: str
     extent: str = ""
     optional: bool = False
+    strided: bool = False
 
     @property
     def element(self) -> Any:
@@ -72,7 +75,9 @@ def _templates() -> dict[str, tuple[tuple[str, ...], tuple[Parameter, ...]]]:
                 raise LaunchError(f"{match['name']} in kernels.cu has a parameter that cannot be read: {text!r}")
             if each["type"].endswith("*") and not each["extent"]:
                 raise LaunchError(f"{match['name']} in kernels.cu does not say how many elements {each['name']} has")
-            parameters.append(Parameter(each["name"], each["type"], each["extent"] or "", bool(each["none"])))
+            extent = each["extent"] or ""
+            plain = extent.removeprefix("strided ")
+            parameters.append(Parameter(each["name"], each["type"], plain, bool(each["none"]), plain != extent))
         found[match["name"]] = (names, tuple(parameters))
     return found
 
@@ -92,7 +97,7 @@ def signature(name: str) -> tuple[Parameter, ...]:
     def typed(text: str) -> str:
         return re.sub(r"\w+", lambda word: chosen.get(word[0], word[0]), text)
 
-    return tuple(Parameter(p.name, typed(p.type), p.extent, p.optional) for p in parameters)
+    return tuple(replace(p, type=typed(p.type)) for p in parameters)
 
 
 def check(name: str, grid: Grid, block: Grid, args: tuple[Any, ...], array_type: Any) -> None:
@@ -127,13 +132,22 @@ def _check_array(where: str, parameter: Parameter, arg: Any, numbers: dict[str, 
         raise LaunchError(f"{where}: must be a {array_type.__name__}, got {_described(arg)}")
     if arg.dtype != parameter.element:
         raise LaunchError(f"{where}: {parameter.type} is passed an array of {arg.dtype}")
-    if not arg.flags.c_contiguous:
+    if not (arg.flags.c_contiguous or (parameter.strided and min(arg.strides) > 0)):
         raise LaunchError(f"{where}: an array of shape {arg.shape} and strides {arg.strides}, which is not contiguous")
     need = eval(parameter.extent.replace("gridDim.", "gridDim_"), {"__builtins__": {}}, numbers)
     if need < 1:
         raise LaunchError(f"{where}: {parameter.extent} is {need}: nothing to do, so nothing must be launched")
-    if arg.size < need:
-        raise LaunchError(f"{where}: {parameter.extent} = {need} elements are touched, the array has {arg.size}")
+    size = span(arg)
+    if size < need:
+        raise LaunchError(f"{where}: {parameter.extent} = {need} elements are touched, the array has {size}")
+
+
+def span(x: Array) -> int:
+    """How many elements there are from the first one of x to its last in memory, gaps included."""
+    if x.size == 0:
+        return 0
+    steps = zip(x.shape, x.strides, strict=True)
+    return 1 + int(sum((n - 1) * stride for n, stride in steps)) // int(x.dtype.itemsize)
 
 
 def _described(arg: Any) -> str:

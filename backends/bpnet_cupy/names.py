@@ -24,6 +24,8 @@ WIDTHS = (*LANES, 256)
 FLAGS = ("false", "true")
 ONLY = ((0,),)  # where nothing varies
 
+HEAD_SIZES = (32, 64, 128)
+_TILES = ("float, 2", "float, 4", "double, 2")
 UNITS = ("TanhUnit", "ReluUnit")
 
 ACTIVATIONS = {
@@ -147,6 +149,10 @@ _SEQUENCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "present_steps": (REALS, LABELS),
     "last_step": (REALS, LABELS),
     "last_step_backward": (REALS, LABELS),
+    "attention": (_TILES, HEAD_SIZES),
+    "attention_inner": (REALS, LANES),
+    "attention_backward_queries": (_TILES, HEAD_SIZES),
+    "attention_backward_keys": ((*(f"{t}, {d}" for t in _TILES for d in HEAD_SIZES if (t, d) != ("float, 4", 128)),),),
 }
 
 

@@ -12,6 +12,7 @@ from bpnet_cupy.driver import Driver
 from bpnet_cupy.kernels import (
     activations,
     arrays,
+    attention,
     counting,
     linear,
     losses,
@@ -28,6 +29,7 @@ from bpnet_cupy.kernels import (
 FAMILIES = (
     activations,
     arrays,
+    attention,
     counting,
     linear,
     losses,
