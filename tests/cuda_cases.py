@@ -138,7 +138,68 @@ EXTRA: dict[str, tuple[Any, ...]] = {
 }
 
 
-def cases_of(name: str, dtype: str) -> Iterator[tuple[Any, ...]]:
+def heads_of(*shapes: tuple[int, int, int, int, int]) -> Any:
+    """q, k, v and what stands behind them, of (samples, queries, keys, heads, features of a head)."""
+
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for n, n_queries, n_keys, heads, size in shapes:
+            q, k, v = (
+                rng.normal(size=(n, length, heads * size)).astype(dtype) for length in (n_queries, n_keys, n_keys)
+            )
+            mask = np.arange(n_keys) < rng.integers(1, n_keys + 1, size=(n, 1))
+            keep = rng.uniform(size=(n, heads, n_queries, n_keys)) > 0.25
+            yield q, k, v, mask, keep, heads, n_queries == n_keys, 0.25
+
+    return cases
+
+
+def side_by_side(cases: Any) -> Any:
+    def more(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for q, k, v, *settings in cases(rng, dtype):
+            if q.shape == k.shape:
+                yield np.concatenate((q, k, v), axis=-1), *settings
+
+    return more
+
+
+def of_attention(name: str, cases: Any) -> Any:
+    """The cases of `attention` as those of an op of its family."""
+
+    def more(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        forward = name.removesuffix("_backward")
+        for args in (side_by_side(cases) if forward == "self_attention" else cases)(rng, dtype):
+            if forward == name:
+                yield args
+            else:
+                given = 3 if forward == "attention" else 1
+                y, kept = getattr(ops, forward).reference.body(*args)
+                dy = rng.normal(size=y.shape).astype(dtype)
+                yield dy, y, *args[:given], kept, *args[given:]
+
+    return more
+
+
+# Every size of heads that is compiled, with ends of tiles that are not full; and so many heads that tiles are large.
+ATTENTION = ("attention", "attention_backward", "self_attention", "self_attention_backward")
+SIZES = heads_of((1, 35, 35, 1, 20), (1, 33, 40, 2, 33), (2, 3, 3, 1, 100), (1, 5, 5, 2, 64))
+MANY_HEADS = heads_of((6, 1, 1, 44, 20), (6, 1, 1, 44, 50), (6, 1, 1, 44, 100))
+EXTRA |= {name: (of_attention(name, SIZES),) for name in ATTENTION}
+COSTLY = {name: (of_attention(name, MANY_HEADS),) for name in ATTENTION}
+
+
+def cases_of(name: str, dtype: str, *, costly: bool = False) -> Iterator[tuple[Any, ...]]:
+    """The cases of an op and more; those that take a host seconds only where asked for."""
     rng = np.random.default_rng(0)
     for cases in (CASES[name], *EXTRA.get(name, ())):
-        yield from cases(rng, dtype)
+        for args in cases(rng, dtype):
+            if costly or name not in ATTENTION or not too_many(args):
+                yield args
+    if costly:
+        for cases in COSTLY.get(name, ()):
+            yield from cases(rng, dtype)
+
+
+def too_many(args: tuple[Any, ...]) -> bool:
+    """Whether there are so many probabilities that threads that take turns need seconds for them."""
+    lengths = [arg.shape[1] for arg in args if isinstance(arg, np.ndarray) and arg.ndim == 3 and arg.dtype.kind == "f"]
+    return max(lengths) > 500

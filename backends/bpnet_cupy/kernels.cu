@@ -13,7 +13,7 @@
 #ifdef BPNET_ON_HOST
 #include "cuda_on_host.h"
 #else
-#define SHARED(type, name, size) __shared__ type name[size]
+#define SHARED(type, name, size) __shared__ __align__(16) type name[size]
 #define HOST_CHECK(condition)
 #endif
 

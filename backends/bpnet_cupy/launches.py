@@ -58,7 +58,9 @@ class Parameter:
         return SCALARS[self.type.removeprefix("const ").removesuffix("*")]
 
 
-_KERNEL = re.compile(r"template <(?P<parameters>[^>]*)>\s*__global__ void (?P<name>\w+)\((?P<list>[^{]*)\) \{")
+_KERNEL = re.compile(
+    r"template <(?P<parameters>[^>]*)>\s*__global__ void (?:TWO_BLOCKS )?(?P<name>\w+)\((?P<list>[^{]*)\) \{"
+)
 _PARAMETER = re.compile(r"(?P<type>[\w ]+?\*?) (?P<name>\w+)(?: /\* (?P<extent>.*?)(?P<none>\?)? \*/)?$")
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from bpnet_cupy import names_sequences
+
 TYPES = {
     np.dtype("float32"): "float",
     np.dtype("float64"): "double",
@@ -23,10 +25,6 @@ LANES = (8, 32)
 WIDTHS = (*LANES, 256)
 FLAGS = ("false", "true")
 ONLY = ((0,),)  # where nothing varies
-
-HEAD_SIZES = (32, 64, 128)
-_TILES = ("float, 2", "float, 4", "double, 2")
-UNITS = ("TanhUnit", "ReluUnit")
 
 ACTIVATIONS = {
     "relu": "Relu",
@@ -135,24 +133,7 @@ _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "label_weight": (REALS, LABELS),
     "weighted_sum": (REALS,),
     "weighted_sum_backward": (REALS,),
-}
-
-# The same for sequences.cu.
-_SEQUENCES: dict[str, tuple[tuple[Any, ...], ...]] = {
-    "rnn_step": (REALS, LABELS, UNITS),
-    "rnn_step_backward": (REALS, LABELS, UNITS),
-    "lstm_step": (REALS, LABELS),
-    "lstm_step_backward": (REALS, LABELS),
-    "gru_step": (REALS, LABELS),
-    "gru_step_backward": (REALS, LABELS),
-    "states_before": (REALS,),
-    "present_steps": (REALS, LABELS),
-    "last_step": (REALS, LABELS),
-    "last_step_backward": (REALS, LABELS),
-    "attention": (_TILES, HEAD_SIZES),
-    "attention_inner": (REALS, LANES),
-    "attention_backward_queries": (_TILES, HEAD_SIZES),
-    "attention_backward_keys": ((*(f"{t}, {d}" for t in _TILES for d in HEAD_SIZES if (t, d) != ("float, 4", 128)),),),
+    **names_sequences.INSTANCES,
 }
 
 
@@ -164,9 +145,7 @@ def instance(kernel: str, *parameters: Any) -> str:
 @cache
 def name_expressions(kind: str = "") -> tuple[str, ...]:
     """The names of all instances; of the kind "double" those with it among their parameters, of "float" the others."""
-    names = [
-        instance(kernel, *each) for kernel, choices in (_INSTANCES | _SEQUENCES).items() for each in product(*choices)
-    ]
+    names = [instance(kernel, *each) for kernel, choices in _INSTANCES.items() for each in product(*choices)]
     return tuple(name for name in names if not kind or ("double" in name) == (kind == "double"))
 
 

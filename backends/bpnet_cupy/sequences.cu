@@ -234,15 +234,21 @@ __global__ void last_step_backward(T* out /* samples * n_steps * width */, const
 // each other along the keys (for dk and dv along the queries) with a running maximum and sum of every row, so that no
 // more than a tile of scores is ever there. [Milakov & Gimelshein 2018; Dao et al. 2022] Every result is written by one
 // block, in one order. Heads have at most D features; those that are missing count as 0.
+#ifdef BPNET_ON_HOST
+#define TWO_BLOCKS
+#else
+#define TWO_BLOCKS __launch_bounds__(256, 2)
+#endif
 constexpr int SIDE = 16;
 constexpr int DEPTH = 16;  // features, or rows, that are staged in shared memory at a time
 
-// The rows of one head of one sequence, `stride` elements apart.
+// The rows of one head of one sequence, `stride` elements apart. Within a head numbers of rows fit into 32 bits, which
+// halves the registers that they need.
 template <class T> struct Head {
     const T* data;
-    int64 stride, rows, size;
-    __device__ T at(int64 row, int64 feature) const {
-        return row < rows && feature < size ? data[row * stride + feature] : T(0);
+    int stride, rows, size;
+    __device__ T at(int row, int feature) const {
+        return row < rows && feature < size ? data[(int64)row * stride + feature] : T(0);
     }
 };
 
@@ -257,24 +263,31 @@ template <int C> __device__ int feature_of(int j) {
 
 // s[i][j] += the sum over all features of a's row i and b's row j of this thread.
 template <class T, int R>
-__device__ void add_scores(T (&s)[R][R], const Head<T>& a, int64 a_begin, const Head<T>& b, int64 b_begin) {
+__device__ void add_scores(T (&s)[R][R], const Head<T>& a, int a_begin, const Head<T>& b, int b_begin) {
     constexpr int pitch = PITCH<T, R>;
     SHARED(T, left, DEPTH * pitch);
     SHARED(T, right, DEPTH * pitch);
     int row = threadIdx.x / SIDE * R, column = threadIdx.x % SIDE * R;
-    for (int64 begin = 0; begin < a.size; begin += DEPTH) {
+    #pragma unroll 1
+    for (int begin = 0; begin < a.size; begin += DEPTH) {
         __syncthreads();
+        #pragma unroll 2
         for (int e = threadIdx.x; e < DEPTH * SIDE * R; e += SIDE * SIDE) {
             int f = e % DEPTH, r = e / DEPTH;
             left[f * pitch + r] = a.at(a_begin + r, begin + f);
             right[f * pitch + r] = b.at(b_begin + r, begin + f);
         }
         __syncthreads();
+        #pragma unroll 2
         for (int f = 0; f < DEPTH; ++f) {
             T x[R], y[R];
+            #pragma unroll
             for (int i = 0; i < R; ++i) x[i] = left[f * pitch + row + i];
+            #pragma unroll
             for (int j = 0; j < R; ++j) y[j] = right[f * pitch + column + j];
+            #pragma unroll
             for (int i = 0; i < R; ++i) {
+                #pragma unroll
                 for (int j = 0; j < R; ++j) s[i][j] = fma(x[i], y[j], s[i][j]);
             }
         }
@@ -283,19 +296,26 @@ __device__ void add_scores(T (&s)[R][R], const Head<T>& a, int64 a_begin, const 
 
 // o[i][j] += the sum over the tile's k of weights[k][row i] times feature j of v's row begin + k.
 template <class T, int R, int D, class Weights>
-__device__ void add_product(T (&o)[R][D / SIDE], Weights weights, const Head<T>& v, int64 begin) {
+__device__ void add_product(T (&o)[R][D / SIDE], Weights weights, const Head<T>& v, int begin) {
     constexpr int pitch = PITCH<T, R>, C = D / SIDE;
     SHARED(T, rows, DEPTH * D);
     int row = threadIdx.x / SIDE * R;
+    #pragma unroll 1
     for (int first = 0; first < SIDE * R; first += DEPTH) {
         __syncthreads();
+        #pragma unroll 2
         for (int e = threadIdx.x; e < DEPTH * D; e += SIDE * SIDE) rows[e] = v.at(begin + first + e / D, e % D);
         __syncthreads();
+        #pragma unroll 2
         for (int k = 0; k < DEPTH; ++k) {
             T x[R], y[C];
+            #pragma unroll
             for (int i = 0; i < R; ++i) x[i] = weights[(first + k) * pitch + row + i];
+            #pragma unroll
             for (int j = 0; j < C; ++j) y[j] = rows[k * D + feature_of<C>(j)];
+            #pragma unroll
             for (int i = 0; i < R; ++i) {
+                #pragma unroll
                 for (int j = 0; j < C; ++j) o[i][j] = fma(x[i], y[j], o[i][j]);
             }
         }
@@ -304,33 +324,28 @@ __device__ void add_product(T (&o)[R][D / SIDE], Weights weights, const Head<T>&
 
 // Which tile of which head of which sequence a block has, and which keys a query sees there.
 struct Place {
-    int64 n_queries, n_keys, tile, head, sample, row;  // row: of all rows of probabilities, the head's first one
+    int n_queries, n_keys, tile, later;  // later: by how much the last query's key is behind the query's number
+    int64 sample, head, row;             // row: of all rows of probabilities, the head's first one
     const bool* mask;
-    bool causal;
 
-    __device__ Place(int64 heads, int64 n_queries, int64 n_keys, int64 tiles, const bool* mask, bool causal)
-        : n_queries(n_queries), n_keys(n_keys), mask(mask), causal(causal) {
+    __device__ Place(int64 heads, int64 n_queries, int64 n_keys, int64 tiles, const bool* all_masks, bool causal)
+        : n_queries(n_queries), n_keys(n_keys), later(causal ? n_keys - n_queries : n_keys) {
         int64 rest = row_of(blockIdx.x, tiles);
         tile = blockIdx.x - rest * tiles;
         sample = row_of(rest, heads);
         head = rest - sample * heads;
         row = rest * n_queries;
+        mask = all_masks ? all_masks + sample * n_keys : nullptr;
     }
-    __device__ bool inside(int64 query, int64 key) const { return query < n_queries && key < n_keys; }
-    __device__ bool sees(int64 query, int64 key) const {
-        return inside(query, key) && (!causal || key <= query + n_keys - n_queries) &&
-               (!mask || mask[sample * n_keys + key]);
-    }
+    __device__ bool inside(int query, int key) const { return query < n_queries && key < n_keys; }
+    // Whether anybody may see the key, and then whether the query does.
+    __device__ bool there(int key) const { return key < n_keys && (!mask || mask[key]); }
+    __device__ bool sees(int query, int key) const { return query < n_queries && key <= query + later; }
+    __device__ int64 at(int query, int key) const { return (int64)query * n_keys + key; }
     // The keys before which all lie that the queries before `query` see.
-    __device__ int64 seen(int64 query) const {
-        int64 end = query + n_keys - n_queries;
-        return causal && end < n_keys ? end : n_keys;
-    }
+    __device__ int seen(int query) const { return query + later < n_keys ? query + later : n_keys; }
     // The first query that sees `key` or one behind it.
-    __device__ int64 first(int64 key) const {
-        int64 query = key - n_keys + n_queries;
-        return causal && query > 0 ? query : 0;
-    }
+    __device__ int first(int key) const { return key > later ? key - later : 0; }
 };
 
 // What is left of a probability, or of its derivative, where some are dropped.
@@ -340,7 +355,7 @@ template <class T> __device__ T left_of(T p, const bool* keep, int64 at, T grown
 
 // kept: the probabilities where kept_keys is n_keys, else the logarithms of the rows' sums, and kept_keys is 1.
 template <class T, int R, int D>
-__global__ void attention(T* y /* samples * n_queries * heads * size */,
+__global__ void TWO_BLOCKS attention(T* y /* samples * n_queries * heads * size */,
                           T* kept /* samples * heads * n_queries * kept_keys */,
                           const T* q /* strided (samples - 1) * q_sample + (n_queries - 1) * q_row + heads * size */,
                           const T* k /* strided (samples - 1) * k_sample + (n_keys - 1) * k_row + heads * size */,
@@ -352,27 +367,36 @@ __global__ void attention(T* y /* samples * n_queries * heads * size */,
     constexpr int TILE = SIDE * R, C = D / SIDE, pitch = PITCH<T, R>;
     SHARED(T, weights, TILE * pitch);
     Place place(heads, n_queries, n_keys, (n_queries + TILE - 1) / TILE, mask, causal);
-    int64 begin = place.tile * TILE, row = begin + threadIdx.x / SIDE * R, column = threadIdx.x % SIDE * R;
-    Head<T> queries{q + place.sample * q_sample + place.head * size, q_row, n_queries, size};
-    Head<T> keys{k + place.sample * k_sample + place.head * size, k_row, n_keys, size};
-    Head<T> values{v + place.sample * k_sample + place.head * size, k_row, n_keys, size};
+    int begin = place.tile * TILE, row = begin + threadIdx.x / SIDE * R, column = threadIdx.x % SIDE * R;
+    Head<T> queries{q + place.sample * q_sample + place.head * size, (int)q_row, (int)n_queries, (int)size};
+    Head<T> keys{k + place.sample * k_sample + place.head * size, (int)k_row, (int)n_keys, (int)size};
+    Head<T> values{v + place.sample * k_sample + place.head * size, (int)k_row, (int)n_keys, (int)size};
+    kept += place.row * kept_keys;
+    if (keep) keep += place.row * n_keys;
     T o[R][C] = {}, top[R], total[R] = {};
+    #pragma unroll
     for (int i = 0; i < R; ++i) top[i] = -Limits<T>::infinity();
-    int64 seen = place.seen(begin + TILE);
-    for (int64 at = 0; at < seen; at += TILE) {
+    int seen = place.seen(begin + TILE);
+    for (int at = 0; at < seen; at += TILE) {
         T s[R][R] = {};
         add_scores<T, R>(s, queries, begin, keys, at);
+        bool there[R];
+        #pragma unroll
+        for (int j = 0; j < R; ++j) there[j] = place.there(at + column + j);
+        #pragma unroll
         for (int i = 0; i < R; ++i) {
-            int64 first = (place.row + row + i) * n_keys + at + column;
+            int64 first = place.at(row + i, at + column);
             T best = -Limits<T>::infinity(), sum = 0;
+            #pragma unroll
             for (int j = 0; j < R; ++j) {
-                s[i][j] = place.sees(row + i, at + column + j) ? s[i][j] * scale : -Limits<T>::infinity();
+                s[i][j] = there[j] && place.sees(row + i, at + column + j) ? s[i][j] * scale : -Limits<T>::infinity();
                 if (whole && place.inside(row + i, at + column + j)) kept[first + j] = s[i][j];
                 best = maximum(best, s[i][j]);
             }
             best = maximum(top[i], lane_max<SIDE>(best));
             T shift = best == -Limits<T>::infinity() ? T(0) : best;
             T shrunk = exp(top[i] - shift);
+            #pragma unroll
             for (int j = 0; j < R; ++j) {
                 T e = exp(s[i][j] - shift);
                 sum += e;
@@ -381,24 +405,28 @@ __global__ void attention(T* y /* samples * n_queries * heads * size */,
                     inside ? left_of(e, keep, first + j, grown) : T(0);
             }
             total[i] = total[i] * shrunk + lane_sum<SIDE>(sum);
+            #pragma unroll
             for (int j = 0; j < C; ++j) o[i][j] *= shrunk;
             top[i] = best;
         }
         add_product<T, R, D>(o, weights, values, at);
     }
-    for (int i = 0; i < R && row + i < n_queries; ++i) {
+    #pragma unroll
+    for (int i = 0; i < R && row + i < place.n_queries; ++i) {
         T shift = top[i] == -Limits<T>::infinity() ? T(0) : top[i], sum = total[i] == 0 ? T(1) : total[i];
+        #pragma unroll
         for (int j = 0; j < C; ++j) {
             int f = feature_of<C>(j);
             if (f < size) y[((place.sample * n_queries + row + i) * heads + place.head) * size + f] = o[i][j] / sum;
         }
-        T* own = kept + (place.row + row + i) * kept_keys;
+        T* own = kept + (row + i) * kept_keys;
         if (!whole) {
             if (column == 0) own[0] = shift + log(sum);
             continue;
         }
-        for (int64 at = column; at < n_keys; at += TILE) {
-            for (int j = 0; j < R && at + j < n_keys; ++j) {
+        for (int at = column; at < place.n_keys; at += TILE) {
+            #pragma unroll
+            for (int j = 0; j < R && at + j < place.n_keys; ++j) {
                 own[at + j] = at - column < seen ? exp(own[at + j] - shift) / sum : T(0);
             }
         }
@@ -417,16 +445,15 @@ __global__ void attention_inner(T* inner /* rows */, const T* dy /* rows * size 
     });
 }
 
-// The probability of a score, or what was kept of it; 0 outside.
+// The probability of a score; `logarithms` are those of the sums of the head's rows.
 template <class T>
-__device__ T probability(T s, const T* kept, const Place& place, int64 query, int64 key, bool whole, T scale) {
-    if (whole) return place.inside(query, key) ? kept[(place.row + query) * place.n_keys + key] : T(0);
-    return place.sees(query, key) ? exp(s * scale - kept[place.row + query]) : T(0);
+__device__ T probability(T s, const T* logarithms, const Place& place, int query, int key, T scale) {
+    return place.there(key) && place.sees(query, key) ? exp(s * scale - logarithms[query]) : T(0);
 }
 
 // dq: a block has some queries and goes through the keys that they see.
 template <class T, int R, int D>
-__global__ void attention_backward_queries(
+__global__ void TWO_BLOCKS attention_backward_queries(
     T* dq /* strided (samples - 1) * to_sample + (n_queries - 1) * to_row + heads * size */,
     const T* dy /* samples * n_queries * heads * size */, const T* inner /* samples * n_queries * heads */,
     const T* kept /* samples * heads * n_queries * kept_keys */,
@@ -440,35 +467,42 @@ __global__ void attention_backward_queries(
     constexpr int TILE = SIDE * R, C = D / SIDE, pitch = PITCH<T, R>;
     SHARED(T, weights, TILE * pitch);
     Place place(heads, n_queries, n_keys, (n_queries + TILE - 1) / TILE, mask, causal);
-    int64 begin = place.tile * TILE, row = begin + threadIdx.x / SIDE * R, column = threadIdx.x % SIDE * R;
-    Head<T> queries{q + place.sample * q_sample + place.head * size, q_row, n_queries, size};
-    Head<T> keys{k + place.sample * k_sample + place.head * size, k_row, n_keys, size};
-    Head<T> values{v + place.sample * k_sample + place.head * size, k_row, n_keys, size};
-    Head<T> slopes{dy + (place.sample * n_queries * heads + place.head) * size, heads * size, n_queries, size};
-    T found[R][C] = {}, less[R];
-    for (int i = 0; i < R; ++i) {
-        less[i] = row + i < n_queries ? inner[(place.sample * n_queries + row + i) * heads + place.head] : T(0);
-    }
-    int64 seen = place.seen(begin + TILE);
-    for (int64 at = 0; at < seen; at += TILE) {
+    int begin = place.tile * TILE, row = begin + threadIdx.x / SIDE * R, column = threadIdx.x % SIDE * R;
+    Head<T> queries{q + place.sample * q_sample + place.head * size, (int)q_row, (int)n_queries, (int)size};
+    Head<T> keys{k + place.sample * k_sample + place.head * size, (int)k_row, (int)n_keys, (int)size};
+    Head<T> values{v + place.sample * k_sample + place.head * size, (int)k_row, (int)n_keys, (int)size};
+    Head<T> slopes{dy + (place.sample * n_queries * heads + place.head) * size, (int)(heads * size), (int)n_queries,
+                   (int)size};
+    kept += place.row * kept_keys;
+    if (keep) keep += place.row * n_keys;
+    inner += place.sample * n_queries * heads + place.head;
+    T found[R][C] = {};
+    int seen = place.seen(begin + TILE);
+    for (int at = 0; at < seen; at += TILE) {
         T s[R][R] = {}, dp[R][R] = {};
         if (!whole) add_scores<T, R>(s, queries, begin, keys, at);
         add_scores<T, R>(dp, slopes, begin, values, at);
+        #pragma unroll
         for (int i = 0; i < R; ++i) {
-            int64 first = (place.row + row + i) * n_keys + at + column;
+            bool inside = row + i < place.n_queries;
+            int64 first = inside ? place.at(row + i, at + column) : 0;
+            T less = inside ? inner[(row + i) * heads] : T(0);
+            #pragma unroll
             for (int j = 0; j < R; ++j) {
                 T ds = 0;
-                if (place.inside(row + i, at + column + j)) {
-                    T p = probability(s[i][j], kept, place, row + i, at + column + j, whole, scale);
-                    ds = p * (left_of(dp[i][j], keep, first + j, grown) - less[i]) * scale;
+                if (inside && at + column + j < place.n_keys) {
+                    T p = whole ? kept[first + j] : probability(s[i][j], kept, place, row + i, at + column + j, scale);
+                    ds = p * (left_of(dp[i][j], keep, first + j, grown) - less) * scale;
                 }
                 weights[(column + j) * pitch + row - begin + i] = ds;
             }
         }
         add_product<T, R, D>(found, weights, keys, at);
     }
-    for (int i = 0; i < R && row + i < n_queries; ++i) {
+    #pragma unroll
+    for (int i = 0; i < R && row + i < place.n_queries; ++i) {
         T* to = dq + place.sample * to_sample + (row + i) * to_row + place.head * size;
+        #pragma unroll
         for (int j = 0; j < C; ++j) {
             int f = feature_of<C>(j);
             if (f < size) to[f] = found[i][j];
@@ -478,7 +512,7 @@ __global__ void attention_backward_queries(
 
 // dk and dv: a block has some keys and goes through the queries that see them; tiles are transposed.
 template <class T, int R, int D>
-__global__ void attention_backward_keys(
+__global__ void TWO_BLOCKS attention_backward_keys(
     T* dk /* strided (samples - 1) * to_sample + (n_keys - 1) * to_row + heads * size */,
     T* dv /* strided (samples - 1) * to_sample + (n_keys - 1) * to_row + heads * size */,
     const T* dy /* samples * n_queries * heads * size */, const T* inner /* samples * n_queries * heads */,
@@ -493,24 +527,30 @@ __global__ void attention_backward_keys(
     constexpr int TILE = SIDE * R, C = D / SIDE, pitch = PITCH<T, R>;
     SHARED(T, weights, TILE * pitch);
     Place place(heads, n_queries, n_keys, (n_keys + TILE - 1) / TILE, mask, causal);
-    int64 begin = place.tile * TILE, row = begin + threadIdx.x / SIDE * R, column = threadIdx.x % SIDE * R;
-    Head<T> queries{q + place.sample * q_sample + place.head * size, q_row, n_queries, size};
-    Head<T> keys{k + place.sample * k_sample + place.head * size, k_row, n_keys, size};
-    Head<T> values{v + place.sample * k_sample + place.head * size, k_row, n_keys, size};
-    Head<T> slopes{dy + (place.sample * n_queries * heads + place.head) * size, heads * size, n_queries, size};
+    int begin = place.tile * TILE, row = begin + threadIdx.x / SIDE * R, column = threadIdx.x % SIDE * R;
+    Head<T> queries{q + place.sample * q_sample + place.head * size, (int)q_row, (int)n_queries, (int)size};
+    Head<T> keys{k + place.sample * k_sample + place.head * size, (int)k_row, (int)n_keys, (int)size};
+    Head<T> values{v + place.sample * k_sample + place.head * size, (int)k_row, (int)n_keys, (int)size};
+    Head<T> slopes{dy + (place.sample * n_queries * heads + place.head) * size, (int)(heads * size), (int)n_queries,
+                   (int)size};
+    kept += place.row * kept_keys;
+    if (keep) keep += place.row * n_keys;
+    inner += place.sample * n_queries * heads + place.head;
     T of_keys[R][C] = {}, of_values[R][C] = {};
-    for (int64 at = place.first(begin); at < n_queries; at += TILE) {
+    for (int at = place.first(begin); at < place.n_queries; at += TILE) {
         T p[R][R] = {}, ds[R][R] = {};
         if (!whole) add_scores<T, R>(p, keys, begin, queries, at);
         add_scores<T, R>(ds, values, begin, slopes, at);
+        #pragma unroll
         for (int j = 0; j < R; ++j) {
-            int64 query = at + column + j;
-            T less = query < n_queries ? inner[(place.sample * n_queries + query) * heads + place.head] : T(0);
+            int query = at + column + j;
+            T less = query < place.n_queries ? inner[query * heads] : T(0);
+            #pragma unroll
             for (int i = 0; i < R; ++i) {
-                int64 here = (place.row + query) * n_keys + row + i;
                 T each = 0, rest = 0;
                 if (place.inside(query, row + i)) {
-                    each = probability(p[i][j], kept, place, query, row + i, whole, scale);
+                    int64 here = place.at(query, row + i);
+                    each = whole ? kept[here] : probability(p[i][j], kept, place, query, row + i, scale);
                     rest = each * (left_of(ds[i][j], keep, here, grown) - less) * scale;
                     each = left_of(each, keep, here, grown);
                 }
@@ -520,13 +560,17 @@ __global__ void attention_backward_keys(
         }
         add_product<T, R, D>(of_values, weights, slopes, at);
         __syncthreads();
+        #pragma unroll
         for (int j = 0; j < R; ++j) {
+            #pragma unroll
             for (int i = 0; i < R; ++i) weights[(column + j) * pitch + row - begin + i] = ds[i][j];
         }
         add_product<T, R, D>(of_keys, weights, queries, at);
     }
-    for (int i = 0; i < R && row + i < n_keys; ++i) {
+    #pragma unroll
+    for (int i = 0; i < R && row + i < place.n_keys; ++i) {
         int64 to = place.sample * to_sample + (row + i) * to_row + place.head * size;
+        #pragma unroll
         for (int j = 0; j < C; ++j) {
             int f = feature_of<C>(j);
             if (f < size) dk[to + f] = of_keys[i][j];

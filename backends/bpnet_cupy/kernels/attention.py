@@ -18,10 +18,12 @@ from bpnet.ops.attention import keeps_probabilities
 from bpnet.ops.random import keep_scale
 from bpnet_cupy.driver import Driver
 from bpnet_cupy.kernels.common import BLOCK, BOOL, REAL, Array, named, real, row_grid
-from bpnet_cupy.names import HEAD_SIZES
+from bpnet_cupy.names_sequences import HEAD_SIZES, TILES
 
 SIDE = 16  # threads along a side of a block
 MANY = 264  # blocks from which tiles may be large: two for each multiprocessor of the largest GPUs
+
+LONGEST = 1 << 30  # within a head the kernels count in 32 bits
 
 
 def rows(x: Array) -> bool:
@@ -34,12 +36,14 @@ def rows(x: Array) -> bool:
 
 def taken(q: Array, k: Array, v: Array, mask: Array | None, keep: Array | None, heads: int) -> bool:
     """Whether the kernels take these arguments."""
+    fits = all(max(*each.shape, each.strides[1]) < LONGEST for each in (q, k))
     return bool(
         rows(q)
         and rows(k)
         and rows(v)
         and q.dtype == k.dtype == v.dtype
         and k.strides == v.strides
+        and fits
         and q.shape[2] // heads <= HEAD_SIZES[-1]
         and all(each is None or (each.dtype == BOOL and each.flags.c_contiguous) for each in (mask, keep))
     )
@@ -55,14 +59,12 @@ def tiles(kernel: str, q: Array, heads: int, length: int) -> tuple[str, int]:
     """The instance of a kernel whose blocks share `length` rows, and the number of blocks."""
     size = q.shape[2] // heads
     width = next(each for each in HEAD_SIZES if each >= size)
-    large = SIDE * 4
-    several = 2
-    if q.dtype == REAL[0] and q.shape[0] * heads * -(-length // large) >= MANY:
-        several = 4
-    if kernel == "attention_backward_keys" and width == HEAD_SIZES[-1]:
-        several = 2  # its two results of a large tile do not fit into the registers
-    grid = q.shape[0] * heads * -(-length // (SIDE * several))
-    return f"{kernel}<{named(q)}, {several}, {width}>", grid
+    heads *= q.shape[0]
+    wanted = 4 if heads * -(-length // (4 * SIDE)) >= MANY else 2
+    several = max(
+        r for (kind, r), sizes in TILES[kernel].items() if kind == named(q) and width in sizes and r <= wanted
+    )
+    return f"{kernel}<{named(q)}, {several}, {width}>", heads * -(-length // (several * SIDE))
 
 
 def register(array_type: type, driver: Driver) -> None:

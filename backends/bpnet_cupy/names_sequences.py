@@ -1,0 +1,41 @@
+"""The instantiations of sequences.cu, as `names` has those of kernels.cu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_REALS = ("float", "double")
+_LABELS = ("int", "long long")
+_LANES = (8, 32)
+HEAD_SIZES = (32, 64, 128)
+"""The numbers of features of a head that attention is compiled for; others take the next larger one."""
+
+_SMALLER = {("float", 2): HEAD_SIZES, ("float", 4): HEAD_SIZES[:2],
+            ("double", 1): HEAD_SIZES[2:], ("double", 2): HEAD_SIZES[:2]}  # fmt: skip
+TILES = {
+    "attention": {("float", 2): HEAD_SIZES, ("float", 4): HEAD_SIZES, ("double", 2): HEAD_SIZES},
+    "attention_backward_queries": _SMALLER,
+    "attention_backward_keys": _SMALLER,
+}
+"""For a kernel of attention and the rows of a tile that a thread has: what sizes of heads its registers hold."""
+
+_UNITS = ("TanhUnit", "ReluUnit")
+
+INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "rnn_step": (_REALS, _LABELS, _UNITS),
+    "rnn_step_backward": (_REALS, _LABELS, _UNITS),
+    "lstm_step": (_REALS, _LABELS),
+    "lstm_step_backward": (_REALS, _LABELS),
+    "gru_step": (_REALS, _LABELS),
+    "gru_step_backward": (_REALS, _LABELS),
+    "states_before": (_REALS,),
+    "present_steps": (_REALS, _LABELS),
+    "last_step": (_REALS, _LABELS),
+    "last_step_backward": (_REALS, _LABELS),
+    "attention_inner": (_REALS, _LANES),
+    **{
+        kernel: (tuple(f"{kind}, {rows}, {size}" for (kind, rows), sizes in tiles.items() for size in sizes),)
+        for kernel, tiles in TILES.items()
+    },
+}
+"""For every kernel what its template's parameters may be."""
