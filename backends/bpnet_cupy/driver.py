@@ -48,7 +48,7 @@ class Driver(Protocol):
         """A one-dimensional array of these numbers: copied from the host, so never in a prepared call."""
 
     def launch(self, name: str, grid: Grid, block: Grid, args: tuple[Any, ...], shared_bytes: int = 0) -> Call:
-        """A call that runs the kernel `name` ("bias_activation<float, Relu>") of kernels.cu on the current stream.
+        """A call that runs the kernel `name` ("bias_activation<float, Relu>") on the current stream.
 
         args : arrays pass their pointer, numbers of NumPy's types their value, None the null pointer. All are bound:
                the call takes no argument, allocates nothing and reads nothing on the host.
@@ -143,7 +143,12 @@ def three(size: Grid) -> tuple[int, ...]:
     return (*sizes, 1, 1)[:3]
 
 
+SOURCES = ("kernels.cu", "kernels_images.cu", "kernels_norms.cu", "kernels_tables.cu")
+"""The kernels' files: one program, in this order."""
+
+
 @cache
 def source() -> str:
-    """The text of kernels.cu."""
-    return resources.files("bpnet_cupy").joinpath("kernels.cu").read_text()
+    """The text of all kernels. Compilers name the file and the line in it."""
+    folder = resources.files("bpnet_cupy")
+    return "".join(f'#line 1 "{name}"\n{folder.joinpath(name).read_text()}' for name in SOURCES)

@@ -411,6 +411,8 @@ using std::fabs;
 using std::floor;
 using std::log;
 using std::log1p;
+using std::max;
+using std::min;
 using std::pow;
 using std::sqrt;
 using std::tanh;
