@@ -143,12 +143,13 @@ def three(size: Grid) -> tuple[int, ...]:
     return (*sizes, 1, 1)[:3]
 
 
-SOURCES = ("kernels.cu", "kernels_images.cu", "kernels_norms.cu", "kernels_tables.cu")
-"""The kernels' files: one program, in this order."""
+SOURCES = ("kernels.cu", "images.cu", "norms.cu", "tables.cu")
+"""The files of the kernels, compiled as one: the first has what the others use."""
 
 
 @cache
 def source() -> str:
-    """The text of all kernels. Compilers name the file and the line in it."""
+    """The text of all kernels; a compiler's messages name file and line."""
     folder = resources.files("bpnet_cupy")
-    return "".join(f'#line 1 "{name}"\n{folder.joinpath(name).read_text()}' for name in SOURCES)
+    first, *others = (folder.joinpath(name).read_text() for name in SOURCES)
+    return first + "".join(f'#line 1 "{n}"\n{text}' for n, text in zip(SOURCES[1:], others, strict=True))

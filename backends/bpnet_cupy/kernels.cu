@@ -393,16 +393,11 @@ struct ScaledTerm {
     }
 };
 
-// The sums over the rows begin ... end - 1 of m numbers a column, for X columns a block, blockDim = (X, 256 / X): in the
-// threads of the first line. A thread sums every (256 / X)th row. add(sums, row) adds what the thread's column has.
-template <int m, int X, class T, class Add>
-__device__ void block_columns(T (&mine)[m], int64 begin, int64 end, bool within, Add add) {
+// The sums over the lines of a block, blockDim = (X, 256 / X), of m numbers a thread: in the threads of the first line.
+template <int m, int X, class T> __device__ void sum_lines(T (&mine)[m]) {
     constexpr int Y = 256 / X;
     SHARED(T, sums, m * 256);
-    for (int k = 0; k < m; ++k) mine[k] = 0;
-    if (within) {
-        for (int64 row = begin + threadIdx.y; row < end; row += Y) add(mine, row);
-    }
+    __syncthreads();  // who has called this before has read them
     for (int k = 0; k < m; ++k) sums[(k * Y + threadIdx.y) * X + threadIdx.x] = mine[k];
     for (int offset = Y / 2; offset > 0; offset /= 2) {
         __syncthreads();
@@ -414,6 +409,17 @@ __device__ void block_columns(T (&mine)[m], int64 begin, int64 end, bool within,
     }
     if (threadIdx.y != 0) return;
     for (int k = 0; k < m; ++k) mine[k] = sums[k * Y * X + threadIdx.x];
+}
+
+// The sums over the rows begin ... end - 1 of m numbers for the block's X columns, in the threads of the first line. A
+// thread takes every (256 / X)th row: add(sums, row) adds what its column has there.
+template <int m, int X, class T, class Add>
+__device__ void block_columns(T (&mine)[m], int64 begin, int64 end, bool within, Add add) {
+    for (int k = 0; k < m; ++k) mine[k] = 0;
+    if (within) {
+        for (int64 row = begin + threadIdx.y; row < end; row += 256 / X) add(mine, row);
+    }
+    sum_lines<m, X>(mine);
 }
 
 // The same over all rows: gridDim = (columns / X, slabs of rows), and the last block of a column sums the slabs.

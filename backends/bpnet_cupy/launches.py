@@ -72,9 +72,9 @@ def _templates() -> dict[str, tuple[tuple[str, ...], tuple[Parameter, ...]]]:
         for text in " ".join(listed.split()).split(", "):
             each = _PARAMETER.fullmatch(text)
             if each is None:
-                raise LaunchError(f"{match['name']} in kernels.cu has a parameter that cannot be read: {text!r}")
+                raise LaunchError(f"{match['name']} has a parameter that cannot be read: {text!r}")
             if each["type"].endswith("*") and not each["extent"]:
-                raise LaunchError(f"{match['name']} in kernels.cu does not say how many elements {each['name']} has")
+                raise LaunchError(f"{match['name']} does not say how many elements {each['name']} has")
             parameters.append(Parameter(each["name"], each["type"], each["extent"] or "", bool(each["none"])))
         found[match["name"]] = (names, tuple(parameters))
     return found
@@ -85,7 +85,7 @@ def signature(name: str) -> tuple[Parameter, ...]:
     """The parameters of an instance such as "adam<float, true>"; LaunchError where there is no such kernel."""
     kernel, _, rest = name.partition("<")
     if kernel not in _templates():
-        raise LaunchError(f"kernels.cu has no kernel {kernel!r}")
+        raise LaunchError(f"there is no kernel {kernel!r}")
     names, parameters = _templates()[kernel]
     values = [each.strip() for each in rest.removesuffix(">").split(",")] if rest else []
     if len(values) != len(names):

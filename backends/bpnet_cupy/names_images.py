@@ -1,4 +1,4 @@
-"""The instantiations of kernels_images.cu, kernels_norms.cu and kernels_tables.cu, as `names` has those of kernels.cu."""
+"""The instantiations of images.cu, norms.cu and tables.cu, as `names` has those of kernels.cu."""
 
 from __future__ import annotations
 

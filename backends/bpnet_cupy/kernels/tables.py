@@ -10,7 +10,11 @@ from bpnet_cupy.driver import Driver
 from bpnet_cupy.kernels.common import BLOCK, INT64, LABELS, Array, blocks, named, packs, real
 
 TILE = 1024
-"""As in kernels_tables.cu: places that are sorted by a block."""
+"""As in tables.cu: places that are sorted by a block."""
+
+
+GRID_Y = 65535
+"""Blocks along the second axis of a grid at most."""
 
 
 def _ids(ids: Array) -> bool:
@@ -45,7 +49,7 @@ def register(array_type: type, driver: Driver) -> None:
             sorted_ids, places = driver.empty(n, INT64), driver.empty(n, INT64)
             args = (sorted_ids, places, *parts, np.int64(n))
             calls.append(driver.launch("merge_tiles<0>", blocks(driver, n), BLOCK, args))
-        grid = (-(-columns * dy.dtype.itemsize // (32 * 16)), min(n_tokens, 65535))
+        grid = (-(-columns * dy.dtype.itemsize // (32 * 16)), min(n_tokens, GRID_Y))
         args = (out, dy, sorted_ids, places, *map(np.int64, (n, columns, n_tokens)))
         calls.append(driver.launch(f"sum_rows<{named(dy)}>", grid, (32, 8), args))
         return calls

@@ -73,15 +73,13 @@ template <class T>
 __global__ void sum_rows(T* out /* n_rows * columns */, const T* dy /* places * columns */,
                          const int64* sorted /* places */, const int64* order /* places */, int64 places,
                          int64 columns, int64 n_rows) {
-    constexpr int m = Pack<T>::size, Y = 8;
-    SHARED(T, sums, m * 256);
+    constexpr int m = Pack<T>::size;
     bool in_packs = aligned(out, dy) && columns % m == 0;
     int64 step = in_packs ? 1 : 32;  // from one column of a thread to the next
     int64 column = blockIdx.x * (int64)(32 * m) + threadIdx.x * (in_packs ? m : 1);
-    int mine = threadIdx.y * 32 + threadIdx.x;
     for (int64 v = blockIdx.y; v < n_rows; v += gridDim.y) {
         T sum[m] = {}, more[m] = {};
-        for (int64 k = count_below(sorted, places, v, false) + threadIdx.y; k < places && sorted[k] == v; k += Y) {
+        for (int64 k = count_below(sorted, places, v, false) + threadIdx.y; k < places && sorted[k] == v; k += 8) {
             const T* from = dy + order[k] * columns + column;
             if (!in_packs) {
                 for (int j = 0; j < m && column + j * step < columns; ++j) more[j] = from[j * step];
@@ -90,21 +88,12 @@ __global__ void sum_rows(T* out /* n_rows * columns */, const T* dy /* places * 
             }
             for (int j = 0; j < m; ++j) sum[j] += more[j];
         }
-        for (int j = 0; j < m; ++j) sums[j * 256 + mine] = sum[j];
-        for (int offset = Y / 2; offset > 0; offset /= 2) {
-            __syncthreads();
-            if (threadIdx.y < offset) {
-                for (int j = 0; j < m; ++j) sums[j * 256 + mine] += sums[j * 256 + mine + offset * 32];
-            }
+        sum_lines<m, 32>(sum);
+        if (threadIdx.y != 0) continue;
+        if (!in_packs) {
+            for (int j = 0; j < m && column + j * step < columns; ++j) out[v * columns + column + j * step] = sum[j];
+        } else if (column < columns) {
+            store(out + v * columns + column, sum);
         }
-        if (threadIdx.y == 0) {
-            for (int j = 0; j < m; ++j) sum[j] = sums[j * 256 + mine];
-            if (!in_packs) {
-                for (int j = 0; j < m && column + j * step < columns; ++j) out[v * columns + column + j * step] = sum[j];
-            } else if (column < columns) {
-                store(out + v * columns + column, sum);
-            }
-        }
-        __syncthreads();  // before the next row's sums
     }
 }

@@ -237,9 +237,10 @@ __global__ void normalize_backward(T* dx /* n */, const T* dy /* n */, const T* 
         },
         [&](auto count, int64 i) {
             constexpr int m = decltype(count)::value;
-            T d[m], v[m];
+            T d[m];
             load(d, dy + i);
             if constexpr (!given) {
+                T v[m];
                 load(v, x + i);
                 for (int k = 0; k < m; ++k) d[k] = d[k] - shift[k] - (v[k] - centre[k]) * scale[k] * slope[k];
             }

@@ -1,8 +1,8 @@
 // Images (N, H, W, C), channels last: convolutions, pools, channels dropped as a whole, axes swapped.
 //
 // A window stands at places_down x places_across places. Whatever goes back to the image is gathered: a thread has an
-// element of the image and asks which windows have looked at it, in the order of the window's elements. So nothing is
-// added atomically, and no image with its padding is ever made.
+// element of the image and asks which windows have looked at it, in the order of the window's elements. So no
+// two threads add to one number, and no image with its padding is ever made.
 
 #define WINDOW int tall, int wide, int down, int across, int gap_down, int gap_across, int top, int left
 #define IMAGE int height, int width, int channels
