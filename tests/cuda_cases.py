@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import cuda_image_cases
 import numpy as np
 
 from bpnet import ops
@@ -135,6 +136,7 @@ EXTRA: dict[str, tuple[Any, ...]] = {
     "label_weight": (lambda rng, dtype: iter([(rng.integers(-1, 4, 5000), 3, (1.0, 2.0, 3.0), 0, None)]),),
     "accumulate_": (lambda rng, dtype: iter([(np.zeros(2), np.array(2.5, dtype), np.array(3, np.float32))]),),
     "penalty": (lambda rng, dtype: iter([((rng.normal(size=9000).astype(dtype),), (0.1,), (0.2,))]),),
+    **cuda_image_cases.EXTRA,
 }
 
 

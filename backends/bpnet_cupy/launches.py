@@ -1,4 +1,4 @@
-"""Every launch held to the kernel's signature, which is read from kernels.cu: a check, and a driver that only records.
+"""Every launch held to the kernel's signature, which is read from the source: a check, and a driver that only records.
 
 What is checked: that the kernel is among the compiled ones; the number and the types of its arguments; that arrays are
 contiguous and at least as large as the comment behind the pointer says; that grid and block are within CUDA's limits.
@@ -61,22 +61,25 @@ class Parameter:
 _KERNEL = re.compile(
     r"template <(?P<parameters>[^>]*)>\s*__global__ void (?:TWO_BLOCKS )?(?P<name>\w+)\((?P<list>[^{]*)\) \{"
 )
+_LIST = re.compile(r"#define (?P<name>[A-Z]+) (?P<list>(?:int \w+(?:, )?)+)$", re.MULTILINE)  # of parameters, by name
 _PARAMETER = re.compile(r"(?P<type>[\w ]+?\*?) (?P<name>\w+)(?: /\* (?P<extent>.*?)(?P<none>\?)? \*/)?$")
 
 
 @cache
 def _templates() -> dict[str, tuple[tuple[str, ...], tuple[Parameter, ...]]]:
     found = {}
+    shared = {match["name"]: match["list"] for match in _LIST.finditer(source())}
     for match in _KERNEL.finditer(source()):
         given = [each.split() for each in match["parameters"].split(",")]
         names = tuple(each[-1] if len(each) > 1 else "" for each in given)  # "int" alone names nothing
         parameters = []
-        for text in " ".join(match["list"].split()).split(", "):
+        listed = re.sub(r"\b[A-Z]+\b", lambda word: shared.get(word[0], word[0]), match["list"])
+        for text in " ".join(listed.split()).split(", "):
             each = _PARAMETER.fullmatch(text)
             if each is None:
-                raise LaunchError(f"{match['name']} in kernels.cu has a parameter that cannot be read: {text!r}")
+                raise LaunchError(f"{match['name']} has a parameter that cannot be read: {text!r}")
             if each["type"].endswith("*") and not each["extent"]:
-                raise LaunchError(f"{match['name']} in kernels.cu does not say how many elements {each['name']} has")
+                raise LaunchError(f"{match['name']} does not say how many elements {each['name']} has")
             extent = each["extent"] or ""
             plain = extent.removeprefix("strided ")
             parameters.append(Parameter(each["name"], each["type"], plain, bool(each["none"]), plain != extent))
@@ -89,7 +92,7 @@ def signature(name: str) -> tuple[Parameter, ...]:
     """The parameters of an instance such as "adam<float, true>"; LaunchError where there is no such kernel."""
     kernel, _, rest = name.partition("<")
     if kernel not in _templates():
-        raise LaunchError(f"kernels.cu has no kernel {kernel!r}")
+        raise LaunchError(f"there is no kernel {kernel!r}")
     names, parameters = _templates()[kernel]
     values = [each.strip() for each in rest.removesuffix(">").split(",")] if rest else []
     if len(values) != len(names):

@@ -412,6 +412,8 @@ using std::floor;
 using std::fma;
 using std::log;
 using std::log1p;
+using std::max;
+using std::min;
 using std::pow;
 using std::sin;
 using std::sqrt;
