@@ -181,6 +181,47 @@ def of_attention(name: str, cases: Any) -> Any:
     return more
 
 
+def many_rows(columns: int, *more: Any) -> Any:
+    """So many rows that several blocks sum them, with labels."""
+
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for kind in (np.int32, np.int64):
+            x = rng.normal(size=(700, columns)).astype(dtype)
+            yield (x, rng.integers(-1, columns + 1, len(x)).astype(kind), *more)
+
+    return cases
+
+
+def answers(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for kind in (np.int32, np.int64):
+        yield rng.integers(-1, 6, 300), rng.integers(-1, 6, 300).astype(kind), 5, None
+        yield rng.integers(0, 5, 7), rng.integers(0, 5, 7).astype(kind), 5, 2
+
+
+def margins(*, backward: bool) -> Any:
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for (x,) in wide_rows(1)(rng, dtype):
+            Q = np.zeros_like(x)
+            Q[np.arange(len(x)), rng.integers(0, x.shape[1], len(x))] = rng.uniform(0.5, 2, len(x))
+            yield (*((rng.normal(size=len(x)).astype(dtype),) if backward else ()), x, Q, 1.0)
+
+    return cases
+
+
+EXTRA |= {
+    "largest": (wide_rows(1),),
+    "count_top_k": (wide_labels(2, None), many_rows(5, 2, 0), many_rows(40, 7, None)),
+    "sum_log_loss": (wide_labels(True, -1), many_rows(5, True, None), many_rows(40, False, 0)),
+    "confusion": (answers,),
+    "class_counts": (answers,),
+    "sum_errors": (tall(2, (1,)), tall(2, (2,))),
+    "sum_deviations": (tall(2, (0.5,)),),
+    "sum_weights": (lambda rng, dtype: iter([(rng.uniform(size=9000).astype(dtype), 2.0)]),),
+    "soft_weight": (lambda rng, dtype: iter([(rng.uniform(size=(3000, 3)).astype(dtype), (1.0, 2.0, 0.5), None)]),),
+    "multiclass_hinge_rows": (margins(backward=False),),
+    "multiclass_hinge_rows_backward": (margins(backward=True),),
+}
+
 # Every size of heads that is compiled, with ends of tiles that are not full; and so many heads that tiles are large.
 ATTENTION = ("attention", "attention_backward", "self_attention", "self_attention_backward")
 SIZES = heads_of((1, 35, 35, 1, 20), (1, 33, 40, 2, 33), (2, 3, 3, 1, 100), (1, 5, 5, 2, 64))

@@ -215,7 +215,7 @@ class CheckingDriver:
             if not isinstance(x, self.array_type) or x.dtype != out.dtype or x.dtype not in TYPES or x.ndim != out.ndim:
                 raise LaunchError(f"matmul: {_described(x)} beside {out.dtype} arrays with {out.ndim} axes")
         rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
-        if (b.shape[-2], out.shape[-2:]) != (inner, (rows, columns)):
+        if (b.shape[:-1], out.shape) != ((*a.shape[:-2], inner), (*a.shape[:-2], rows, columns)):
             raise LaunchError(f"matmul: {a.shape} times {b.shape} into {out.shape}")
         if not out.flags.c_contiguous or 0 in (rows, inner, columns):
             raise LaunchError(f"matmul: into shape {out.shape} and strides {out.strides}, {inner} terms each")

@@ -1,4 +1,4 @@
-"""The instantiations of sequences.cu, as `names` has those of kernels.cu."""
+"""The instantiations of sequences.cu and counts.cu, as `names` has those of kernels.cu."""
 
 from __future__ import annotations
 
@@ -37,5 +37,26 @@ INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
         kernel: (tuple(f"{kind}, {rows}, {size}" for (kind, rows), sizes in tiles.items() for size in sizes),)
         for kernel, tiles in TILES.items()
     },
+    "angle_table": (_REALS,),
+    "rotate": (_REALS,),
+    "add_sinusoid": (_REALS,),
+    "add_repeated": (_REALS,),
+    "swiglu": (_REALS,),
+    "swiglu_backward": (_REALS,),
+    "with_slope": (_REALS, ("Gelu", "GeluTanh")),
+    "largest": (_REALS, _LANES),
+    "above": (_REALS,),
+    "count_top_k": (_REALS, _LABELS, _LANES),
+    "confusion": (_LABELS,),
+    "class_counts": (_LABELS,),
+    "sum_log_loss": (_REALS, _LABELS, _LANES),
+    "sum_errors": (_REALS,),
+    "sum_deviations": (_REALS, _LANES),
+    "soft_targets": (_REALS,),
+    "soft_weight": (_REALS,),
+    "sum_weights": (_REALS,),
+    "weighted": (_REALS,),
+    "multiclass_hinge_rows": (_REALS, _LANES),
+    "multiclass_hinge_rows_backward": (_REALS, _LANES),
 }
 """For every kernel what its template's parameters may be."""
