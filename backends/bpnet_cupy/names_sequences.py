@@ -37,13 +37,6 @@ INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
         kernel: (tuple(f"{kind}, {rows}, {size}" for (kind, rows), sizes in tiles.items() for size in sizes),)
         for kernel, tiles in TILES.items()
     },
-    "angle_table": (_REALS,),
-    "rotate": (_REALS,),
-    "add_sinusoid": (_REALS,),
-    "add_repeated": (_REALS,),
-    "swiglu": (_REALS,),
-    "swiglu_backward": (_REALS,),
-    "with_slope": (_REALS, ("Gelu", "GeluTanh")),
     "largest": (_REALS, _LANES),
     "above": (_REALS,),
     "count_top_k": (_REALS, _LABELS, _LANES),

@@ -1,4 +1,4 @@
-// The CUDA kernels of sequences: recurrent networks, attention, positions. Compiled behind kernels.cu, as one source
+// The CUDA kernels of sequences: recurrent networks and attention. Compiled behind kernels.cu, as one source
 // with it; what is said there holds here.
 
 // ---- recurrent networks ----
@@ -577,79 +577,4 @@ __global__ void TWO_BLOCKS attention_backward_keys(
             if (f < size) dv[to + f] = of_values[i][j];
         }
     }
-}
-
-// ---- positions and gates ----
-
-// cos and sin of (start + t) exp(i step) for each of n pairs, side by side; computed in double, as positions are large.
-template <class T>
-__global__ void angle_table(T* table /* 2 * length * n */, int64 length, int64 n, int64 start, double step) {
-    for (int64 k = first_thread(); k < length * n; k += all_threads()) {
-        int64 t = row_of(k, n);
-        double angle = (double)(start + t) * exp((double)(k - t * n) * step);
-        table[2 * k] = T(cos(angle));
-        table[2 * k + 1] = T(sin(angle));
-    }
-}
-
-// Feature i of a head and i + half are turned together; columns from n_columns on stay.
-template <class T>
-__global__ void rotate(T* out /* rows * width */, const T* x /* rows * width */, const T* table /* 2 * length * half */,
-                       int64 rows, int64 width, int64 n_columns, int64 half, int64 length, T direction) {
-    for (int64 k = first_thread(); k < rows * width; k += all_threads()) {
-        int64 row = row_of(k, width), column = k - row * width;
-        if (column >= n_columns) {
-            out[k] = x[k];
-            continue;
-        }
-        int64 i = column_of(column, 2 * half), t = column_of(row, length);
-        const T* turn = table + 2 * (t * half + (i < half ? i : i - half));
-        T sine = direction * turn[1];
-        out[k] = i < half ? x[k] * turn[0] - x[k + half] * sine : x[k - half] * sine + x[k] * turn[0];
-    }
-}
-
-// x plus the sine at even features, the cosine at odd ones.
-template <class T>
-__global__ void add_sinusoid(T* out /* n */, const T* x /* n */, const T* table /* period */, int64 n, int64 period) {
-    for (int64 k = first_thread(); k < n; k += all_threads()) out[k] = x[k] + table[column_of(k, period) ^ 1];
-}
-
-// x plus numbers that are the same for all samples, from `begin` on.
-template <class T>
-__global__ void add_repeated(T* out /* n */, const T* x /* n */, const T* table /* begin + period */, int64 n,
-                             int64 period, int64 begin) {
-    for (int64 k = first_thread(); k < n; k += all_threads()) out[k] = x[k] + table[begin + column_of(k, period)];
-}
-
-template <class T> __global__ void swiglu(T* out /* n */, const T* x /* 2 * n */, int64 n, int64 half) {
-    for (int64 i = first_thread(); i < n; i += all_threads()) {
-        const T* left = x + i + row_of(i, half) * half;
-        out[i] = Silu::forward(left[0], T(0)) * left[half];
-    }
-}
-
-template <class T>
-__global__ void swiglu_backward(T* dx /* 2 * n */, const T* dy /* n */, const T* x /* 2 * n */, int64 n, int64 half) {
-    for (int64 i = first_thread(); i < n; i += all_threads()) {
-        int64 left = i + row_of(i, half) * half;
-        T a = x[left], b = x[left + half], s = sigmoid(a);
-        dx[left] = dy[i] * b * (s * (1 + a * (1 - s)));
-        dx[left + half] = dy[i] * (a * s);
-    }
-}
-
-// An activation and its derivative at once.
-template <class T, class F> __global__ void with_slope(T* out /* n */, T* slope /* n */, const T* x /* n */, int64 n) {
-    for_all<T>(n, aligned(out, slope, x), [&](auto count, int64 i) {
-        constexpr int m = decltype(count)::value;
-        T v[m], d[m];
-        load(v, x + i);
-        for (int j = 0; j < m; ++j) {
-            d[j] = F::backward(T(1), v[j], T(0));
-            v[j] = F::forward(v[j], T(0));
-        }
-        store(out + i, v);
-        store(slope + i, d);
-    });
 }

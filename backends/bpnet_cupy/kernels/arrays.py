@@ -68,29 +68,6 @@ def register(array_type: type, driver: Driver) -> None:
     def _(out: Array, x: Array, w: Array) -> list[Call]:
         return combined("Product", out, x, w)
 
-    @ops.mul_backward.register_bound(
-        array_type, accepts=alike, allocate=lambda dy, *_: (first_like(dy), first_like(dy))
-    )
-    def _(out: tuple[Array, Array], dy: Array, x: Array, w: Array) -> list[Call]:
-        return [*combined("Product", out[0], dy, w), *combined("Product", out[1], dy, x)]
-
-    @ops.sum_terms.register_bound(
-        array_type, accepts=lambda terms: alike(*terms), allocate=lambda terms: first_like(terms[0])
-    )
-    def _(out: Array, terms: tuple[Array, ...]) -> list[Call]:
-        if len(terms) == 1:
-            return moved(out, terms[0])
-        calls = combined("Sum", out, terms[0], terms[1])
-        return calls + [call for term in terms[2:] for call in combined("Sum", out, out, term)]
-
-    @ops.sum_backward.register_bound(
-        array_type,
-        accepts=lambda dy, n_terms: real(dy),
-        allocate=lambda dy, n_terms: tuple(first_like(dy) for _ in range(n_terms)),
-    )
-    def _(out: tuple[Array, ...], dy: Array, n_terms: int) -> list[Call]:
-        return [call for each in out for call in moved(each, dy)]
-
     @ops.add_.register_bound(array_type, accepts=alike, allocate=nothing)
     def _(_: None, target: Array, source: Array) -> list[Call]:
         return combined("Sum", target, target, source)

@@ -97,10 +97,3 @@ def register(array_type: type, driver: Driver) -> None:
                 (grads, scale, np.int64(grads.size)),
             ),
         ]
-
-    @ops.check_norm_.register_bound(array_type, accepts=lambda ok, grads: flat(grads) and flag(ok), allocate=nothing)
-    def _(_: None, ok: Array, grads: Array) -> list[Call]:
-        grid = partial_blocks(grads.size)
-        numbers = (np.int64(grads.size), np.float64(np.inf))
-        args = (driver.empty(1, FLOAT64), grads, ok, *scratch(driver, grid, 3), *numbers)
-        return [driver.launch(f"norm_scale<{named(grads)}>", grid, BLOCK, args)]
