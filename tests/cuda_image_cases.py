@@ -130,7 +130,7 @@ def groups_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
 
 
 def tokens(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
-    for n, n_tokens, width in ((40, 7, 3), (3, 5, 8), (3000, 20, 6), (1025, 3, 130)):
+    for n, n_tokens, width in ((40, 7, 3), (3, 5, 8), (1300, 20, 3), (3000, 20, 6), (1025, 3, 130)):
         for kind in (np.int32, np.int64):
             ids = rng.integers(-2, n_tokens + 1, n).astype(kind)
             ids[: n // 3] = 2  # one that is named often
