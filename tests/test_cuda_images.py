@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import permutations
 from typing import Any
 
@@ -18,6 +18,7 @@ import bpnet as bp
 from bpnet import ops
 from bpnet.ops.windows import Window
 from bpnet.testing.kernels import assert_close, call
+from bpnet_cupy import names, names_images
 from bpnet_cupy.driver import source
 from bpnet_cupy.host.arrays import HostArray
 from bpnet_cupy.host.build import Kernels
@@ -89,10 +90,10 @@ def test_the_usual_layers_are_computed_in_one_part() -> None:
     driver.run = False
     try:
         ops.conv2d(*cuda_host.brought((x, W, np.ones(16, np.float32), Window((3, 3)), 1, ops.relu)))
-        names = [each.name for each in driver.launches]
+        launched = [each.name for each in driver.launches]
     finally:
         driver.run = True
-    assert names == ["gather_windows<float>", "bias_activation<float, Relu>"]
+    assert launched == ["gather_windows<float>", "bias_activation<float, Relu>"]
 
 
 def test_grids_that_are_smaller_than_the_work_go_through_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +248,14 @@ def test_the_constants_of_the_host_are_those_of_the_kernels() -> None:
     assert convolution.WORKSPACE * convolution.WORKSPACE < 2**63
     assert "tile, 32 * 33" in source()
     assert axes.TILE == 32
+
+
+def test_what_is_compiled_together_exists_and_has_no_part_twice() -> None:
+    groups = (names.USUAL, names_images.USUAL)
+    assert set().union(*groups) <= set(names.name_expressions())
+    assert not set(groups[0]) & set(groups[1])
+    assert names.compiled_together("normalize<float>") == names_images.USUAL
+    assert names.compiled_together("rotate<float>") == ("rotate<float>",)
 
 
 # --- planted errors ---
@@ -504,12 +513,3 @@ def test_inference_takes_the_running_statistics() -> None:
     np.testing.assert_allclose(
         bp.to_numpy(trainer.model(trainer.model.asarray(x))), other.model(other.model.asarray(x)), rtol=1e-3, atol=1e-4
     )
-
-
-def _without_variant() -> Iterator[str]:
-    have = {k.name for k, _ in cuda_host.variants()}
-    yield from sorted(name for name in ops.__all__ if isinstance(getattr(ops, name), type(ops.relu)) and name not in have)
-
-
-def test_print() -> None:
-    print(list(_without_variant()))
