@@ -28,6 +28,10 @@ from bpnet_cupy.kernels.axes import as_swap
 
 pytestmark = pytest.mark.cuda_host
 CONVOLUTIONS = ("conv2d", "conv2d_backward", "conv_transpose2d", "conv_transpose2d_backward")
+IN_PACKS = (
+    "max_pool2d", "avg_pool2d_backward", "batch_norm", "group_norm_backward", "layer_norm", "rms_norm_backward",
+    "embedding", "embedding_backward", "transpose", "swiglu_backward", "add_positions", "gelu_with_slope",
+)  # fmt: skip
 
 
 def hold(name: str, args: tuple[Any, ...], dtype: str = "float32") -> bool:
@@ -104,8 +108,7 @@ def test_grids_that_are_smaller_than_the_work_go_through_all_of_it(monkeypatch: 
         assert hold_all("embedding_backward") >= 4
 
 
-@pytest.mark.parametrize("name", [*CONVOLUTIONS, "max_pool2d", "avg_pool2d_backward", "batch_norm", "group_norm_backward",
-                                  "layer_norm", "rms_norm_backward", "embedding", "embedding_backward", "transpose"])  # fmt: skip
+@pytest.mark.parametrize("name", [*CONVOLUTIONS, *IN_PACKS])
 def test_arrays_that_begin_anywhere_give_the_same_numbers(name: str) -> None:
     """What is not at a multiple of 16 bytes is moved element by element."""
     op, variant = next((k, v) for k, v in cuda_host.variants() if k.name == name)
@@ -170,7 +173,9 @@ def test_any_largest_of_windows_goes_back_where_it_came_from(geometry: Any, spec
     """Numbers of which many are equal; with infinities; with NaN, whose place the op's own rule says."""
     shape, _, _, window = geometry
     rng = np.random.default_rng(seed)
-    x = rng.choice(np.array([0.0, 1.0, -2.0, *([-np.inf, np.inf] if special else []), *([np.nan] * (special == 2))]), shape)
+    x = rng.choice(
+        np.array([0.0, 1.0, -2.0, *([-np.inf, np.inf] if special else []), *([np.nan] * (special == 2))]), shape
+    )
     dy = rng.normal(size=(shape[0], *window.places(*shape[1:3]), shape[3]))
     assert hold("max_pool2d", (x, window), "float64")
     assert hold("max_pool2d_backward", (dy, x, window), "float64")

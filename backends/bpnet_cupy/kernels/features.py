@@ -8,28 +8,17 @@ from typing import Any
 import numpy as np
 
 from bpnet import ops
-from bpnet.dispatch import Call, namespace
+from bpnet.dispatch import Call
 from bpnet.ops.sequences import angles
 from bpnet_cupy.driver import Driver
-from bpnet_cupy.kernels.common import BLOCK, Array, alike, blocks, named, packs, real
+from bpnet_cupy.kernels.common import BLOCK, Array, alike, blocks, named, op, packs, real
+from bpnet_cupy.kernels.convolution import plain_product, turned
 from bpnet_cupy.kernels.linear import column_sum
-
-
-def _product(driver: Driver, out: Array, a: Array, b: Array) -> Call:
-    """The bound product that every driver has."""
-    call = driver.matmul(out, a, b)
-    assert call is not None
-    return call
 
 
 def _stack(x: Array) -> Array:
     """Matrices over leading axes as a matrix, or along one axis."""
     return x if x.ndim < 3 else x.reshape(-1, *x.shape[-2:])
-
-
-def _turned(x: Array) -> Array:
-    """The transposed view of each matrix."""
-    return namespace(x).matrix_transpose(x)
 
 
 def register(array_type: type, driver: Driver) -> None:
@@ -42,7 +31,7 @@ def register(array_type: type, driver: Driver) -> None:
 
 def _register_gates(array_type: type, driver: Driver) -> None:
     def with_slope(name: str, struct: str) -> None:
-        @getattr(ops, name).register_bound(
+        @op(name).register_bound(
             array_type, accepts=real, allocate=lambda x: tuple(driver.empty(x.shape, x.dtype) for _ in range(2))
         )
         def _(out: tuple[Array, Array], x: Array) -> list[Call]:
@@ -137,7 +126,7 @@ def _register_products(array_type: type, driver: Driver) -> None:
         allocate=lambda x, W: driver.empty((*x.shape[:-1], W.shape[0]), x.dtype),
     )
     def _(out: Array, x: Array, W: Array) -> list[Call]:
-        return [_product(driver, rows(out), rows(x), W.T)]
+        return [plain_product(driver, rows(out), rows(x), W.T)]
 
     @ops.unembed_backward.register_bound(
         array_type,
@@ -149,8 +138,8 @@ def _register_products(array_type: type, driver: Driver) -> None:
     )
     def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
         dx, dW = out
-        calls = [] if dW is None else [_product(driver, dW, rows(dy).T, rows(x))]
-        return calls if dx is None else [*calls, _product(driver, rows(dx), rows(dy), W)]
+        calls = [] if dW is None else [plain_product(driver, dW, rows(dy).T, rows(x))]
+        return calls if dx is None else [*calls, plain_product(driver, rows(dx), rows(dy), W)]
 
     def stacked(*arrays: Array) -> bool:
         leading = {each.shape[:-2] for each in arrays}
@@ -162,7 +151,7 @@ def _register_products(array_type: type, driver: Driver) -> None:
         allocate=lambda x, y: driver.empty((*x.shape[:-1], y.shape[-1]), x.dtype),
     )
     def _(out: Array, x: Array, y: Array) -> list[Call]:
-        return [_product(driver, *map(_stack, (out, x, y)))]
+        return [plain_product(driver, *map(_stack, (out, x, y)))]
 
     @ops.matmul_backward.register_bound(
         array_type,
@@ -171,7 +160,7 @@ def _register_products(array_type: type, driver: Driver) -> None:
     )
     def _(out: Any, dz: Array, x: Array, y: Array) -> list[Call]:
         dx, dy, dz, x, y = map(_stack, (*out, dz, x, y))
-        return [_product(driver, dx, dz, _turned(y)), _product(driver, dy, _turned(x), dz)]
+        return [plain_product(driver, dx, dz, turned(y)), plain_product(driver, dy, turned(x), dz)]
 
 
 def _register_terms(array_type: type, driver: Driver) -> None:
@@ -182,9 +171,7 @@ def _register_terms(array_type: type, driver: Driver) -> None:
         return driver.launch(f"combine<{named(x)}, {struct}>", packs(driver, x.size, x.dtype), BLOCK, args)
 
     def copied(out: Array, x: Array) -> Call:
-        return driver.launch(
-            f"copy<{named(x)}>", packs(driver, x.size, x.dtype), BLOCK, (out, x, np.int64(x.size))
-        )
+        return driver.launch(f"copy<{named(x)}>", packs(driver, x.size, x.dtype), BLOCK, (out, x, np.int64(x.size)))
 
     @ops.mul_backward.register_bound(
         array_type,

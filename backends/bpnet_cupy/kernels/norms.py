@@ -10,7 +10,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_cupy.driver import Driver
-from bpnet_cupy.kernels.common import BLOCK, Array, alike, flag, lanes, named, nothing, packs, real, row_grid
+from bpnet_cupy.kernels.common import BLOCK, Array, alike, flag, lanes, named, nothing, op, packs, real, row_grid
 from bpnet_cupy.kernels.linear import SLAB
 
 
@@ -87,11 +87,13 @@ def _register_batch_norm(array_type: type, driver: Driver) -> None:
     def _(out: Array, x: Array, *rest: Any) -> list[Call]:
         return [normalized(out, x, *rest)]
 
-    def gradients(dy: Array, x: Array, mean: Array, variance: Array, weight: Any, epsilon: float, dx: bool = True) -> Any:
+    def gradients(
+        dy: Array, x: Array, mean: Array, variance: Array, weight: Any, epsilon: float, dx: bool = True
+    ) -> Any:
         return driver.empty(x.shape, x.dtype) if dx else None, *(driver.empty(mean.shape, x.dtype) for _ in range(2))
 
     def backward(name: str, given: str) -> None:
-        @getattr(ops, name).register_bound(
+        @op(name).register_bound(
             array_type,
             accepts=lambda dy, x, mean, variance, weight, *_: alike(dy, x) and _with(x, mean, variance, weight),
             allocate=gradients,
@@ -131,9 +133,7 @@ def _register_group_norm(array_type: type, driver: Driver) -> None:
             driver.empty(shape, x.dtype) for shape in (x.shape, (x.shape[0], groups), (x.shape[0], groups))
         ),
     )
-    def _(
-        out: Any, x: Array, weight: Array | None, bias: Array | None, groups: int, epsilon: float
-    ) -> list[Call]:
+    def _(out: Any, x: Array, weight: Array | None, bias: Array | None, groups: int, epsilon: float) -> list[Call]:
         return [launch("group_norm", x, groups, (*out, x, weight, bias), epsilon)]
 
     @ops.group_norm_backward.register_bound(
@@ -189,9 +189,11 @@ def _register_row_norms(array_type: type, driver: Driver) -> None:
         return [*calls, sums(driver, "gain_sums<{}, {}>", dy, (first, dbias, dy, h), (), 2)]
 
     def allocate(dy: Array, h: Array, r: Array, gain: Array, *needs: bool) -> Any:
-        needs = needs + (True,) * (3 - len(needs))
+        wanted = (*needs, True, True, True)[:3]
         shapes = (dy.shape, gain.shape, gain.shape)
-        return tuple(driver.empty(shape, dy.dtype) if need else None for shape, need in zip(shapes, needs, strict=True))
+        return tuple(
+            driver.empty(shape, dy.dtype) if need else None for shape, need in zip(shapes, wanted, strict=True)
+        )
 
     def accepts(dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> bool:
         return alike(dy, h) and real(dy, r, gain)
@@ -200,8 +202,6 @@ def _register_row_norms(array_type: type, driver: Driver) -> None:
     def _(out: Any, dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> list[Call]:
         return backward(out, dy, h, r, gain, "true")
 
-    @ops.rms_norm_backward.register_bound(
-        array_type, accepts=accepts, allocate=lambda *args: allocate(*args)[:2]
-    )
+    @ops.rms_norm_backward.register_bound(array_type, accepts=accepts, allocate=lambda *args: allocate(*args)[:2])
     def _(out: Any, dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> list[Call]:
         return backward((*out, None), dy, h, r, gain, "false")

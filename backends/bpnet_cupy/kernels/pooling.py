@@ -56,9 +56,7 @@ def register(array_type: type, driver: Driver) -> None:
         winners = driver.empty(dy.shape, np.dtype("int32"))
         numbers = sized(x.shape, _places(x, window), window)
         return [
-            driver.launch(
-                f"max_pool_winners<{named(x)}>", blocks(driver, winners.size), BLOCK, (winners, x, *numbers)
-            ),
+            driver.launch(f"max_pool_winners<{named(x)}>", blocks(driver, winners.size), BLOCK, (winners, x, *numbers)),
             driver.launch(
                 f"max_pool_backward<{named(x)}>", blocks(driver, out.size), BLOCK, (out, dy, winners, *numbers)
             ),
