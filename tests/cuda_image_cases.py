@@ -13,7 +13,7 @@ from bpnet_cupy.names import ACTIVATIONS
 
 SIDES = ((1, 1), (1, 1))
 
-# (N, H, W, C, O, groups, window): packs of channels, groups of packs, several outputs a channel, rows for several blocks
+# (N, H, W, C, O, groups, window): packs of channels, groups of packs, several outputs a channel, many rows
 WIDE: list[tuple[int, int, int, int, int, int, Window]] = [
     (2, 5, 6, 8, 12, 1, Window((3, 3), (2, 1), (1, 2), ((1, 1), (2, 2)))),
     (2, 5, 4, 8, 16, 2, Window((2, 3), padding=SIDES)),
@@ -128,11 +128,25 @@ def groups_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
 
 
 def tokens(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
-    for n, n_tokens, width in ((40, 7, 3), (3, 5, 8), (3000, 20, 6), (1025, 3, 130)):
+    for n, n_tokens, width in ((40, 7, 3), (3, 5, 8), (1300, 20, 3), (3000, 20, 6), (1025, 3, 130)):
         for kind in (np.int32, np.int64):
             ids = rng.integers(-2, n_tokens + 1, n).astype(kind)
             ids[: n // 3] = 2  # one that is named often
             yield ids, *_arrays(rng, dtype, (n_tokens, width), (n, width))
+
+
+def gates(backward: bool) -> Any:
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for shape, half in (((5,), 8), ((2, 3), 12), ((300,), 4), ((1,), 6)):
+            x, dy = _arrays(rng, dtype, (*shape, 2 * half), (*shape, half))
+            yield (dy, x) if backward else (x,)
+
+    return cases
+
+
+def positions(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for shape, length, start in (((2, 3, 8), 9, 2), ((5, 12), 5, 0), ((3, 2, 4, 16), 4, 0), ((70, 2, 4), 3, 1)):
+        yield (*_arrays(rng, dtype, shape, (length, shape[-1])), start)
 
 
 def axes(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
@@ -169,4 +183,9 @@ EXTRA: dict[str, tuple[Any, ...]] = {
     "embedding": (lambda rng, dtype: ((ids, W) for ids, W, _ in tokens(rng, dtype)),),
     "embedding_backward": (lambda rng, dtype: ((dy, ids, len(W)) for ids, W, dy in tokens(rng, dtype)),),
     "transpose": (axes,),
+    "swiglu": (gates(False),),
+    "swiglu_backward": (gates(True),),
+    "gelu_with_slope": (gates(False),),
+    "add_positions": (positions,),
+    "add_positions_backward": (lambda rng, dtype: ((x, len(table)) for x, table, _ in positions(rng, dtype)),),
 }

@@ -302,7 +302,7 @@ def arrays(*sizes: int, dtype: Any = F32) -> tuple[HostArray, ...]:
 A, B = arrays(8, 8)
 RELU = "activation<float, Relu>"
 LAUNCHES: dict[str, tuple[Any, ...]] = {
-    "has no kernel 'relu'": ("relu<float>", 1, 32, (A, B, I64(8), np.float32(0))),
+    "there is no kernel 'relu'": ("relu<float>", 1, 32, (A, B, I64(8), np.float32(0))),
     "is not among the names that are compiled": ("activation<half, Relu>", 1, 32, (A, B, I64(8), np.float32(0))),
     "takes 4 arguments, got 3": (RELU, 1, 32, (A, B, I64(8))),
     "n: must be a int64 number, got a int32": (RELU, 1, 32, (A, B, np.int32(8), np.float32(0))),

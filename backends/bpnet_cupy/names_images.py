@@ -1,4 +1,4 @@
-"""The instantiations of images.cu, norms.cu and tables.cu, as `names` has those of kernels.cu."""
+"""The instantiations of images.cu, norms.cu, tables.cu and features.cu, as `names` has those of kernels.cu."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ def instances(activations: tuple[str, ...]) -> dict[str, tuple[tuple[Any, ...], 
         "sort_tiles": (_LABELS,),
         "merge_tiles": ((0,),),
         "sum_rows": (_REALS,),
+        "activation_with_slope": (_REALS, ("Gelu", "GeluTanh")),
+        "swiglu": (_REALS,),
+        "swiglu_backward": (_REALS,),
+        "add_table": (_REALS,),
+        "rotate": (_REALS,),
     }
 
 

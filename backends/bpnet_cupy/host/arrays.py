@@ -83,10 +83,6 @@ class HostArray:
         """The transposed view."""
         return HostArray(self.array.T)
 
-    def swapaxes(self, first: int, second: int) -> Any:
-        """As NumPy's."""
-        return HostArray(self.array.swapaxes(first, second))
-
     def reshape(self, *shape: Any) -> Any:
         """As NumPy's."""
         return HostArray(self.array.reshape(*shape))

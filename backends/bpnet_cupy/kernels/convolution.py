@@ -5,13 +5,15 @@ The method is a function of the shapes alone:
 - groups of one channel (depthwise) have a kernel of their own;
 - else what `WORKSPACE` numbers hold is gathered at a time, and cublasLt multiplies it: a batch of one product a group.
 The way back is the product of dy and the weight, of which every pixel then takes the terms that belong to it. What was
-gathered is not kept for the backward: it is as many times larger than the images as a window has pixels.
+gathered is not kept for the backward: it is as many times larger than the images as a window has pixels. Both halves of
+a backward share their workspace.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,11 +45,6 @@ def geometry(images: tuple[int, ...], places: tuple[int, ...], window: Window) -
     return (*map(np.int32, (*images[1:4], *places)), *window_args(window))
 
 
-def is_depthwise(channels: int, groups: int) -> bool:
-    """Whether every channel is convolved by itself, into one or several outputs."""
-    return groups > 1 and groups == channels
-
-
 class _After:
     """What follows the sums: a bias, an activation."""
 
@@ -69,13 +66,14 @@ class _After:
 
 
 class _Windows:
-    """What windows see of images, as the rows of a matrix (or of one for every group), a part of the places at a time.
+    """The windows of a convolution, and what they see of images as the rows of a matrix, or of one for every group.
 
-    images : the shape (N, H, W, C); places : (rows, columns) of places
+    images : the shape (N, H, W, C) of what they stand on; places : (rows, columns) of places
+    The matrix is made a part of the places at a time, in memory that all calls on these windows share.
     """
 
     def __init__(
-        self, driver: Driver, images: tuple[int, ...], places: tuple[int, ...], window: Window, groups: int, dtype: Any
+        self, driver: Driver, images: tuple[int, ...], places: tuple[int, int], window: Window, groups: int, dtype: Any
     ) -> None:
         self.driver, self.images, self.places = driver, images, places
         self.window, self.groups, self.dtype = window, groups, dtype
@@ -84,19 +82,25 @@ class _Windows:
         most = max(1, WORKSPACE // (self.depth * groups))
         if most >= self.each:
             most = most // self.each * self.each  # whole samples, where one fits
-        self.rows = min(most, images[0] * self.each)
-        self.buffer = driver.empty(self.rows * self.depth * groups, dtype)
+        self.total = images[0] * self.each
+        self.rows = min(most, self.total)
+        self.depthwise = groups > 1 and groups == images[3]
+        self.plain = groups == 1 and window.plain
+
+    @cached_property
+    def _buffer(self) -> Array:
+        return self.driver.empty(self.rows * self.depth * self.groups, self.dtype)
 
     def parts(self) -> Iterator[tuple[int, int, Array]]:
-        """The first and the last place of every part, and the matrix (rows, depth) or (groups, rows, depth) for it."""
-        for first in range(0, self.images[0] * self.each, self.rows):
-            stop = min(first + self.rows, self.images[0] * self.each)
-            flat = self.buffer[: (stop - first) * self.depth * self.groups]
+        """The first place of every part, the one behind its last, and the matrix for it."""
+        for first in range(0, self.total, self.rows):
+            stop = min(first + self.rows, self.total)
+            flat = self._buffer[: (stop - first) * self.depth * self.groups]
             shape = (stop - first, self.depth)
             yield first, stop, flat.reshape(*(shape if self.groups == 1 else (self.groups, *shape)))
 
     def _place(self, first: int, stop: int) -> tuple[slice, tuple[Any, ...]]:
-        """The samples that these places are of, and the arguments from `rows` on."""
+        """The samples that these places are of, and the arguments of a kernel from `rows` on."""
         begin, end = first // self.each, -(-stop // self.each)
         numbers = map(np.int64, (stop - first, first - begin * self.each, end - begin))
         return slice(begin, end), (*numbers, np.int32(self.groups), *geometry(self.images, self.places, self.window))
@@ -111,9 +115,30 @@ class _Windows:
         """Give the images `out` what the windows give back."""
         samples, args = self._place(first, stop)
         part = out[samples]
-        grid = packs(self.driver, part.size, part.dtype)
         kernel = f"add_windows<{named(out)}, {after.struct}>"
-        return self.driver.launch(kernel, grid, BLOCK, (part, terms, after.bias, *args, out.dtype.type(after.a)))
+        args = (part, terms, after.bias, *args, out.dtype.type(after.a))
+        return self.driver.launch(kernel, packs(self.driver, part.size, part.dtype), BLOCK, args)
+
+    def by_channel(self, kernel: str, out: Array, source: Array, W: Array, after: _After) -> Call:
+        """The whole of a depthwise convolution, or of its way back."""
+        numbers = (np.int64(self.images[0]), np.int32(W.shape[3]), *geometry(self.images, self.places, self.window))
+        args = (out, source, W, after.bias, *numbers, out.dtype.type(after.a))
+        name = f"{kernel}<{named(out)}, {after.struct}>"
+        return self.driver.launch(name, packs(self.driver, out.size, out.dtype), BLOCK, args)
+
+    def weight_by_channel(self, dW: Array, dy: Array, x: Array) -> Call:
+        """The gradient of a depthwise weight."""
+        n_out, driver = dW.shape[3], self.driver
+        width = 8 if n_out <= 16 else 32
+        tiles, slabs = -(-n_out // width), max(1, min(-(-self.total // SLAB), 64))
+        partial, counter = None, None
+        if slabs > 1:
+            partial = driver.empty((self.window.n_elements, slabs, n_out), dW.dtype)
+            counter = driver.zeros(self.window.n_elements * tiles, np.dtype("uint32"))
+        numbers = (np.int64(self.images[0]), np.int32(n_out), *geometry(self.images, self.places, self.window))
+        args = (dW, dy, x, partial, counter, *numbers)
+        grid = (tiles, slabs, self.window.n_elements)
+        return driver.launch(f"depthwise_weight<{named(x)}, {width}>", grid, (width, 256 // width), args)
 
 
 class _Grouped:
@@ -137,47 +162,16 @@ class _Grouped:
         return swapped(self.driver, matrix, part, 1, self.groups, part.shape[1], self.columns)
 
 
-def _product(driver: Driver, out: Array, a: Array, b: Array, beta: float = 0.0) -> Call:
-    """The bound product that every driver has."""
+def plain_product(driver: Driver, out: Array, a: Array, b: Array, beta: float = 0.0) -> Call:
+    """out = a b + beta out: the bound product that every driver has."""
     call = driver.matmul(out, a, b, beta=beta)
     assert call is not None
     return call
 
 
-def _turned(x: Array) -> Array:
+def turned(x: Array) -> Array:
     """The transposed view of a matrix, or of each of several."""
     return namespace(x).matrix_transpose(x)
-
-
-def convolve(driver: Driver, y: Array, x: Array, W: Array, window: Window, groups: int, after: _After) -> list[Call]:
-    """y = after(the convolution of x)."""
-    places, n_out = (y.shape[1], y.shape[2]), y.shape[3]
-    if is_depthwise(x.shape[3], groups):
-        args = (y, x, W, after.bias, np.int64(x.shape[0]), np.int32(n_out), *geometry(x.shape, places, window))
-        kernel = f"depthwise<{named(x)}, {after.struct}>"
-        return [driver.launch(kernel, packs(driver, y.size, y.dtype), BLOCK, (*args, y.dtype.type(after.a)))]
-    rows = y.reshape(-1, n_out)
-    if window.plain and groups == 1:
-        return _affine(driver, rows, x.reshape(-1, x.shape[3]), W.reshape(-1, n_out), after)
-    windows = _Windows(driver, x.shape, places, window, groups, x.dtype)
-    if groups == 1:
-        calls: list[Call] = []
-        for first, stop, matrix in windows.parts():
-            calls.append(windows.gather(x, first, stop, matrix))
-            calls += _affine(driver, rows[first:stop], matrix, W.reshape(-1, n_out), after)
-        return calls
-    split = _Grouped(driver, windows.depth, groups, n_out // groups, W.dtype)
-    outputs = _Grouped(driver, windows.rows, groups, n_out // groups, y.dtype)
-    call, weights = split.split(W)
-    calls = [call]
-    for first, stop, matrix in windows.parts():
-        part = outputs.part(stop - first)
-        calls += [
-            windows.gather(x, first, stop, matrix),
-            _product(driver, part, matrix, weights),
-            outputs.join(rows[first:stop], part),
-        ]
-    return calls + after.calls(driver, y)
 
 
 def _affine(driver: Driver, y: Array, rows: Array, W: Array, after: _After) -> list[Call]:
@@ -186,27 +180,47 @@ def _affine(driver: Driver, y: Array, rows: Array, W: Array, after: _After) -> l
         whole = driver.matmul(y, rows, W, bias=after.bias, activation=after.name)
         if whole is not None:
             return [whole]
-    return [_product(driver, y, rows, W), *after.calls(driver, y)]
+    return [plain_product(driver, y, rows, W), *after.calls(driver, y)]
 
 
-def input_gradient(
-    driver: Driver, dx: Array, dy: Array, W: Array, window: Window, groups: int, after: _After
-) -> list[Call]:
-    """dx = after(every dy W^T, added up where its window looked)."""
-    places, n_out = (dy.shape[1], dy.shape[2]), dy.shape[3]
-    if is_depthwise(dx.shape[3], groups):
-        args = (dx, dy, W, after.bias, np.int64(dx.shape[0]), np.int32(n_out), *geometry(dx.shape, places, window))
-        kernel = f"depthwise_back<{named(dx)}, {after.struct}>"
-        return [driver.launch(kernel, packs(driver, dx.size, dx.dtype), BLOCK, (*args, dx.dtype.type(after.a)))]
-    rows = dy.reshape(-1, n_out)
-    if window.plain and groups == 1:
-        return _affine(driver, dx.reshape(-1, dx.shape[3]), rows, W.reshape(-1, n_out).T, after)
-    windows = _Windows(driver, dx.shape, places, window, groups, dx.dtype)
+def convolve(windows: _Windows, y: Array, x: Array, W: Array, after: _After) -> list[Call]:
+    """y = after(the convolution of x)."""
+    driver, groups, n_out = windows.driver, windows.groups, y.shape[3]
+    if windows.depthwise:
+        return [windows.by_channel("depthwise", y, x, W, after)]
+    rows, matrix_of_W = y.reshape(-1, n_out), W.reshape(-1, n_out)
+    if windows.plain:
+        return _affine(driver, rows, x.reshape(-1, x.shape[3]), matrix_of_W, after)
     calls: list[Call] = []
     if groups == 1:
-        weights = W.reshape(-1, n_out)
-    else:
-        call, weights = _Grouped(driver, windows.depth, groups, n_out // groups, W.dtype).split(W)
+        for first, stop, matrix in windows.parts():
+            calls.append(windows.gather(x, first, stop, matrix))
+            calls += _affine(driver, rows[first:stop], matrix, matrix_of_W, after)
+        return calls
+    outputs = _Grouped(driver, windows.rows, groups, n_out // groups, y.dtype)
+    call, weights = _Grouped(driver, windows.depth, groups, n_out // groups, W.dtype).split(matrix_of_W)
+    calls.append(call)
+    for first, stop, matrix in windows.parts():
+        part = outputs.part(stop - first)
+        calls += [
+            windows.gather(x, first, stop, matrix),
+            plain_product(driver, part, matrix, weights),
+            outputs.join(rows[first:stop], part),
+        ]
+    return calls + after.calls(driver, y)
+
+
+def input_gradient(windows: _Windows, dx: Array, dy: Array, W: Array, after: _After) -> list[Call]:
+    """dx = after(every dy W^T, added up where its window looked)."""
+    driver, groups, n_out = windows.driver, windows.groups, dy.shape[3]
+    if windows.depthwise:
+        return [windows.by_channel("depthwise_back", dx, dy, W, after)]
+    rows, weights = dy.reshape(-1, n_out), W.reshape(-1, n_out)
+    if windows.plain:
+        return _affine(driver, dx.reshape(-1, dx.shape[3]), rows, weights.T, after)
+    calls: list[Call] = []
+    if groups > 1:
+        call, weights = _Grouped(driver, windows.depth, groups, n_out // groups, W.dtype).split(weights)
         calls.append(call)
         outputs = _Grouped(driver, windows.rows, groups, n_out // groups, dy.dtype)
     for first, stop, terms in windows.parts():
@@ -214,59 +228,41 @@ def input_gradient(
         if groups > 1:
             call, part = outputs.split(part)
             calls.append(call)
-        calls += [_product(driver, terms, part, _turned(weights)), windows.add(dx, first, stop, terms, after)]
+        calls += [plain_product(driver, terms, part, turned(weights)), windows.add(dx, first, stop, terms, after)]
     return calls
 
 
-def weight_gradient(
-    driver: Driver, dW: Array, db: Array | None, dy: Array, x: Array, window: Window, groups: int
-) -> list[Call]:
-    """dW = what the windows saw, transposed, times dy; db, where it is wanted, the sum of dy on the way."""
-    places, n_out = (dy.shape[1], dy.shape[2]), dy.shape[3]
+def weight_gradient(windows: _Windows, dW: Array, db: Array | None, dy: Array, x: Array) -> list[Call]:
+    """dW = what the windows saw, transposed, times dy; db, where it is wanted, the sum of dy."""
+    driver, groups, n_out = windows.driver, windows.groups, dy.shape[3]
     sums = [] if db is None else [column_sum(driver, db, dy)]
-    if is_depthwise(x.shape[3], groups):
-        return [_depthwise_weight(driver, dW, dy, x, window), *sums]
+    if windows.depthwise:
+        return [windows.weight_by_channel(dW, dy, x), *sums]
     rows, target = dy.reshape(-1, n_out), dW.reshape(-1, n_out)
-    if window.plain and groups == 1:
+    if windows.plain:
         return _with_sums(driver, target, db, x.reshape(-1, x.shape[3]), rows, sums)
-    windows = _Windows(driver, x.shape, places, window, groups, x.dtype)
+    calls: list[Call] = []
     if groups == 1:
-        calls: list[Call] = []
         for first, stop, matrix in windows.parts():
             calls.append(windows.gather(x, first, stop, matrix))
-            if stop - first == rows.shape[0]:
+            if stop - first == windows.total:
                 return calls + _with_sums(driver, target, db, matrix, rows, sums)
-            calls.append(_product(driver, target, matrix.T, rows[first:stop], 1.0 if first else 0.0))
+            calls.append(plain_product(driver, target, matrix.T, rows[first:stop], 1.0 if first else 0.0))
         return calls + sums
     outputs = _Grouped(driver, windows.rows, groups, n_out // groups, dy.dtype)
     whole = _Grouped(driver, windows.depth, groups, n_out // groups, dW.dtype)
     weights = whole.part(windows.depth)
-    calls = []
     for first, stop, matrix in windows.parts():
         call, part = outputs.split(rows[first:stop])
         calls += [windows.gather(x, first, stop, matrix), call]
-        calls.append(_product(driver, weights, _turned(matrix), part, 1.0 if first else 0.0))
+        calls.append(plain_product(driver, weights, turned(matrix), part, 1.0 if first else 0.0))
     return [*calls, whole.join(target, weights), *sums]
 
 
 def _with_sums(driver: Driver, dW: Array, db: Array | None, rows: Array, dy: Array, sums: list[Call]) -> list[Call]:
     """dW = rows^T dy, with the sums of dy in the same call where the driver has that."""
     both = None if db is None else driver.matmul(dW, rows.T, dy, column_sums=db)
-    return [_product(driver, dW, rows.T, dy), *sums] if both is None else [both]
-
-
-def _depthwise_weight(driver: Driver, dW: Array, dy: Array, x: Array, window: Window) -> Call:
-    n_out, places = dy.shape[3], (dy.shape[1], dy.shape[2])
-    rows = dy.size // n_out
-    width = 8 if n_out <= 16 else 32
-    tiles, slabs = -(-n_out // width), max(1, min(-(-rows // SLAB), 64))
-    partial, counter = None, None
-    if slabs > 1:
-        partial = driver.empty((window.n_elements, slabs, n_out), dy.dtype)
-        counter = driver.zeros(window.n_elements * tiles, np.dtype("uint32"))
-    args = (dW, dy, x, partial, counter, np.int64(x.shape[0]), np.int32(n_out), *geometry(x.shape, places, window))
-    grid = (tiles, slabs, window.n_elements)
-    return driver.launch(f"depthwise_weight<{named(x)}, {width}>", grid, (width, 256 // width), args)
+    return [plain_product(driver, dW, rows.T, dy), *sums] if both is None else [both]
 
 
 def _accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None) -> bool:
@@ -305,11 +301,14 @@ def register(array_type: type, driver: Driver) -> None:
         out: Array, x: Array, W: Array, b: Array | None, window: Window, groups: int,
         activation: Kernel | None = None, *settings: float,
     ) -> list[Call]:  # fmt: skip
-        return convolve(driver, out, x, W, window, groups, _After(b, activation, settings))
+        windows = _Windows(driver, x.shape, out.shape[1:3], window, groups, x.dtype)
+        return convolve(windows, out, x, W, _After(b, activation, settings))
 
     @ops.conv_transpose2d.register_bound(
         array_type,
-        accepts=lambda x, W, b, window, groups, size, activation=None, *_: _accepts(x, W, b, activation),
+        accepts=lambda x, W, b, window, groups, size, activation=None, *_: (
+            _accepts(x, W, b, activation) and math.prod(size) > 0
+        ),
         allocate=lambda x, W, b, window, groups, size, *_: driver.empty(
             (x.shape[0], *size, W.shape[2] * groups), x.dtype
         ),
@@ -318,19 +317,21 @@ def register(array_type: type, driver: Driver) -> None:
         out: Array, x: Array, W: Array, b: Array | None, window: Window, groups: int, size: tuple[int, int],
         activation: Kernel | None = None, *settings: float,
     ) -> list[Call]:  # fmt: skip
-        return input_gradient(driver, out, x, W, window, groups, _After(b, activation, settings))
+        windows = _Windows(driver, out.shape, x.shape[1:3], window, groups, x.dtype)
+        return input_gradient(windows, out, x, W, _After(b, activation, settings))
 
     @ops.conv2d_backward.register_bound(array_type, accepts=_backward_accepts, allocate=gradients)
     def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> list[Call]:
         dx, dW, db = out
+        windows = _Windows(driver, x.shape, dy.shape[1:3], window, groups, x.dtype)
         calls = [] if dW is not None or db is None else [column_sum(driver, db, dy)]
-        if dW is not None:
-            calls += weight_gradient(driver, dW, db, dy, x, window, groups)
-        return calls if dx is None else calls + input_gradient(driver, dx, dy, W, window, groups, nothing_after)
+        calls += [] if dW is None else weight_gradient(windows, dW, db, dy, x)
+        return calls if dx is None else calls + input_gradient(windows, dx, dy, W, nothing_after)
 
     @ops.conv_transpose2d_backward.register_bound(array_type, accepts=_backward_accepts, allocate=gradients)
     def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> list[Call]:
         dx, dW, db = out
-        calls = [] if dW is None else weight_gradient(driver, dW, None, x, dy, window, groups)
+        windows = _Windows(driver, dy.shape, x.shape[1:3], window, groups, x.dtype)
+        calls = [] if dW is None else weight_gradient(windows, dW, None, x, dy)
         calls += [] if db is None else [column_sum(driver, db, dy)]
-        return calls if dx is None else calls + convolve(driver, dx, dy, W, window, groups, nothing_after)
+        return calls if dx is None else calls + convolve(windows, dx, dy, W, nothing_after)

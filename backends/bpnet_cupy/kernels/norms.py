@@ -10,7 +10,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_cupy.driver import Driver
-from bpnet_cupy.kernels.common import BLOCK, Array, alike, flag, lanes, named, nothing, packs, real, row_grid
+from bpnet_cupy.kernels.common import BLOCK, Array, alike, flag, lanes, named, nothing, op, packs, real, row_grid
 from bpnet_cupy.kernels.linear import SLAB
 
 
@@ -93,7 +93,7 @@ def _register_batch_norm(array_type: type, driver: Driver) -> None:
         return driver.empty(x.shape, x.dtype) if dx else None, *(driver.empty(mean.shape, x.dtype) for _ in range(2))
 
     def backward(name: str, given: str) -> None:
-        @getattr(ops, name).register_bound(
+        @op(name).register_bound(
             array_type,
             accepts=lambda dy, x, mean, variance, weight, *_: alike(dy, x) and _with(x, mean, variance, weight),
             allocate=gradients,
@@ -189,9 +189,11 @@ def _register_row_norms(array_type: type, driver: Driver) -> None:
         return [*calls, sums(driver, "gain_sums<{}, {}>", dy, (first, dbias, dy, h), (), 2)]
 
     def allocate(dy: Array, h: Array, r: Array, gain: Array, *needs: bool) -> Any:
-        needs = needs + (True,) * (3 - len(needs))
+        wanted = (*needs, True, True, True)[:3]
         shapes = (dy.shape, gain.shape, gain.shape)
-        return tuple(driver.empty(shape, dy.dtype) if need else None for shape, need in zip(shapes, needs, strict=True))
+        return tuple(
+            driver.empty(shape, dy.dtype) if need else None for shape, need in zip(shapes, wanted, strict=True)
+        )
 
     def accepts(dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> bool:
         return alike(dy, h) and real(dy, r, gain)
