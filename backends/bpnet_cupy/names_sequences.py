@@ -10,12 +10,18 @@ _LANES = (8, 32)
 HEAD_SIZES = (32, 64, 128)
 """The numbers of features of a head that attention is compiled for; others take the next larger one."""
 
-_SMALLER = {("float", 2): HEAD_SIZES, ("float", 4): HEAD_SIZES[:2],
-            ("double", 1): HEAD_SIZES[2:], ("double", 2): HEAD_SIZES[:2]}  # fmt: skip
+_Tiles = dict[tuple[str, int], tuple[int, ...]]
+_ONE_RESULT: _Tiles = {("float", 2): HEAD_SIZES, ("float", 4): HEAD_SIZES, ("double", 2): HEAD_SIZES}
+_BACKWARD: _Tiles = {
+    ("float", 2): HEAD_SIZES,
+    ("float", 4): HEAD_SIZES[:2],
+    ("double", 1): HEAD_SIZES[2:],
+    ("double", 2): HEAD_SIZES[:2],
+}
 TILES = {
-    "attention": {("float", 2): HEAD_SIZES, ("float", 4): HEAD_SIZES, ("double", 2): HEAD_SIZES},
-    "attention_backward_queries": _SMALLER,
-    "attention_backward_keys": _SMALLER,
+    "attention": _ONE_RESULT,
+    "attention_backward_queries": _BACKWARD,
+    "attention_backward_keys": _BACKWARD,
 }
 """For a kernel of attention and the rows of a tile that a thread has: what sizes of heads its registers hold."""
 

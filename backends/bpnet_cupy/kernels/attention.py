@@ -70,15 +70,14 @@ def tiles(kernel: str, q: Array, heads: int, length: int) -> tuple[str, int]:
 def register(array_type: type, driver: Driver) -> None:
     """Register the bodies for arrays of `array_type`."""
 
-    def settings(q: Array, k: Array, heads: int, causal: bool, rate: float, to: Array | None = None) -> tuple[Any, ...]:
-        """The numbers that all kernels get, and those of a backward, which writes to arrays as `to`."""
+    def settings(q: Array, k: Array, heads: int, causal: bool, rate: float, *to: Array) -> tuple[Any, ...]:
+        """The numbers that all kernels get, and those of a backward that writes to arrays as `to`."""
         n, n_queries, width = q.shape
         n_keys, size, each = k.shape[1], width // heads, q.dtype.itemsize
         whole = keeps_probabilities(n, heads, n_queries, n_keys)
         strides = (stride // each for stride in (*q.strides[:2], *k.strides[:2]))
-        numbers = (n, heads, n_queries, n_keys, size, *strides, n_keys if whole else 1)
-        if to is not None:
-            numbers = (*numbers, *(stride // each for stride in to.strides[:2]))
+        numbers: tuple[int, ...] = (n, heads, n_queries, n_keys, size, *strides, n_keys if whole else 1)
+        numbers += tuple(stride // each for x in to for stride in x.strides[:2])
         kind = q.dtype.type
         flags = (np.bool_(whole), np.bool_(causal))
         return (*map(np.int64, numbers), *flags, kind(1 / math.sqrt(size)), kind(keep_scale(rate)))
