@@ -189,7 +189,7 @@ def _register_row_norms(array_type: type, driver: Driver) -> None:
         return [*calls, sums(driver, "gain_sums<{}, {}>", dy, (first, dbias, dy, h), (), 2)]
 
     def allocate(dy: Array, h: Array, r: Array, gain: Array, *needs: bool) -> Any:
-        wanted = (*needs, True, True, True)[:3]
+        wanted = [*needs, True, True, True][:3]
         shapes = (dy.shape, gain.shape, gain.shape)
         return tuple(
             driver.empty(shape, dy.dtype) if need else None for shape, need in zip(shapes, wanted, strict=True)
