@@ -150,7 +150,7 @@ def _register_group_norm(array_type: type, driver: Driver) -> None:
         *_: bool,
     ) -> list[Call]:  # fmt: skip
         dx, dweight, dbias = out
-        _, pixels, *_ = sizes(x, groups)
+        pixels = sizes(x, groups)[1]
         after = (np.int64(pixels), np.int64(groups), x.dtype.type(epsilon))
         calls = [sums(driver, "norm_sums<{}, {}>", x, (dweight, dbias, dy, x, mean, variance), after, 2)]
         if dx is not None:
