@@ -56,7 +56,7 @@ IN_PACKS = (
     "max_pool<float>", "avg_pool<float>", "avg_pool_backward<float>", "global_avg_pool_backward<float>",
     "swap_axes<float>", "normalize<float>", "normalize_backward<float, false>", "layer_norm<float, 32, true>",
     "layer_norm_backward<float, 32, true>", "group_norm<float, 256>", "group_norm_backward<float, 256>", "blend<float>",
-    "commit<float>", "take_rows<float, long long>", "sum_rows<float>", "activation_with_slope<float, Gelu>",
+    "commit<float>", "take_rows<float, long long>", "activation_with_slope<float, Gelu>",
     "swiglu<float>", "swiglu_backward<float>", "add_table<float>",
 )  # fmt: skip
 

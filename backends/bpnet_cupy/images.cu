@@ -27,7 +27,7 @@ struct Element {
     int row, column, channel;
     __device__ Element(int64 i, int rows, int columns, int channels) {
         sample = cut(i, (int64)rows * columns * channels);
-        row = (int)cut(i, columns * channels);
+        row = (int)cut(i, (int64)columns * channels);
         column = (int)cut(i, channels);
         channel = (int)i;
     }

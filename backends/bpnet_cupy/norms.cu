@@ -326,9 +326,10 @@ __global__ void group_norm_backward(T* dx /* samples * pixels * channels */,
             T d[m], v[m], w[m];
             load(d, dy + group.offset(e));
             load(v, x + group.offset(e));
+            for (auto& each : w) each = 1;
             if (weight) load(w, weight + group.channel(e));
             for (int k = 0; k < m; ++k) {
-                T g = weight ? d[k] * w[k] : d[k];
+                T g = d[k] * w[k];
                 mean += g;
                 slope += g * ((v[k] - centre) * scale);
             }
@@ -341,9 +342,10 @@ __global__ void group_norm_backward(T* dx /* samples * pixels * channels */,
             T d[m], v[m], w[m];
             load(d, dy + at);
             load(v, x + at);
+            for (auto& each : w) each = 1;
             if (weight) load(w, weight + group.channel(e));
             for (int k = 0; k < m; ++k) {
-                T g = weight ? d[k] * w[k] : d[k];
+                T g = d[k] * w[k];
                 d[k] = (g - mean - (v[k] - centre) * scale * slope) * scale;
             }
             store(dx + at, d);

@@ -150,7 +150,7 @@ def _register_group_norm(array_type: type, driver: Driver) -> None:
         *_: bool,
     ) -> list[Call]:  # fmt: skip
         dx, dweight, dbias = out
-        _, pixels, *_ = sizes(x, groups)
+        pixels = sizes(x, groups)[1]
         after = (np.int64(pixels), np.int64(groups), x.dtype.type(epsilon))
         calls = [sums(driver, "norm_sums<{}, {}>", x, (dweight, dbias, dy, x, mean, variance), after, 2)]
         if dx is not None:
@@ -189,7 +189,7 @@ def _register_row_norms(array_type: type, driver: Driver) -> None:
         return [*calls, sums(driver, "gain_sums<{}, {}>", dy, (first, dbias, dy, h), (), 2)]
 
     def allocate(dy: Array, h: Array, r: Array, gain: Array, *needs: bool) -> Any:
-        wanted = (*needs, True, True, True)[:3]
+        wanted = [*needs, True, True, True][:3]
         shapes = (dy.shape, gain.shape, gain.shape)
         return tuple(
             driver.empty(shape, dy.dtype) if need else None for shape, need in zip(shapes, wanted, strict=True)
