@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import cuda_image_cases
 import numpy as np
 
 from bpnet import ops
@@ -135,10 +136,113 @@ EXTRA: dict[str, tuple[Any, ...]] = {
     "label_weight": (lambda rng, dtype: iter([(rng.integers(-1, 4, 5000), 3, (1.0, 2.0, 3.0), 0, None)]),),
     "accumulate_": (lambda rng, dtype: iter([(np.zeros(2), np.array(2.5, dtype), np.array(3, np.float32))]),),
     "penalty": (lambda rng, dtype: iter([((rng.normal(size=9000).astype(dtype),), (0.1,), (0.2,))]),),
+    **cuda_image_cases.EXTRA,
 }
 
 
-def cases_of(name: str, dtype: str) -> Iterator[tuple[Any, ...]]:
+def heads_of(*shapes: tuple[int, int, int, int, int]) -> Any:
+    """q, k, v and what stands behind them, of (samples, queries, keys, heads, features of a head)."""
+
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for n, n_queries, n_keys, heads, size in shapes:
+            q, k, v = (
+                rng.normal(size=(n, length, heads * size)).astype(dtype) for length in (n_queries, n_keys, n_keys)
+            )
+            mask = np.arange(n_keys) < rng.integers(1, n_keys + 1, size=(n, 1))
+            keep = rng.uniform(size=(n, heads, n_queries, n_keys)) > 0.25
+            yield q, k, v, mask, keep, heads, n_queries == n_keys, 0.25
+
+    return cases
+
+
+def side_by_side(cases: Any) -> Any:
+    def more(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for q, k, v, *settings in cases(rng, dtype):
+            if q.shape == k.shape:
+                yield np.concatenate((q, k, v), axis=-1), *settings
+
+    return more
+
+
+def of_attention(name: str, cases: Any) -> Any:
+    """The cases of `attention` as those of an op of its family."""
+
+    def more(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        forward = name.removesuffix("_backward")
+        for args in (side_by_side(cases) if forward == "self_attention" else cases)(rng, dtype):
+            if forward == name:
+                yield args
+            else:
+                given = 3 if forward == "attention" else 1
+                y, kept = getattr(ops, forward).reference.body(*args)
+                dy = rng.normal(size=y.shape).astype(dtype)
+                yield dy, y, *args[:given], kept, *args[given:]
+
+    return more
+
+
+def many_rows(columns: int, *more: Any) -> Any:
+    """So many rows that several blocks sum them, with labels."""
+
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for kind in (np.int32, np.int64):
+            x = rng.normal(size=(700, columns)).astype(dtype)
+            yield (x, rng.integers(-1, columns + 1, len(x)).astype(kind), *more)
+
+    return cases
+
+
+def answers(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for kind in (np.int32, np.int64):
+        yield rng.integers(-1, 6, 300), rng.integers(-1, 6, 300).astype(kind), 5, None
+        yield rng.integers(0, 5, 7), rng.integers(0, 5, 7).astype(kind), 5, 2
+
+
+def margins(*, backward: bool) -> Any:
+    def cases(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for (x,) in wide_rows(1)(rng, dtype):
+            Q = np.zeros_like(x)
+            Q[np.arange(len(x)), rng.integers(0, x.shape[1], len(x))] = rng.uniform(0.5, 2, len(x))
+            yield (*((rng.normal(size=len(x)).astype(dtype),) if backward else ()), x, Q, 1.0)
+
+    return cases
+
+
+EXTRA |= {
+    "largest": (wide_rows(1),),
+    "count_top_k": (wide_labels(2, None), many_rows(5, 2, 0), many_rows(40, 7, None)),
+    "sum_log_loss": (wide_labels(True, -1), many_rows(5, True, None), many_rows(40, False, 0)),
+    "confusion": (answers,),
+    "class_counts": (answers,),
+    "sum_errors": (tall(2, (1,)), tall(2, (2,))),
+    "sum_deviations": (tall(2, (0.5,)),),
+    "sum_weights": (lambda rng, dtype: iter([(rng.uniform(size=9000).astype(dtype), 2.0)]),),
+    "soft_weight": (lambda rng, dtype: iter([(rng.uniform(size=(3000, 3)).astype(dtype), (1.0, 2.0, 0.5), None)]),),
+    "multiclass_hinge_rows": (margins(backward=False),),
+    "multiclass_hinge_rows_backward": (margins(backward=True),),
+}
+
+# Every size of heads that is compiled, with ends of tiles that are not full; and so many heads that tiles are large.
+ATTENTION = ("attention", "attention_backward", "self_attention", "self_attention_backward")
+SIZES = heads_of((1, 35, 35, 1, 20), (1, 33, 40, 2, 33), (2, 3, 3, 1, 100), (1, 5, 5, 2, 64))
+MANY_HEADS = heads_of((6, 1, 1, 44, 20), (6, 1, 1, 44, 50), (6, 1, 1, 44, 100))
+EXTRA |= {name: (of_attention(name, SIZES),) for name in ATTENTION}
+COSTLY = {name: (of_attention(name, MANY_HEADS),) for name in ATTENTION}
+
+
+def cases_of(name: str, dtype: str, *, costly: bool = False) -> Iterator[tuple[Any, ...]]:
+    """The cases of an op and more; those that take a host seconds only where asked for."""
     rng = np.random.default_rng(0)
     for cases in (CASES[name], *EXTRA.get(name, ())):
-        yield from cases(rng, dtype)
+        for args in cases(rng, dtype):
+            if costly or name not in ATTENTION or not too_many(args):
+                yield args
+    if costly:
+        for cases in COSTLY.get(name, ()):
+            yield from cases(rng, dtype)
+
+
+def too_many(args: tuple[Any, ...]) -> bool:
+    """Whether there are so many probabilities that threads that take turns need seconds for them."""
+    lengths = [arg.shape[1] for arg in args if isinstance(arg, np.ndarray) and arg.ndim == 3 and arg.dtype.kind == "f"]
+    return max(lengths) > 500

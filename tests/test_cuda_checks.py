@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import cuda_host
@@ -152,8 +153,8 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
         "loss_sum<float, SquaredError>",
     ),
     "a column's tree does not wait": (
-        "        __syncthreads();\n        if (threadIdx.y < offset)",
-        "        if (threadIdx.y < offset)",
+        "        __syncthreads();\n        if (threadIdx.y < offset) {\n            for (int k",
+        "        if (threadIdx.y < offset) {\n            for (int k",
         "linear_backward",
         "column_sum<float, Term, 8>",
     ),
@@ -211,16 +212,20 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
 
 @pytest.fixture(scope="module")
 def mutants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernels]:
+    return changed_kernels(MUTANTS, tmp_path_factory.mktemp("mutants"))
+
+
+def changed_kernels(changes: dict[str, tuple[str, str, str, str]], folder: Path) -> dict[str, Kernels]:
     """Each change as kernels of its own, all compiled together, one namespace each."""
     text, names = '#include "cuda_on_host.h"\n', []
-    for number, (what, (old, new, _, name)) in enumerate(MUTANTS.items()):
-        assert source().count(old) == 1, f"{what}: kernels.cu no longer has {old!r}"
+    for number, (what, (old, new, _, name)) in enumerate(changes.items()):
+        assert source().count(old) == 1, f"{what}: the source no longer has {old!r}"
         text += f"namespace m{number} {{\n{source().replace(old, new)}\n}}\n"
         own = re.sub(r"\b(?=[A-Z])", f"m{number}::", name)  # the structs among its parameters
         names.append(f"m{number}::{own}")
-    library = build(text, tuple(names), tmp_path_factory.mktemp("mutants"))
+    library = build(text, tuple(names), folder)
     found = {}
-    for (what, (*_, plain)), name in zip(MUTANTS.items(), names, strict=True):
+    for (what, (*_, plain)), name in zip(changes.items(), names, strict=True):
         found[what] = kernels = Kernels(library)
         kernels.index = {plain: kernels.index[name]}
     return found
@@ -297,7 +302,7 @@ def arrays(*sizes: int, dtype: Any = F32) -> tuple[HostArray, ...]:
 A, B = arrays(8, 8)
 RELU = "activation<float, Relu>"
 LAUNCHES: dict[str, tuple[Any, ...]] = {
-    "has no kernel 'relu'": ("relu<float>", 1, 32, (A, B, I64(8), np.float32(0))),
+    "there is no kernel 'relu'": ("relu<float>", 1, 32, (A, B, I64(8), np.float32(0))),
     "is not among the names that are compiled": ("activation<half, Relu>", 1, 32, (A, B, I64(8), np.float32(0))),
     "takes 4 arguments, got 3": (RELU, 1, 32, (A, B, I64(8))),
     "n: must be a int64 number, got a int32": (RELU, 1, 32, (A, B, np.int32(8), np.float32(0))),

@@ -14,7 +14,7 @@ import pytest
 
 from bpnet import dispatch, ops
 from bpnet.dispatch import kernels
-from bpnet_cupy.driver import NULL, OPTIONS, CudaDriver, source, three
+from bpnet_cupy.driver import NULL, OPTIONS, SOURCES, CudaDriver, source, three
 from bpnet_cupy.kernels import register
 from bpnet_cupy.names import USUAL, name_expressions
 
@@ -139,5 +139,6 @@ def test_the_sources_of_the_kernels_are_in_the_packages_that_ship() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert "backends/bpnet_cupy" in listed["packages"]
     assert set(listed) == {"packages"}  # no filter that could leave files out
-    assert (ROOT / "backends" / "bpnet_cupy" / "kernels.cu").is_file()
+    found = {path.name for path in (ROOT / "backends" / "bpnet_cupy").glob("*.cu")}
+    assert found == set(SOURCES)  # none is forgotten
     assert (ROOT / "backends" / "bpnet_cupy" / "host" / "cuda_on_host.h").is_file()

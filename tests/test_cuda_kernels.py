@@ -126,7 +126,7 @@ def test_every_compiled_kernel_is_launched_by_some_case() -> None:
         for name in NAMES:
             _, variant = variant_of(name)
             for dtype in ("float32", "float64"):
-                for args in cases_of(name, dtype):
+                for args in cases_of(name, dtype, costly=True):
                     own = cuda_host.brought(args)
                     if variant.accepts(*own):  # type: ignore[misc]
                         variant.body(*own)

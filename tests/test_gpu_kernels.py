@@ -55,7 +55,7 @@ def test_a_kernel_means_what_the_reference_means(name: str, dtype: str, gpu: Any
     if not any(cls is gpu.array_type for cls, _ in op.variants()):
         pytest.skip(f"{name} has no kernel of its own")
     accepted = 0
-    for args in cases_of(name, dtype):
+    for args in cases_of(name, dtype, costly=True):
         own = brought(args, gpu)
         variant = chosen(op, own)
         if variant is None:

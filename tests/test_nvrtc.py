@@ -51,6 +51,16 @@ def test_no_kernel_spills_and_two_blocks_of_each_fit_on_a_multiprocessor(archite
         assert each.shared <= SHARED_MEMORY, name
 
 
+IN_PACKS = (
+    "gather_windows<float>", "add_windows<float, Relu>", "depthwise<float, Relu>", "depthwise_back<float, Relu>",
+    "max_pool<float>", "avg_pool<float>", "avg_pool_backward<float>", "global_avg_pool_backward<float>",
+    "swap_axes<float>", "normalize<float>", "normalize_backward<float, false>", "layer_norm<float, 32, true>",
+    "layer_norm_backward<float, 32, true>", "group_norm<float, 256>", "group_norm_backward<float, 256>", "blend<float>",
+    "commit<float>", "take_rows<float, long long>", "activation_with_slope<float, Gelu>",
+    "swiglu<float>", "swiglu_backward<float>", "add_table<float>",
+)  # fmt: skip
+
+
 @cache
 def assembly() -> dict[str, str]:
     """The PTX of some float kernels, by name."""
@@ -58,6 +68,7 @@ def assembly() -> dict[str, str]:
         *(instance(kernel, "float", struct) for kernel in ("activation", "activation_backward", "bias_activation")
           for struct in ACTIVATIONS.values()),
         "combine<float, Sum>", "dropout<float>", "dropout_backward<float>", "adam<float, false>", "softmax<float, 8>",
+        *IN_PACKS,
     )  # fmt: skip
     text, mangled, _ = nvrtc.compiled(names, "compute_90", "ptx")
     text = text.decode() if isinstance(text, bytes) else text
@@ -95,6 +106,7 @@ def test_parameters_have_the_types_that_launches_are_checked_against() -> None:
         "double": "f64",
         "long long": "u64",
         "unsigned": "u32",
+        "int": "u32",
         "unsigned long long": "u64",
         "bool": "u8",
     }

@@ -48,7 +48,7 @@ class Driver(Protocol):
         """A one-dimensional array of these numbers: copied from the host, so never in a prepared call."""
 
     def launch(self, name: str, grid: Grid, block: Grid, args: tuple[Any, ...], shared_bytes: int = 0) -> Call:
-        """A call that runs the kernel `name` ("bias_activation<float, Relu>") of kernels.cu on the current stream.
+        """A call that runs the kernel `name` ("bias_activation<float, Relu>") on the current stream.
 
         args : arrays pass their pointer, numbers of NumPy's types their value, None the null pointer. All are bound:
                the call takes no argument, allocates nothing and reads nothing on the host.
@@ -143,7 +143,13 @@ def three(size: Grid) -> tuple[int, ...]:
     return (*sizes, 1, 1)[:3]
 
 
+SOURCES = ("kernels.cu", "images.cu", "norms.cu", "tables.cu", "features.cu", "sequences.cu", "counts.cu")
+"""The files of the kernels, compiled as one: the first has what the others use."""
+
+
 @cache
 def source() -> str:
-    """The text of kernels.cu."""
-    return resources.files("bpnet_cupy").joinpath("kernels.cu").read_text()
+    """The text of all kernels; a compiler's messages name file and line."""
+    folder = resources.files("bpnet_cupy")
+    first, *others = (folder.joinpath(name).read_text() for name in SOURCES)
+    return first + "".join(f'#line 1 "{n}"\n{text}' for n, text in zip(SOURCES[1:], others, strict=True))

@@ -13,7 +13,7 @@
 #ifdef BPNET_ON_HOST
 #include "cuda_on_host.h"
 #else
-#define SHARED(type, name, size) __shared__ type name[size]
+#define SHARED(type, name, size) __shared__ __align__(16) type name[size]
 #define HOST_CHECK(condition)
 #endif
 
@@ -393,34 +393,52 @@ struct ScaledTerm {
     }
 };
 
-// out[c] = sum over rows, for X columns a block: blockDim = (X, 256 / X), gridDim = (columns / X, slabs of rows).
-// A thread sums every (256 / X)th row of its slab, a block its threads, and the last block of a column the slabs.
-template <class T, class F, int X>
-__global__ void column_sum(T* out /* columns */, const T* dy /* rows * columns */, const T* x /* rows * columns? */,
-                           T* partial /* gridDim.y * columns? */, unsigned* counter /* gridDim.x? */, int64 rows,
-                           int64 columns) {
+// The sums over the lines of a block, blockDim = (X, 256 / X), of m numbers a thread: in the threads of the first line.
+template <int m, int X, class T> __device__ void sum_lines(T (&mine)[m]) {
     constexpr int Y = 256 / X;
-    SHARED(T, sums, 256);
-    int64 column = blockIdx.x * (int64)X + threadIdx.x;
-    int64 slab = (rows + gridDim.y - 1) / gridDim.y;
-    int64 begin = blockIdx.y * slab, end = begin + slab < rows ? begin + slab : rows;
-    T mine = 0;
-    if (column < columns) {
-        for (int64 row = begin + threadIdx.y; row < end; row += Y) mine += F::of(dy, x, row * columns + column);
-    }
-    sums[threadIdx.y * X + threadIdx.x] = mine;
+    SHARED(T, sums, m * 256);
+    __syncthreads();  // who has called this before has read them
+    for (int k = 0; k < m; ++k) sums[(k * Y + threadIdx.y) * X + threadIdx.x] = mine[k];
     for (int offset = Y / 2; offset > 0; offset /= 2) {
         __syncthreads();
         if (threadIdx.y < offset) {
-            sums[threadIdx.y * X + threadIdx.x] += sums[(threadIdx.y + offset) * X + threadIdx.x];
+            for (int k = 0; k < m; ++k) {
+                sums[(k * Y + threadIdx.y) * X + threadIdx.x] += sums[(k * Y + threadIdx.y + offset) * X + threadIdx.x];
+            }
         }
     }
+    if (threadIdx.y != 0) return;
+    for (int k = 0; k < m; ++k) mine[k] = sums[k * Y * X + threadIdx.x];
+}
+
+// The sums over the rows begin ... end - 1 of m numbers for the block's X columns, in the threads of the first line. A
+// thread takes every (256 / X)th row: add(sums, row) adds what its column has there.
+template <int m, int X, class T, class Add>
+__device__ void block_columns(T (&mine)[m], int64 begin, int64 end, bool within, Add add) {
+    for (int k = 0; k < m; ++k) mine[k] = 0;
+    if (within) {
+        for (int64 row = begin + threadIdx.y; row < end; row += 256 / X) add(mine, row);
+    }
+    sum_lines<m, X>(mine);
+}
+
+// The same over all rows: gridDim = (columns / X, slabs of rows), and the last block of a column sums the slabs.
+// add(sums, row, column); done(column, sums) gets the result, once a column.
+template <int m, int X, class T, class Add, class Done>
+__device__ void sum_columns(T* partial, unsigned* counter, int64 rows, int64 columns, Add add, Done done) {
+    int64 column = blockIdx.x * (int64)X + threadIdx.x;
+    int64 slab = (rows + gridDim.y - 1) / gridDim.y;
+    int64 begin = blockIdx.y * slab, end = begin + slab < rows ? begin + slab : rows;
+    T sums[m];
+    block_columns<m, X>(sums, begin, end, column < columns, [&](T (&mine)[m], int64 row) { add(mine, row, column); });
     bool writes = threadIdx.y == 0 && column < columns;
     if (gridDim.y == 1) {
-        if (writes) out[column] = sums[threadIdx.x];
+        if (writes) done(column, sums);
         return;
     }
-    if (writes) partial[blockIdx.y * columns + column] = sums[threadIdx.x];
+    if (writes) {
+        for (int k = 0; k < m; ++k) partial[(blockIdx.y * m + k) * columns + column] = sums[k];
+    }
     SHARED(bool, last, 1);
     __threadfence();
     __syncthreads();
@@ -431,9 +449,21 @@ __global__ void column_sum(T* out /* columns */, const T* dy /* rows * columns *
     __threadfence();
     if (!last[0] || !writes) return;
     const volatile T* written = partial;
-    T total = 0;
-    for (unsigned k = 0; k < gridDim.y; ++k) total += written[k * columns + column];
-    out[column] = total;
+    for (int k = 0; k < m; ++k) {
+        sums[k] = 0;
+        for (unsigned s = 0; s < gridDim.y; ++s) sums[k] += written[(s * m + k) * columns + column];
+    }
+    done(column, sums);
+}
+
+template <class T, class F, int X>
+__global__ void column_sum(T* out /* columns */, const T* dy /* rows * columns */, const T* x /* rows * columns? */,
+                           T* partial /* gridDim.y * columns? */, unsigned* counter /* gridDim.x? */, int64 rows,
+                           int64 columns) {
+    sum_columns<1, X>(
+        partial, counter, rows, columns,
+        [&](T (&sums)[1], int64 row, int64 column) { sums[0] += F::of(dy, x, row * columns + column); },
+        [&](int64 column, T (&sums)[1]) { out[column] = sums[0]; });
 }
 
 // The sum over all elements: the derivative of prelu by a slope that all share.

@@ -1,14 +1,15 @@
-"""Every launch held to the kernel's signature, which is read from kernels.cu: a check, and a driver that only records.
+"""Every launch held to the kernel's signature, which is read from the source: a check, and a driver that only records.
 
 What is checked: that the kernel is among the compiled ones; the number and the types of its arguments; that arrays are
 contiguous and at least as large as the comment behind the pointer says; that grid and block are within CUDA's limits.
+Where the comment begins with `strided`, the array may have gaps, and it says how far from its first element it reaches.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -41,13 +42,15 @@ class LaunchError(AssertionError):
 class Parameter:
     """One parameter of a kernel, of an instance: `type` is "float" or "const float*".
 
-    extent : for a pointer how many elements may be touched, an expression of the kernel's integer parameters
+    extent  : for a pointer how many elements may be touched, an expression of the kernel's integer parameters
+    strided : whether the array may have gaps, which count
     """
 
     name: str
     type: str
     extent: str = ""
     optional: bool = False
+    strided: bool = False
 
     @property
     def element(self) -> Any:
@@ -55,24 +58,31 @@ class Parameter:
         return SCALARS[self.type.removeprefix("const ").removesuffix("*")]
 
 
-_KERNEL = re.compile(r"template <(?P<parameters>[^>]*)>\s*__global__ void (?P<name>\w+)\((?P<list>[^{]*)\) \{")
+_KERNEL = re.compile(
+    r"template <(?P<parameters>[^>]*)>\s*__global__ void (?:TWO_BLOCKS )?(?P<name>\w+)\((?P<list>[^{]*)\) \{"
+)
+_LIST = re.compile(r"#define (?P<name>[A-Z]+) (?P<list>(?:int \w+(?:, )?)+)$", re.MULTILINE)  # of parameters, by name
 _PARAMETER = re.compile(r"(?P<type>[\w ]+?\*?) (?P<name>\w+)(?: /\* (?P<extent>.*?)(?P<none>\?)? \*/)?$")
 
 
 @cache
 def _templates() -> dict[str, tuple[tuple[str, ...], tuple[Parameter, ...]]]:
     found = {}
+    shared = {match["name"]: match["list"] for match in _LIST.finditer(source())}
     for match in _KERNEL.finditer(source()):
         given = [each.split() for each in match["parameters"].split(",")]
         names = tuple(each[-1] if len(each) > 1 else "" for each in given)  # "int" alone names nothing
         parameters = []
-        for text in " ".join(match["list"].split()).split(", "):
+        listed = re.sub(r"\b[A-Z]+\b", lambda word: shared.get(word[0], word[0]), match["list"])
+        for text in " ".join(listed.split()).split(", "):
             each = _PARAMETER.fullmatch(text)
             if each is None:
-                raise LaunchError(f"{match['name']} in kernels.cu has a parameter that cannot be read: {text!r}")
+                raise LaunchError(f"{match['name']} has a parameter that cannot be read: {text!r}")
             if each["type"].endswith("*") and not each["extent"]:
-                raise LaunchError(f"{match['name']} in kernels.cu does not say how many elements {each['name']} has")
-            parameters.append(Parameter(each["name"], each["type"], each["extent"] or "", bool(each["none"])))
+                raise LaunchError(f"{match['name']} does not say how many elements {each['name']} has")
+            extent = each["extent"] or ""
+            plain = extent.removeprefix("strided ")
+            parameters.append(Parameter(each["name"], each["type"], plain, bool(each["none"]), plain != extent))
         found[match["name"]] = (names, tuple(parameters))
     return found
 
@@ -82,7 +92,7 @@ def signature(name: str) -> tuple[Parameter, ...]:
     """The parameters of an instance such as "adam<float, true>"; LaunchError where there is no such kernel."""
     kernel, _, rest = name.partition("<")
     if kernel not in _templates():
-        raise LaunchError(f"kernels.cu has no kernel {kernel!r}")
+        raise LaunchError(f"there is no kernel {kernel!r}")
     names, parameters = _templates()[kernel]
     values = [each.strip() for each in rest.removesuffix(">").split(",")] if rest else []
     if len(values) != len(names):
@@ -92,7 +102,7 @@ def signature(name: str) -> tuple[Parameter, ...]:
     def typed(text: str) -> str:
         return re.sub(r"\w+", lambda word: chosen.get(word[0], word[0]), text)
 
-    return tuple(Parameter(p.name, typed(p.type), p.extent, p.optional) for p in parameters)
+    return tuple(replace(p, type=typed(p.type)) for p in parameters)
 
 
 def check(name: str, grid: Grid, block: Grid, args: tuple[Any, ...], array_type: Any) -> None:
@@ -127,13 +137,22 @@ def _check_array(where: str, parameter: Parameter, arg: Any, numbers: dict[str, 
         raise LaunchError(f"{where}: must be a {array_type.__name__}, got {_described(arg)}")
     if arg.dtype != parameter.element:
         raise LaunchError(f"{where}: {parameter.type} is passed an array of {arg.dtype}")
-    if not arg.flags.c_contiguous:
+    if not (arg.flags.c_contiguous or (parameter.strided and min(arg.strides) > 0)):
         raise LaunchError(f"{where}: an array of shape {arg.shape} and strides {arg.strides}, which is not contiguous")
     need = eval(parameter.extent.replace("gridDim.", "gridDim_"), {"__builtins__": {}}, numbers)
     if need < 1:
         raise LaunchError(f"{where}: {parameter.extent} is {need}: nothing to do, so nothing must be launched")
-    if arg.size < need:
-        raise LaunchError(f"{where}: {parameter.extent} = {need} elements are touched, the array has {arg.size}")
+    size = span(arg)
+    if size < need:
+        raise LaunchError(f"{where}: {parameter.extent} = {need} elements are touched, the array has {size}")
+
+
+def span(x: Array) -> int:
+    """How many elements there are from the first one of x to its last in memory, gaps included."""
+    if x.size == 0:
+        return 0
+    steps = zip(x.shape, x.strides, strict=True)
+    return 1 + int(sum((n - 1) * stride for n, stride in steps)) // int(x.dtype.itemsize)
 
 
 def _described(arg: Any) -> str:
@@ -196,7 +215,7 @@ class CheckingDriver:
             if not isinstance(x, self.array_type) or x.dtype != out.dtype or x.dtype not in TYPES or x.ndim != out.ndim:
                 raise LaunchError(f"matmul: {_described(x)} beside {out.dtype} arrays with {out.ndim} axes")
         rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
-        if (b.shape[-2], out.shape[-2:]) != (inner, (rows, columns)):
+        if (b.shape[:-1], out.shape) != ((*a.shape[:-2], inner), (*a.shape[:-2], rows, columns)):
             raise LaunchError(f"matmul: {a.shape} times {b.shape} into {out.shape}")
         if not out.flags.c_contiguous or 0 in (rows, inner, columns):
             raise LaunchError(f"matmul: into shape {out.shape} and strides {out.strides}, {inner} terms each")

@@ -1,4 +1,4 @@
-"""The instantiations of kernels.cu: what is compiled, and what a variant may launch."""
+"""The instantiations of the kernels: what is compiled, and what a variant may launch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+
+from bpnet_cupy import names_images, names_sequences
 
 TYPES = {
     np.dtype("float32"): "float",
@@ -131,6 +133,8 @@ _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "label_weight": (REALS, LABELS),
     "weighted_sum": (REALS,),
     "weighted_sum_backward": (REALS,),
+    **names_images.instances(("Identity", *ACTIVATIONS.values(), "NormalCdf")),
+    **names_sequences.INSTANCES,
 }
 
 
@@ -179,4 +183,4 @@ USUAL = (
 
 def compiled_together(name: str) -> tuple[str, ...]:
     """The names that are compiled when this one is asked for, so that a first step does not wait for all."""
-    return USUAL if name in USUAL else (name,)
+    return next((group for group in (USUAL, names_images.USUAL) if name in group), (name,))

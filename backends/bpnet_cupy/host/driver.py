@@ -12,6 +12,7 @@ from bpnet.dispatch import Array, Call
 from bpnet_cupy.driver import Grid, three
 from bpnet_cupy.host.arrays import HostArray
 from bpnet_cupy.host.build import Kernels
+from bpnet_cupy.launches import span
 
 GUARD = 256  # bytes before and behind an array
 
@@ -150,7 +151,7 @@ class HostLaunch:
                 region.prepare(fill)
             for slot, array in zip(slots, arrays, strict=True):
                 begin = _address(array)
-                region = next(r for r in regions if r.begin <= begin and begin + array.nbytes <= r.end)
+                region = next(r for r in regions if r.begin <= begin and begin + _reach(array) <= r.end)
                 self._values[slot][...] = region.inside + begin - region.begin
             try:
                 self._run(order)
@@ -200,10 +201,15 @@ def _address(array: np.ndarray[Any, Any]) -> int:
     return found
 
 
+def _reach(array: np.ndarray[Any, Any]) -> int:
+    """The bytes from the array's first element to behind its last one, gaps included."""
+    return span(array) * array.itemsize
+
+
 def _joined(arrays: Iterable[np.ndarray[Any, Any]]) -> list[tuple[int, int]]:
     """The spans of memory that the arrays cover, overlapping ones as one."""
     spans: list[tuple[int, int]] = []
-    for begin, end in sorted((_address(a), _address(a) + a.nbytes) for a in arrays):
+    for begin, end in sorted((_address(a), _address(a) + _reach(a)) for a in arrays):
         if spans and begin < spans[-1][1]:
             spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
         else:

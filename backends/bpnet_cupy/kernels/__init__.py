@@ -1,4 +1,4 @@
-"""Bodies of the hot ops that launch the kernels of kernels.cu, one family a file, as in bpnet_numpy.
+"""Bodies of the hot ops that launch the kernels of the .cu files, one family a file, as in bpnet_numpy.
 
 Each is a `bind`: it gets the place of the result and the arguments and returns prepared launches. Memory that they
 need beside the arguments is taken when they are bound; a prepared call allocates nothing and reads nothing on the
@@ -12,30 +12,48 @@ from bpnet_cupy.driver import Driver
 from bpnet_cupy.kernels import (
     activations,
     arrays,
+    attention,
+    axes,
+    convolution,
     counting,
+    features,
     linear,
     losses,
+    metrics,
+    norms,
     optimizers,
+    pooling,
     random,
     rates,
+    recurrent,
     regularization,
     rows,
     single_losses,
+    tables,
     weighting,
 )
 
 FAMILIES = (
     activations,
     arrays,
+    attention,
+    axes,
+    convolution,
     counting,
+    features,
     linear,
     losses,
+    metrics,
+    norms,
     optimizers,
+    pooling,
     random,
     rates,
+    recurrent,
     regularization,
     rows,
     single_losses,
+    tables,
     weighting,
 )
 

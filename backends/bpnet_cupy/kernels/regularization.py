@@ -81,19 +81,23 @@ def register(array_type: type, driver: Driver) -> None:
         args = (grads, np.int64(grads.size), grads.dtype.type(limit))
         return [driver.launch(f"clip_value<{named(grads)}>", packs(driver, grads.size, grads.dtype), BLOCK, args)]
 
+    def norm_scale(scale: Array, ok: Array, grads: Array, limit: float) -> Call:
+        """Make `ok` False where the norm is not finite, and leave in `scale` what brings it down to the limit."""
+        grid = partial_blocks(grads.size)
+        args: tuple[Any, ...] = (scale, grads, ok, *scratch(driver, grid, 3), np.int64(grads.size), np.float64(limit))
+        return driver.launch(f"norm_scale<{named(grads)}>", grid, BLOCK, args)
+
+    @ops.check_norm_.register_bound(array_type, accepts=lambda ok, grads: flat(grads) and flag(ok), allocate=nothing)
+    def _(_: None, ok: Array, grads: Array) -> list[Call]:
+        return [norm_scale(driver.empty(1, FLOAT64), ok, grads, np.inf)]
+
     @ops.clip_norm_.register_bound(
         array_type, accepts=lambda grads, ok, limit: flat(grads) and flag(ok), allocate=nothing
     )
     def _(_: None, grads: Array, ok: Array, limit: float) -> list[Call]:
-        grid = partial_blocks(grads.size)
         scale = driver.empty(1, FLOAT64)
-        args: tuple[Any, ...] = (scale, grads, ok, *scratch(driver, grid, 3), np.int64(grads.size), np.float64(limit))
+        args = (grads, scale, np.int64(grads.size))
         return [
-            driver.launch(f"norm_scale<{named(grads)}>", grid, BLOCK, args),
-            driver.launch(
-                f"scale_all<{named(grads)}>",
-                packs(driver, grads.size, grads.dtype),
-                BLOCK,
-                (grads, scale, np.int64(grads.size)),
-            ),
+            norm_scale(scale, ok, grads, limit),
+            driver.launch(f"scale_all<{named(grads)}>", packs(driver, grads.size, grads.dtype), BLOCK, args),
         ]

@@ -82,3 +82,25 @@ def register(array_type: type, driver: Driver) -> None:
     target_backward("probability_cross_entropy_rows_backward", True)
     target_backward("negative_log_likelihood_rows_backward", False)
     target_backward("kl_divergence_rows_backward", False)
+
+    @op("multiclass_hinge_rows").register_bound(
+        array_type,
+        accepts=lambda x, Q, _: x.ndim == 2 and alike(x, Q),
+        allocate=lambda x, *_: driver.empty(x.shape[:1], x.dtype),
+    )
+    def _(out: Array, scores: Array, Q: Array, margin: float) -> list[Call]:
+        width = lanes(scores.shape[1], widest=32)
+        args = (out, scores, Q, *map(np.int64, scores.shape), scores.dtype.type(margin))
+        kernel = f"multiclass_hinge_rows<{named(scores)}, {width}>"
+        return [driver.launch(kernel, row_grid(driver, scores.shape[0], width), BLOCK, args)]
+
+    @op("multiclass_hinge_rows_backward").register_bound(
+        array_type,
+        accepts=lambda dl, x, Q, _: of_rows(dl, x, Q),
+        allocate=lambda dl, x, *_: driver.empty(x.shape, x.dtype),
+    )
+    def _(out: Array, dl: Array, scores: Array, Q: Array, margin: float) -> list[Call]:
+        width = lanes(scores.shape[1], widest=32)
+        args = (out, dl, scores, Q, *map(np.int64, scores.shape), scores.dtype.type(margin))
+        kernel = f"multiclass_hinge_rows_backward<{named(scores)}, {width}>"
+        return [driver.launch(kernel, row_grid(driver, scores.shape[0], width), BLOCK, args)]

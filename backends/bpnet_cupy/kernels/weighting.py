@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from bpnet.dispatch import Call
-from bpnet.ops.weighting import label_targets, label_weight, weighted_sum, weighted_sum_backward
+from bpnet.ops.weighting import (
+    label_targets,
+    label_weight,
+    soft_targets,
+    soft_weight,
+    sum_weights,
+    weighted,
+    weighted_sum,
+    weighted_sum_backward,
+)
 from bpnet_cupy.driver import Driver
 from bpnet_cupy.kernels.common import (
     BLOCK,
@@ -37,6 +46,13 @@ def _values(values: Array, weights: Array | None, normalizer: Any) -> bool:
     if not real(values) or not normal(normalizer):
         return False
     return weights is None or (real(values, weights) and weights.ndim == 1 and values.size % weights.size == 0)
+
+
+def _soft(targets: Array, weights: Array | None) -> bool:
+    if not real(targets) or targets.ndim == 0:
+        return False
+    rows = targets.size // targets.shape[-1]
+    return weights is None or (real(targets, weights) and weights.ndim == 1 and rows % weights.size == 0)
 
 
 def _ignored(ignore_index: int | None) -> tuple[Any, Any]:
@@ -113,3 +129,51 @@ def register(array_type: type, driver: Driver) -> None:
         total, value = normalizer_args(normalizer)
         args = (out, weights, total, np.int64(out.size), samples(weights), value, out.dtype.type(scale))
         return [driver.launch(f"weighted_sum_backward<{named(out)}>", blocks(driver, out.size), BLOCK, args)]
+
+    @weighted.register_bound(
+        array_type, accepts=_values, allocate=lambda values, *_: driver.empty(values.shape, values.dtype)
+    )
+    def _(out: Array, values: Array, weights: Array | None, normalizer: Any) -> list[Call]:
+        total, value = normalizer_args(normalizer)
+        args = (out, values, weights, total, np.int64(values.size), samples(weights), value)
+        return [driver.launch(f"weighted<{named(values)}>", blocks(driver, values.size), BLOCK, args)]
+
+    @sum_weights.register_bound(
+        array_type, accepts=lambda weights, repeats: real(weights), allocate=lambda *_: driver.empty((), FLOAT64)
+    )
+    def _(out: Array, weights: Array, repeats: float) -> list[Call]:
+        grid = partial_blocks(weights.size)
+        args = (out, weights, *scratch(driver, grid), np.int64(weights.size), np.float64(repeats))
+        return [driver.launch(f"sum_weights<{named(weights)}>", grid, BLOCK, args)]
+
+    @soft_targets.register_bound(
+        array_type,
+        accepts=lambda targets, smoothing, class_weights, weights: _soft(targets, weights),
+        allocate=lambda targets, *_: driver.empty(
+            (targets.size // targets.shape[-1], targets.shape[-1]), targets.dtype
+        ),
+    )
+    def _(
+        out: Array,
+        targets: Array,
+        smoothing: float,
+        class_weights: tuple[float, ...] | None,
+        sample_weight: Array | None,
+    ) -> list[Call]:
+        columns, kind = out.shape[1], out.dtype.type
+        of_class = None if class_weights is None else driver.constants(np.array(class_weights), out.dtype)
+        sizes = (np.int64(out.size), np.int64(columns), samples(sample_weight), np.bool_(smoothing != 0))
+        args = (out, targets, of_class, sample_weight, *sizes, kind(1 - smoothing), kind(smoothing / columns))
+        return [driver.launch(f"soft_targets<{named(out)}>", blocks(driver, out.size), BLOCK, args)]
+
+    @soft_weight.register_bound(
+        array_type,
+        accepts=lambda targets, class_weights, weights: _soft(targets, weights),
+        allocate=lambda *_: driver.empty((), FLOAT64),
+    )
+    def _(out: Array, targets: Array, class_weights: tuple[float, ...], sample_weight: Array | None) -> list[Call]:
+        grid = partial_blocks(targets.size)
+        of_class = driver.constants(np.array(class_weights), FLOAT64)
+        sizes = (np.int64(targets.size), np.int64(targets.shape[-1]), samples(sample_weight))
+        args = (out, targets, of_class, sample_weight, *scratch(driver, grid), *sizes)
+        return [driver.launch(f"soft_weight<{named(targets)}>", grid, BLOCK, args)]

@@ -91,7 +91,16 @@ def backward(cases: Any, n_biases: int, kept: tuple[str, ...]) -> Callable[[Any,
                 each = _logistic(shapes[name], rng, dtype)
                 saved.append(each * there.transpose(1, 0, 2) if name == "cells" else each)
             dy = normal(rng, y.shape, dtype)
-            yield (dy, y, x, W, U, *(np.ascontiguousarray(s) for s in saved), *constants, *NEEDS[index % len(NEEDS)])
+            yield (
+                dy,
+                y,
+                x,
+                W,
+                U,
+                *(np.ascontiguousarray(s) for s in saved),
+                *constants,
+                *NEEDS[(index + index // len(NEEDS)) % len(NEEDS)],
+            )
 
     return more
 
