@@ -1,9 +1,9 @@
 """Products of numbers in bfloat16, whose sums are float32; and the parameters in float32 that they are copies of.
 
-A bfloat16 is the upper half of a float32: 8 bits of exponent, 8 of significand. No array library has it as a dtype of the
-standard, so its 16 bits lie in arrays of uint16. A product of two such numbers is exact in float32. So what a body does
-differs from another's by the order of its sums alone, and numbers that are rounded once and multiplied in float32
-are what tensor cores compute: that is the emulation on backends without them, and the reference of the others.
+A bfloat16 is the upper half of a float32: 8 bits of exponent, 8 of significand. The array API standard lacks it, so its
+16 bits lie in arrays of uint16. A product of two such numbers is exact in float32. So two bodies differ by the
+order of their sums alone, and numbers that are rounded once and multiplied in float32 are what tensor cores compute:
+that is the emulation on backends without them, and the reference of the others.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def _update_flops(value: Array, copy: Array, update: Kernel, *rest: Any) -> int:
 def update_bf16_(value: Array, copy: Array, update: Kernel, *rest: Any) -> None:
     """An optimizer's pass, `update(value, *rest)`, and then copy = the bits of the nearest bfloat16 of every value.
 
-    copy : uint16, as long as value. A plan puts it in the place of the two, where a backend can do both in one pass.
+    copy : uint16, as long as value; that of the values before, so that nothing has to be written where nothing changes
+    A plan puts it in the place of the two, where a backend can do both in one pass.
     """
     update(value, *rest)
     copy[...] = to_bf16.reference.body(value)

@@ -12,6 +12,7 @@ from bpnet_cupy.driver import Driver
 from bpnet_cupy.kernels import (
     activations,
     arrays,
+    bfloat16,
     counting,
     linear,
     losses,
@@ -27,6 +28,7 @@ from bpnet_cupy.kernels import (
 FAMILIES = (
     activations,
     arrays,
+    bfloat16,
     counting,
     linear,
     losses,
