@@ -89,9 +89,17 @@ def by_cupy(out: Array, a: Array, b: Array, alpha: float, beta: float) -> Call:
     """CuPy's product, which cuBLAS computes: never in a capture."""
     import cupy
 
+    if a.dtype != out.dtype:
+        return partial(_of_bits, cupy.matmul, out, a, b, alpha, beta)
     if alpha != 1.0 or beta != 0.0:
         return partial(_scaled, cupy.matmul, out, a, b, alpha, beta)
     return partial(cupy.matmul, a, b, out)
+
+
+def _of_bits(matmul: Any, out: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
+    """The same of bits of bfloat16, which are widened: every product is exact then, as on tensor cores."""
+    wide_a, wide_b = ((x.T.astype("uint32") << 16).view("float32").T for x in (a, b))
+    _scaled(matmul, out, wide_a, wide_b, alpha, beta)
 
 
 def _scaled(matmul: Any, out: Array, a: Array, b: Array, alpha: float, beta: float) -> None:

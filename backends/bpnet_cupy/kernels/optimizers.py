@@ -73,8 +73,23 @@ def register(array_type: type, driver: Driver) -> None:
         numbers = (np.int64(value.size), *map(np.float64, (beta1, beta2, epsilon, weight_decay)))
         return over(kernel, value, grad, m, v, v_max, ok, learning_rate, counters, *numbers, copy)
 
-    def amsgrad(value: Array, grad: Array, m: Array, v: Array, v_max: Array, *rest: Any) -> list[Call]:
-        return adam(value, grad, m, v, *rest, v_max=v_max)
+    def amsgrad(
+        value: Array,
+        grad: Array,
+        m: Array,
+        v: Array,
+        v_max: Array,
+        ok: Array,
+        learning_rate: Array,
+        counters: Array,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+        copy: Array | None = None,
+    ) -> list[Call]:
+        settings = (beta1, beta2, epsilon, weight_decay)
+        return adam(value, grad, m, v, ok, learning_rate, counters, *settings, copy, v_max)
 
     def adagrad(
         value: Array,
@@ -152,7 +167,7 @@ def register(array_type: type, driver: Driver) -> None:
         return update.name in passes and halves(copy) and copy.shape == value.shape and takes(update.name, value, *rest)
 
     @ops.update_bf16_.register_bound(array_type, accepts=takes_both, allocate=nothing)
-    def _(_: None, value: Array, copy: Array, update: Kernel, *rest: Any) -> list[Call]:
+    def both(_: None, value: Array, copy: Array, update: Kernel, *rest: Any) -> list[Call]:
         return passes[update.name][0](value, *rest, copy)
 
 
