@@ -154,6 +154,30 @@ def test_the_derivative_is_that_of_the_function_of_rounded_factors() -> None:
             assert (loss(*pair[0]) - loss(*pair[1])) / 2 == gradient[index]
 
 
+@pytest.mark.torch
+def test_numbers_are_rounded_as_pytorch_rounds_them() -> None:
+    import torch
+
+    words = np.random.default_rng(3).integers(0, 2**32, 100_000, dtype=np.uint32)
+    words[::2] &= np.uint32(0xFFFF8000)
+    x = words.view(np.float32)
+    theirs = torch.from_numpy(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    ours, number = ops.to_bf16(x), ~np.isnan(x)
+    assert np.array_equal(ours[number], theirs[number])
+    assert (ours[~number] == 0x7FC0).all()
+
+
+@pytest.mark.torch
+def test_a_product_is_pytorchs_of_the_same_numbers() -> None:
+    import torch
+
+    rng = np.random.default_rng(4)
+    x, W = (rng.normal(size=shape).astype(np.float32) for shape in ((33, 70), (70, 20)))
+    theirs = (torch.from_numpy(x).bfloat16() @ torch.from_numpy(W).bfloat16()).float().numpy()
+    ours = ops.linear_bf16(ops.to_bf16(x), ops.to_bf16(W), None)
+    np.testing.assert_allclose(widened(ops.to_bf16(ours)), theirs, rtol=2**-7, atol=1e-3)  # theirs is rounded again
+
+
 # --- training ---
 
 
