@@ -16,7 +16,7 @@ from bpnet.backend import Backend
 from bpnet.dispatch import Array, note_change
 
 if TYPE_CHECKING:
-    from bpnet.parameter import Parameter
+    from bpnet.parameter import Parameter, Statistic
 
 
 class InPrecision:
@@ -53,8 +53,9 @@ class InPrecision:
 
     def _make_copies(self) -> None:
         self.compute = self.backend.zeros((self._first_statistic,), "uint16")
+        statistics = self.statistics
         for path, parameter in self.parameters.items():
-            if parameter.learnable:
+            if path not in statistics:
                 parameter.attach_compute(self.view(self.compute, path))
         self.refresh()
 
@@ -68,5 +69,8 @@ class InPrecision:
 
         @property
         def _first_statistic(self) -> int: ...
+
+        @property
+        def statistics(self) -> dict[str, Statistic]: ...  # noqa: D102
 
         def view(self, buffer: Any, path: str, first: int = 0) -> Array: ...  # noqa: D102

@@ -122,8 +122,6 @@ class Parameter:
             self._touch()
         return self._grad
 
-    learnable = True  # whether it may have a gradient: a Statistic has none
-
     @property
     def trainable(self) -> bool:
         """Whether training changes it. Where it is made False, the gradient becomes zero."""
@@ -230,8 +228,6 @@ class Statistic(Parameter):
     changes nothing, and a step that is given up leaves no trace. It is saved, moved and resumed with the parameters.
     shape, initializer : as of Parameter
     """
-
-    learnable = False
 
     def __init__(self, shape: tuple[int, ...], initializer: Initializer | str, **_: Any) -> None:
         super().__init__(shape, initializer, decay=False, trainable=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import Any
 
+from bpnet import ops
 from bpnet.dispatch import Array, Call
 from bpnet_cupy import cublaslt
 from bpnet_cupy.gemm import Gemm
@@ -98,8 +99,11 @@ def by_cupy(out: Array, a: Array, b: Array, alpha: float, beta: float) -> Call:
 
 def _of_bits(matmul: Any, out: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
     """The same of bits of bfloat16, which are widened: every product is exact then, as on tensor cores."""
-    wide_a, wide_b = ((x.T.astype("uint32") << 16).view("float32").T for x in (a, b))
-    _scaled(matmul, out, wide_a, wide_b, alpha, beta)
+    _scaled(matmul, out, _widened(a), _widened(b), alpha, beta)
+
+
+def _widened(bits: Array) -> Array:
+    return ops.from_bf16(bits) if bits.flags.c_contiguous else ops.from_bf16(bits.T).T
 
 
 def _scaled(matmul: Any, out: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
