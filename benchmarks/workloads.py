@@ -82,7 +82,7 @@ class Workload:
     sizes     : the widths, input first
     metric    : a name in `benchmarks.metrics.METRICS`
     count     : how often the metric repeats its unit of work in one round
-    precision : of products: "float32", "tf32" or "bf16"; the arrays are float32
+    precision : of products: "float32", "tf32" or "bf16"; parameters and updates are float32
     """
 
     name: str

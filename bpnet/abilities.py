@@ -12,6 +12,7 @@ from bpnet.errors import ConfigError, did_you_mean
 
 CAPTURES = ("auto", "on", "off")
 PRECISIONS = ("float32", "tf32", "bf16")
+COMPUTE_PRECISIONS = ("float32", "bf16")
 
 
 class Uploader(Protocol):
@@ -28,7 +29,12 @@ class Uploader(Protocol):
 
 
 class Abilities(Protocol):
-    """The optional methods of a backend."""
+    """The optional methods and attributes of a backend.
+
+    precisions : the names of those in which its own bodies multiply, as "bf16"; what is not there is emulated
+    """
+
+    precisions: tuple[str, ...]
 
     def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
         """A block in which this thread works on the backend's device and stream, in that precision of products.
@@ -80,6 +86,34 @@ def check_matmul_precision(name: str) -> str:
             f"Trainer: matmul_precision must be one of {known}, got {name!r}{did_you_mean(name, PRECISIONS)}"
         )
     return name
+
+
+def check_precision(name: str, backend: Backend | None = None, dtype: str = "float32") -> str:
+    """Return `name`; ConfigError unless it is a precision to train in, and the backend and the dtype go with it."""
+    if name not in COMPUTE_PRECISIONS:
+        known = ", ".join(map(repr, COMPUTE_PRECISIONS))
+        raise ConfigError(f"precision must be one of {known}, got {name!r}{did_you_mean(name, COMPUTE_PRECISIONS)}")
+    if name == "float32" or backend is None:
+        return name
+    if dtype != "float32":
+        raise ConfigError(
+            f"precision={name!r} computes products of a float32 model's copies in bfloat16; this one is of {dtype}: "
+            "model.to(dtype='float32'), or leave precision='float32', which is the model's own"
+        )
+    try:
+        backend.zeros((1,), "uint16")
+    except Exception as error:  # whatever a library says of a dtype that it lacks
+        raise ConfigError(
+            f"precision={name!r} needs arrays of uint16, which hold the bits, and {backend.name!r} makes none "
+            f"({type(error).__name__}: {error}); leave precision='float32'"
+        ) from error
+    return name
+
+
+def computes_bf16(backend: Backend) -> bool:
+    """Whether the backend multiplies bfloat16 itself; else they are rounded, and multiplied in float32: the same
+    numbers but for the order of sums, slower."""
+    return "bf16" in getattr(backend, "precisions", ())
 
 
 def check_abilities(backend: Backend, capture: str, matmul_precision: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import bpnet
 from bpnet import blas, processors
+from bpnet.abilities import computes_bf16
 from bpnet.backend import Backend, backend_names, get_backend, selection
 from bpnet.errors import BackendError
 
@@ -66,7 +67,8 @@ def _backend(name: str) -> dict[str, Any]:
             f"the backend {name!r} does not describe itself: {type(error).__name__}: {error}; report it to its author"
         )
         return {"name": name, "found": True, "usable": False, "reason": reason}
-    return {"name": name, "found": True, "usable": True, **about}
+    bf16 = "by the hardware" if computes_bf16(backend) else "emulated in float32"
+    return {"name": name, "found": True, "usable": True, "bf16": bf16, **about}
 
 
 def _reason(error: BackendError) -> str:
@@ -183,3 +185,6 @@ def _print_backends(facts: dict[str, Any]) -> None:
     for each in facts["backends"]:
         if not each["usable"]:
             print(f"{each['name']}: {each['reason']}")
+    emulated = [each["name"] for each in facts["backends"] if str(each.get("bf16", "")).startswith("emulated")]
+    if emulated:
+        print(f"precision='bf16' is emulated in float32 on {', '.join(emulated)}: the same rounding, slower")

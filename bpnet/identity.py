@@ -67,6 +67,8 @@ def described(trainer: Trainer) -> dict[str, Any]:
             **precision,
         }
     )
+    if trainer.precision != "float32":
+        found["precision"] = trainer.precision
     # Named only where it is on: a checkpoint from before there was the setting is one without it.
     return found | ({"check_gradients": True} if trainer.check_gradients else {})
 

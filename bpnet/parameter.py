@@ -69,6 +69,7 @@ class Parameter:
         self._grad: Array = None
         self._pending: Any = None  # a host array that waits for a store: unpickled, copied or loaded
         self._filled = False  # whether the present step has contributed to the gradient
+        self._compute: Array = None
 
     @property
     def size(self) -> int:
@@ -93,6 +94,17 @@ class Parameter:
             raise ShapeError(f"{self.label} has shape {self.shape}, got a value of shape {tuple(new.shape)}")
         with scope_of(self._store.backend):
             self._value[...] = self._store.backend.asarray(new, dtype=self._store.dtype)
+            if self._compute is not None:
+                ops.round_bf16_(self._compute, self._value)
+
+    @property
+    def compute(self) -> Array:
+        """The bits of the values in bfloat16, a view into the store, where products are to take those; else None."""
+        return self._compute
+
+    def attach_compute(self, bits: Array) -> None:
+        """Take the view that the store has made, or None."""
+        self._compute = bits
 
     def preset(self, new: Any) -> None:
         """Set the values to a host array of this shape; where the model has no arrays yet, it gets these."""
@@ -179,7 +191,7 @@ class Parameter:
         if self._store is not None and self._store is not store:
             self._store.retire(f"its parameter {self.path!r} now belongs to another model")
         self._store, self.path, self._value, self._grad = store, path, value, grad
-        self._pending, self._filled = None, False
+        self._pending, self._filled, self._compute = None, False, None
 
     def host_value(self) -> Any:
         """The values as a NumPy array where there are any, else None."""

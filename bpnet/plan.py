@@ -92,6 +92,29 @@ def fuse_accumulation(steps: list[Step], wanted: set[Value]) -> list[Step]:
     return [step for i, step in enumerate(fused) if i not in gone]
 
 
+UPDATES = (
+    ops.sgd_, ops.sgd_momentum_, ops.adam_, ops.amsgrad_, ops.adagrad_, ops.rmsprop_, ops.lion_
+)  # fmt: skip
+
+
+def fuse_rounding(steps: list[Step]) -> list[Step]:
+    """Let an optimizer's pass write the copies in bfloat16 of what it changes, where they are made right behind it."""
+    fused: list[Step] = []
+    for step in steps:
+        before = fused[-1] if fused else None
+        if (
+            step.kernel is ops.round_bf16_
+            and before is not None
+            and before.kernel in UPDATES
+            and before.args[0] is step.args[1]
+        ):
+            value, *rest = before.args
+            fused[-1] = Step(ops.update_bf16_, (value, step.args[0], before.kernel, *rest), None)
+        else:
+            fused.append(step)
+    return fused
+
+
 def write_in_place(steps: list[Step], wanted: set[Value]) -> list[Step]:
     """Let a call write where a following `copy_` into a fixed array would bring its result."""
     readers = _readers(steps)
@@ -140,6 +163,8 @@ class Plan:
         steps = fuse_loss(fuse_activations(trace.steps, wanted), wanted)
         if any(issubclass(backend.array_type, cls) for cls, _ in ops.linear_backward_add_.variants()):
             steps = fuse_accumulation(steps, wanted)
+        if any(issubclass(backend.array_type, cls) for cls, _ in ops.update_bf16_.variants()):
+            steps = fuse_rounding(steps)
         self.steps = write_in_place(steps, wanted)
         self._buffers: dict[Value, Array] = {}
         self._calls: list[Call] = []

@@ -69,6 +69,7 @@ class Snapshot:
         store = trainer.model.store
         store.check()
         kept = store.arrays()
+        kept.pop("compute", None)  # a function of the values
         if not store.filled:
             del kept["grads"]
         arrays = {STORE + name: to_numpy(array) for name, array in kept.items()}
@@ -166,7 +167,7 @@ class Snapshot:
         now = described(trainer) if present is None else present
         lines = list(differences(start, now))
         if present is None:  # what may be set at any time is taken from the checkpoint
-            lines = [line for line in lines if not line.startswith("optimizer.learning_rate:")]
+            lines = [line for line in lines if not line.startswith(("optimizer.learning_rate:", "precision:"))]
         elif lines and not list(differences({**start, **self.about["now"]}, now)):
             lines = []  # the Trainer of the fit itself, in which callbacks have changed something
         if lines:
@@ -206,6 +207,9 @@ class Snapshot:
             trainer.optimizer.learning_rate = trainer.optimizer.learning_rate
         lines = list(differences(self.about["environment"], plain(environment(store.backend))))
         lines = [line for line in lines if not line.startswith("Python:")]
+        lines += differences(
+            {"precision": self.about["now"].get("precision", "float32")}, {"precision": trainer.precision}
+        )
         if lines:
             warnings.warn(
                 f"resumed elsewhere than where {self.path!r} was made, so from here on the last bits may differ from "

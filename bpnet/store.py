@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from bpnet import ops
-from bpnet.abilities import scope_of
+from bpnet.abilities import check_precision, scope_of
 from bpnet.backend import FLOATING_DTYPES, Backend
+from bpnet.compute import InPrecision
 from bpnet.dispatch import Array, note_change
 from bpnet.errors import CheckpointError, ConfigError, StateError
 from bpnet.parameter import Parameter, Statistic, Stream
@@ -60,10 +61,11 @@ def _load(backend: Backend, host: Any) -> Array:
     return array
 
 
-class Store:
+class Store(InPrecision):
     """The arrays of one model on one backend.
 
     values, grads     : (size,) of `dtype`
+    compute           : bits of the parameters in bfloat16, where products are computed so (`bpnet.compute`), else None
     pending           : (size of the statistics' segment,) of `dtype`
     slots             : the optimizer's buffers by name, each (size,) of `dtype`
     counters          : (1 + number of streams,) int64; counters[0] is the number of steps taken
@@ -202,6 +204,7 @@ class Store:
         average[...] = self.values
         self.values[...] = kept
         self.holds_average = not self.holds_average
+        self.refresh()
 
     def abandon_gradients(self) -> None:
         """Forget what an interrupted step has contributed, and count its micro-batches as not drawn."""
@@ -247,11 +250,11 @@ class Store:
         return tuple(found)
 
     def part(self, name: str, segment: Segment | Run) -> Array:
-        """The range `segment` of the buffer `name` ("values", "grads" or a slot), always the same view object."""
+        """The range `segment` of the buffer "values", "grads", "compute" or of a slot, always the same view object."""
         key = (name, segment.start, segment.stop)
         found = self._ranges.get(key)
         if found is None:
-            buffer = getattr(self, name) if name in ("values", "grads") else self.slot(name)
+            buffer = getattr(self, name) if name in ("values", "grads", "compute") else self.slot(name)
             found = self._ranges[key] = buffer[segment.start : segment.stop]
         return found
 
@@ -281,7 +284,7 @@ class Store:
     # --- moving and keeping ---
 
     def arrays(self) -> dict[str, Array]:
-        """Every array of the store by name; together they are its whole state."""
+        """Every array of the store by name; together they are its whole state, and `compute` a part of it twice."""
         fixed = {
             "values": self.values,
             "grads": self.grads,
@@ -291,6 +294,8 @@ class Store:
         }
         if self.pending.shape[0]:
             fixed["pending"] = self.pending
+        if self.compute is not None:
+            fixed["compute"] = self.compute
         return fixed | {f"{SLOT}{name}": slot for name, slot in self.slots.items()}
 
     def check_restorable(self, kept: dict[str, Any]) -> None:
@@ -299,6 +304,7 @@ class Store:
         Slots may be others, and the gradients may be missing.
         """
         present = self.arrays()
+        present.pop("compute", None)
         for name, array in present.items():
             if name not in kept and name != "grads" and not name.startswith(SLOT):
                 raise CheckpointError(f"the checkpoint lacks {name!r}")
@@ -332,6 +338,7 @@ class Store:
                 self.slot(name.removeprefix(SLOT))
         for name, array in self.arrays().items():
             array[...] = self.backend.asarray(kept[name]) if name in kept else 0
+        self.refresh()
         self.consume_gradients()
         for path in filled:
             self.parameters[path]._filled = self.filled = True
@@ -344,6 +351,8 @@ class Store:
         for parameter in self.parameters.values():
             yield parameter._value
             yield parameter._grad
+            if parameter.compute is not None:
+                yield parameter.compute
         for statistic in self.statistics.values():
             yield statistic.pending
 
@@ -356,6 +365,7 @@ class Store:
         self.check()
         if dtype not in FLOATING_DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(FLOATING_DTYPES)}, got {dtype!r}")
+        check_precision(self.precision, backend, dtype)
         segments, offsets, size = self._lay_out(dtype)
 
         def moved(flat: Array, first: int = 0, new_first: int = 0) -> Array:
@@ -380,5 +390,7 @@ class Store:
         self.counters, self.learning_rate, self.ok = counters, learning_rate, ok
         self._ranges, self._rates, self.passes = {}, {}, None
         self._attach()
+        if self.compute is not None:
+            self._make_copies()
         for path, parameter in self.parameters.items():
             parameter._filled = filled[path]

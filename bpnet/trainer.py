@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from bpnet import ops
-from bpnet.abilities import check_abilities
-from bpnet.backend import Backend, get_backend
+from bpnet.backend import Backend
 from bpnet.callbacks.base import Callback
 from bpnet.checkpoint import Checkpoint, as_checkpoint, find
 from bpnet.checks import flag
@@ -49,6 +48,7 @@ class Trainer(Working):
     capture   : whether a plan becomes one graph where the backend can record calls (CuPy; the same bits, faster):
                 "auto" goes on call by call where that fails, and says why once; "on" raises there; "off"
     matmul_precision : of float32 arrays: "float32", or "tf32" or "bf16", which round the factors for tensor cores
+    precision : "float32", or "bf16": products of parameters and activations in bfloat16, all else float32, updates too
     check_gradients : whether a step also changes nothing, and a fit stops, where the norm of its gradients is not
                       finite; with `clip_norm` that is so anyway
     bundle    : a file to write where a fit stops because of a number that is not finite: that step, for
@@ -81,6 +81,7 @@ class Trainer(Working):
         plan: bool = True,
         capture: str = "auto",
         matmul_precision: str = "float32",
+        precision: str = "float32",
         check_gradients: bool = False,
         bundle: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -101,20 +102,14 @@ class Trainer(Working):
         self.plan = plan
         self.capture = capture
         self.matmul_precision = matmul_precision
+        self.precision = precision
         self.check_gradients = check_gradients
         self.bundle = bundle
         self._totals: Totals | None = None
         self._stop = ""
         self._whole_batch = Step(self, None, counted=False)
-        place = get_backend(backend) if backend is not None else model.backend if model.initialized else None
-        if place is not None:
-            check_abilities(place, self.capture, self.matmul_precision)
         self._check_capture()
-        if not model.initialized:
-            model.materialize_with(self.seed, backend)
-        elif backend is not None and get_backend(backend) is not model.backend:
-            model.to(backend)
-        check_abilities(model.backend, self.capture, self.matmul_precision)
+        self._take_place(backend)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -192,9 +187,9 @@ class Trainer(Working):
 
     def _run(self, step: Step, given: tuple[Any, ...]) -> Array:
         """Make one step on a batch of any kind: from its plan where there is one that takes it as it is."""
-        store = self.model.store
+        store = self._store_in_precision()
         if store.scoped and not self._scoped:
-            with self.working():
+            with self._on_device():
                 return self._run(step, given)
         accumulating = store.filled
         try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from bpnet.abilities import check_abilities, check_capture, check_matmul_precision, scope_of
+from bpnet.abilities import check_abilities, check_capture, check_matmul_precision, check_precision, scope_of
+from bpnet.backend import Backend, get_backend
 from bpnet.contracts import looks_at_values
 from bpnet.dispatch import Tracked
-from bpnet.errors import StateError
+from bpnet.errors import ConfigError, StateError
 from bpnet.layers.base import Layer
 from bpnet.losses import Loss
 from bpnet.pairing import plain_weights
 from bpnet.planner import Planner
+from bpnet.store import Store
 
 
 class Working(Tracked):
@@ -21,6 +23,7 @@ class Working(Tracked):
     model: Layer
     loss: Loss
     plan: bool
+    seed: int
     _planner: Planner | None = None
     _scoped = False  # whether the caller is on the backend's device and stream already
 
@@ -44,6 +47,51 @@ class Working(Tracked):
         self._matmul_precision = check_matmul_precision(name)
         self._planner = None
 
+    @property
+    def precision(self) -> str:
+        """In which precision layers multiply that can do so in another: "float32" or "bf16"; may be set between steps.
+
+        With "bf16" the model computes so wherever it is called, until a Trainer of another precision trains it.
+        """
+        return self._precision
+
+    @precision.setter
+    def precision(self, name: str) -> None:
+        self._precision = check_precision(name)
+        self._planner = None
+
+    def _take_place(self, backend: str | Backend | None) -> None:
+        """Bring the model to where it is trained; ConfigError before that where this cannot do what was asked for."""
+        model = self.model
+        place = get_backend(backend) if backend is not None else model.backend if model.initialized else None
+        if place is not None:
+            check_abilities(place, self.capture, self.matmul_precision)
+        self._check_precision(place)
+        if not model.initialized:
+            model.materialize_with(self.seed, backend)
+        elif place is not None and place is not model.backend:
+            model.to(place)
+        check_abilities(model.backend, self.capture, self.matmul_precision)
+        self._store_in_precision()
+
+    def _check_precision(self, place: Backend | None) -> None:
+        """Raise ConfigError where the model, or a backend, cannot compute in the precision."""
+        model = self.model
+        check_precision(self.precision, place, model.store.dtype if model.initialized else "float32")
+        if self.precision != "float32" and not any(layer.computes_in_bf16 for _, layer in model.walk()):
+            raise ConfigError(
+                f"Trainer: precision={self.precision!r} changes nothing in a model without a layer that multiplies in "
+                "bfloat16, as Dense does; leave precision='float32'"
+            )
+
+    def _store_in_precision(self) -> Store:
+        """The model's store, with copies in the Trainer's precision."""
+        store = self.model.store
+        if store.precision != self._precision:
+            self._check_precision(store.backend)
+            store.use_precision(self._precision)
+        return store
+
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
         """A block on the device and stream of the model's backend, where all work of the Trainer is done.
@@ -51,6 +99,12 @@ class Working(Tracked):
         `fit`, `step`, `evaluate` and `predict` enter it by themselves; around a loop of steps it saves them that.
         Raises ConfigError where the backend cannot do what the Trainer was told.
         """
+        self._store_in_precision().refresh()  # values may have been written into since
+        with self._on_device():
+            yield
+
+    @contextlib.contextmanager
+    def _on_device(self) -> Iterator[None]:
         backend = self.model.backend
         check_abilities(backend, self.capture, self.matmul_precision)
         before = self._scoped

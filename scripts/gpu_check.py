@@ -36,7 +36,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- gpu_check begins -->", "<!-- gpu_check ends -->"
 SECONDS = 8 * 60
 SHARES = {"tests": 0.45, "benchmark": 0.4}  # of the time, at most
-WORKLOADS = ("mlp-small", "mnist", "mlp-large-tf32", "input")
+WORKLOADS = ("mlp-small", "mnist", "mlp-large-tf32", "mlp-large-bf16", "input")
 NO_GPU = 2
 
 
@@ -188,6 +188,25 @@ def graphs_calls_and_eager_steps_are_equal_byte_for_byte(backend: bp.Backend) ->
     return f"30 steps of 2 shapes, {captured} captured"
 
 
+def bfloat16_has_masters_in_float32_and_the_bits_of_eager_steps(backend: bp.Backend) -> str:
+    given, runs = batches(60), {}
+    for how, options in (("graph", {}), ("calls", {"capture": "off"}), ("eager", {"plan": False})):
+        one = trainer(backend, precision="bf16", **options)
+        losses = [bp.to_numpy(one.step(x, y)).tobytes() for x, y in given]
+        runs[how] = losses, state(one)
+        store = one.model.store
+        values, copies = bp.to_numpy(store.values), bp.to_numpy(store.compute)
+        assert np.array_equal(copies, bp.ops.to_bf16(values[: len(copies)])), f"{how}: a copy is not its value rounded"
+    for how in ("graph", "calls"):
+        assert runs[how][0] == runs["eager"][0], f"{how}: the losses differ from eager ones"
+        assert not (names := differing(runs["eager"][1], runs[how][1])), f"{how}: {names} differ"
+    emulated = trainer("numpy", precision="bf16")
+    found = [np.frombuffer(bits, np.float32)[0] for bits in runs["eager"][0]]
+    off = max(abs(float(a) - float(bp.to_numpy(emulated.step(x, y)))) for a, (x, y) in zip(found, given, strict=True))
+    assert off <= 2e-2, f"the largest difference from NumPy's emulation is {off:.3g}"
+    return f"60 steps, {len(copies)} copies, losses within {off:.2g} of NumPy's emulation"
+
+
 def a_resumed_training_is_equal_byte_for_byte(backend: bp.Backend) -> str:
     given = batches(40)
     straight, first = trainer(backend), trainer(backend)
@@ -252,6 +271,7 @@ CHECKS: tuple[Callable[[bp.Backend], str], ...] = (
     losses_stay_within_1e_4_of_numpys_over_100_steps,
     two_runs_are_equal_byte_for_byte,
     graphs_calls_and_eager_steps_are_equal_byte_for_byte,
+    bfloat16_has_masters_in_float32_and_the_bits_of_eager_steps,
     a_resumed_training_is_equal_byte_for_byte,
     audits_pass,
     memory_that_lacks_is_named_and_training_goes_on,

@@ -12,7 +12,7 @@ import numpy as np
 
 from bpnet_cupy import cublaslt
 
-DTYPES = {0: np.dtype("float32"), 1: np.dtype("float64")}
+DTYPES = {0: np.dtype("float32"), 1: np.dtype("float64"), 14: np.dtype("uint16")}  # bits of bfloat16
 SCALE = {68: 0, 77: 0, 75: 0, 70: 1}  # the type of alpha and beta, by compute type
 SIZES = {  # bytes of every attribute, as in cublasLt.h
     "MatmulDesc": {3: 4, 4: 4, 7: 4, 8: 8, 11: 8, 12: 8},
@@ -167,9 +167,13 @@ class FakeCublasLt:
         }
         for name, layout in layouts.items():
             dtype, rows, columns, ld = layout["args"]
-            if dtype != scale:
+            halves = dtype == 14 and (compute, scale) == (68, 0) and name in "AB"
+            if dtype != scale and not halves:
                 raise Wrong(f"{name} is of type {dtype}, the scale of {scale}")
             found[name] = (rows, columns, ld, layout["set"].get(5, 1), layout["set"].get(6, 0))
+            found.setdefault("types", {})[name] = dtype
+        if found["types"]["A"] != found["types"]["B"]:
+            raise Wrong(f"factors of the types {found['types']}")
         (m, k), (k2, n) = (
             found[name][:2][:: -1 if t else 1] for name, t in zip("AB", found["transposes"], strict=True)
         )
@@ -256,8 +260,11 @@ class FakeCublasLt:
         )
         for i in range(found["D"][3]):
             x, y, z, w = (
-                self._matrix(address, found[name], i, dtype) for name, address in zip("ABCD", (A, B, C, D), strict=True)
+                self._matrix(address, found[name], i, DTYPES[found["types"][name]])
+                for name, address in zip("ABCD", (A, B, C, D), strict=True)
             )
+            if found["types"]["A"] == 14:
+                x, y = ((each.T.astype(np.uint32) << 16).view(np.float32).T for each in (x, y))
             x, y = (each.T if t else each for each, t in zip((x, y), found["transposes"], strict=True))
             self._compute(found, x, y, z, w, scalars, dtype)
         return 0

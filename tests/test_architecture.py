@@ -19,6 +19,7 @@ LEVELS = {
     "ops": 2,
     "parameter": 3,
     "store": 3,
+    "compute": 3,
     "random": 3,
     "initializers": 3,
     "files": 3,

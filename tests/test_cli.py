@@ -132,6 +132,7 @@ def test_all_mistakes_are_reported_at_once_and_nothing_is_trained() -> None:
     [
         ("--epochs", "1.5"), ("--epochs", ""), ("--batch-size", "0"), ("--learning-rate", "0"),
         ("--learning-rate", "inf"), ("--learning-rate", "-1e-3"), ("--seed", "18446744073709551616"),
+        ("--precision", "bf61"), ("--precision", "tf32"), ("--matmul-precision", "fp32"), ("--capture", "yes"),
     ],
 )  # fmt: skip
 def test_one_mistake_is_one_line_with_the_option_what_is_allowed_and_what_was_given(option: str, value: str) -> None:
@@ -139,6 +140,34 @@ def test_one_mistake_is_one_line_with_the_option_what_is_allowed_and_what_was_gi
     assert done.exit_code == 2
     assert done.output.startswith(f"bpnet: {option} must be ")
     assert done.output.endswith(f"got {value!r}\n")
+
+
+def test_a_precision_is_trained_in_said_and_kept_with_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--epochs", "1", "--backend", "numpy", "--capture", "off")
+    done = invoke("train", "digits", *options, "--precision", "bf16", "--out", "rounded", "--json")
+    assert done.exit_code == 0, done.output
+    assert ", seed 0, precision bf16, emulated\n" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1])["precision"] == "bf16"
+    recipe = bp.load("rounded").info["recipe"]["training"]
+    assert (recipe["precision"], recipe["capture"], recipe["matmul_precision"]) == ("bf16", "off", "float32")
+    assert invoke("train", "digits", *options, "--out", "plain").exit_code == 0
+    weights = [bp.load(name).layers[0].weight.value for name in ("rounded", "plain")]  # type: ignore[attr-defined]
+    assert 0 < np.max(np.abs(weights[0] - weights[1])) < 0.1
+
+
+def test_what_a_backend_cannot_do_is_named_with_all_other_mistakes() -> None:
+    done = invoke(
+        "train", "digits", "--backend", "numpy", "--capture", "on", "--matmul-precision", "tf32", "--epochs", "x"
+    )
+    assert done.exit_code == 2
+    lines = done.output.splitlines()
+    assert lines[0] == "bpnet: 3 settings cannot be used:"
+    assert lines[1] == "  --epochs must be an integer of at least 0, got 'x'"
+    assert lines[2].startswith("  --capture: capture='on' needs a backend that can record a step as one graph")
+    assert lines[3].startswith("  --matmul-precision: matmul_precision='tf32' is for backends whose hardware has it")
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,25 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
         "softmax_cross_entropy",
         "softmax_cross_entropy<float, long long, 8, false>",
     ),
+    "ties that go up": ("word + 0x7fffu + (word >> 16 & 1u)", "word + 0x8000u", "to_bf16", "to_bf16<0>"),
+    "NaN that becomes infinite": (
+        "if ((word & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;",
+        "",
+        "to_bf16",
+        "to_bf16<0>",
+    ),
+    "copies of the values before": (
+        "store(value + i, w);\n        store_copy(copy, i, w);\n        store(velocity + i, v);",
+        "store(value + i, w);\n        store_copy(copy, i, g);\n        store(velocity + i, v);",
+        "update_bf16_",
+        "sgd_momentum<float>",
+    ),
+    "a copy too few": (
+        "for (int j = 0; j < 4; ++j) halves.element[j]",
+        "for (int j = 0; j < 3; ++j) halves.element[j]",
+        "update_bf16_",
+        "sgd<float>",
+    ),
 }
 
 

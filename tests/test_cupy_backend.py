@@ -527,4 +527,15 @@ def test_products_without_cublaslt_are_cupys_and_that_is_said_once(
     assert call is not None
     call()
     assert out.tolist() == [[2.5, 5.0], [7.5, 10.0]]
+    halves = stub.asarray(np.array([[0x3F80, 0x4000], [0x4040, 0x4080]], np.uint16))  # 1, 2; 3, 4
+    single = stub.zeros((2, 2), "float32")
+    for left, right, beta, expected in (
+        (halves, halves, 0.0, [[7, 10], [15, 22]]),
+        (halves.T, halves, 0.0, [[10, 14], [14, 20]]),
+        (halves, halves.T, 1.0, [[15, 25], [25, 45]]),
+    ):
+        call = products.product(single, left, right, beta=beta)
+        assert call is not None
+        call()
+        assert single.tolist() == expected
     products.gemm.cache_clear()

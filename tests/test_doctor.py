@@ -45,6 +45,7 @@ def test_numpy_is_found_usable_and_selected_by_default() -> None:
     assert facts["selected"] == {"backend": "numpy", "by": "the default"}
     numpy = about(facts, "numpy")
     assert numpy.pop("kernels").split()[0] in ("NumPy", "numba")
+    assert numpy.pop("bf16") == "emulated in float32"
     assert numpy == {
         "name": "numpy", "found": True, "usable": True, "version": np.__version__, "device": "cpu"
     }  # fmt: skip

@@ -153,6 +153,69 @@ def test_other_dtypes_and_empty_products_have_no_call() -> None:
     )
 
 
+# --- factors in bfloat16 ---
+
+
+def halves(memory: HostMemory, rng: Any, shape: tuple[int, ...], transposed: bool = False) -> tuple[Any, Any]:
+    """Bits of bfloat16 numbers as they lie in memory, and the numbers."""
+    x = rng.integers(-8, 9, shape).astype(np.float32)  # whole, so that sums are exact in any order
+    bits = (x.view(np.uint32) >> 16).astype(np.uint16)
+    return laid_out(memory, bits, transposed), x
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    m=st.integers(1, 7),
+    n=st.integers(1, 7),
+    k=st.integers(1, 7),
+    batch=st.sampled_from([None, 2]),
+    a_transposed=st.booleans(),
+    b_transposed=st.booleans(),
+    beta=st.sampled_from([0.0, 1.0]),
+)
+def test_bits_of_bfloat16_give_a_float32_product(
+    m: int, n: int, k: int, batch: Any, a_transposed: bool, b_transposed: bool, beta: float
+) -> None:
+    gemm, library, memory = made()
+    rng, leading = np.random.default_rng(m + 8 * n + 64 * k), () if batch is None else (batch,)
+    a, wide_a = halves(memory, rng, (*leading, m, k), a_transposed)
+    b, wide_b = halves(memory, rng, (*leading, k, n), b_transposed)
+    out = memory.asarray(np.ones((*leading, m, n), np.float32))
+    with precision("tf32"):  # is about factors in float32
+        seen = run(library, gemm.prepare(out, a, b, beta=beta))
+    assert out.tobytes() == (wide_a @ wide_b + np.float32(beta)).tobytes()
+    assert (seen["compute"], seen["scale"]) == (68, 0)
+    assert seen["types"] == {"A": 14, "B": 14, "C": 0, "D": 0}
+    assert library.heuristics[-1]["preference"][6] in (2, 4, 8, 16, 32, 64, 128, 256)  # alignments of 2-byte numbers
+
+
+@pytest.mark.parametrize("activation", ["", "relu"])
+def test_an_epilogue_behind_bits_is_used_where_it_gives_the_bits_of_the_kernels(activation: str) -> None:
+    for activate, right in ((lambda x: np.maximum(x, 0), True), (lambda x: np.fmax(x, 0), not activation)):
+        gemm, library, memory = made(activate=activate)
+        rng = np.random.default_rng(0)
+        (x, wide_x), (W, wide_W) = halves(memory, rng, (6, 3)), halves(memory, rng, (3, 5))
+        b, out = memory.asarray(rng.normal(size=5).astype(np.float32)), memory.empty((6, 5), "float32")
+        call = gemm.product(out, x, W, bias=b, activation=activation)
+        library.assert_no_errors()
+        assert (call is not None) == right
+        if call is not None:
+            call()
+            z = wide_x @ wide_W + b
+            assert out.tobytes() == (np.maximum(z, 0) if activation else z).tobytes()
+
+
+def test_what_is_no_pair_of_halves_for_a_float32_result_has_no_call() -> None:
+    gemm, library, memory = made()
+    bits, single = memory.asarray(np.ones((2, 2), np.uint16)), memory.asarray(np.ones((2, 2), np.float32))
+    for dtype, a, b in (("float64", bits, bits), ("float32", bits, single), ("float32", single, bits),
+                        ("uint16", bits, bits)):  # fmt: skip
+        assert gemm.prepare(memory.empty((2, 2), dtype), a, b) is None
+    sums = memory.empty((2,), "float32")
+    assert gemm.product(memory.empty((2, 2), "float32"), bits, bits, column_sums=sums) is None  # of rounded numbers
+    assert not library.calls
+
+
 # --- epilogues ---
 
 
@@ -616,6 +679,17 @@ def test_linear_and_its_derivatives_are_the_references_in_every_case(dtype: str)
     library.assert_no_errors()
     assert {call["epilogue"] for call in library.calls} == {"", "bias", "relu_bias", "bgrada"}
     assert {call["beta"] for call in library.calls} == {0, 1}
+
+
+@pytest.mark.cuda_host
+def test_products_in_bfloat16_are_the_references_in_every_case() -> None:
+    library = FakeCublasLt(REAL)
+    with products_by(library) as backend:
+        for op in (bp.ops.linear_bf16, bp.ops.linear_bf16_backward):
+            check_kernel(op, backend, "float32")
+    library.assert_no_errors()
+    assert {call["epilogue"] for call in library.calls} == {"", "bias", "relu_bias"}
+    assert {call["types"]["A"] for call in library.calls} == {14}
 
 
 @pytest.mark.cuda_host

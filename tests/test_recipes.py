@@ -320,7 +320,7 @@ def test_the_metrics_by_default_are_those_of_the_loss(loss: Any, expected: list[
 TOP = "a recipe has description, data, model, loss, optimizer, schedule, training"
 TRAINING = (
     "[training] takes seed, epochs, batch_size, micro_batch_size, metrics, patience, monitor, backend, "
-    "check_gradients, dtype"
+    "check_gradients, dtype, precision, matmul_precision, capture"
 )
 UNVALIDATED = "and there are no validation data: set data.validation_fraction, to 0.1 for instance, or"
 
@@ -347,6 +347,32 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         ["training.seed must be an integer in 0 ... 2^64 - 1 (18446744073709551615), got 18446744073709551616"],
     ),
     ({"training": {"dtype": "float16"}}, ['training.dtype must be "float32" or "float64", got \'float16\'']),
+    ({"training": {"precision": "fp16"}}, ['training.precision must be "float32" or "bf16", got \'fp16\'']),
+    (
+        {"training": {"matmul_precision": "tf23", "capture": "of"}},
+        [
+            'training.matmul_precision must be "float32", "tf32" or "bf16", got \'tf23\'',
+            'training.capture must be "auto", "on" or "off", got \'of\'',
+        ],
+    ),
+    (
+        {"training": {"precision": "bf16", "dtype": "float64"}},
+        ['training.precision: is for dtype = "float32", and training.dtype is "float64"'],
+    ),
+    (
+        {"training": {"precision": "bf16"}, "model": {"layers": ["Embedding(3, 3)"]}},
+        [
+            "training.precision: changes nothing here: no layer multiplies in bfloat16, as Dense does",
+            "model.layers[0]: the model's outputs must have shape (3,)",
+        ],
+    ),
+    (
+        {"training": {"capture": "on", "matmul_precision": "tf32"}},
+        [
+            "training.capture: capture='on' needs a backend that can record a step as one graph, as 'cupy' can",
+            "training.matmul_precision: matmul_precision='tf32' is for backends whose hardware has it, as 'cupy'",
+        ],
+    ),
     (
         {"training": {"backend": "nmupy"}},
         ["training.backend: unknown backend 'nmupy' (from the argument); known are", "did you mean 'numpy'?"],

@@ -164,6 +164,12 @@ def test_a_damaged_newest_checkpoint_is_noted_and_the_one_before_is_taken(monkey
             "  --resume: the folder 'none' is not there; `bpnet train RECIPE --checkpoint-every 1` writes one\n",
         ),
         (
+            ("--resume", "none", "--precision", "bf16"),
+            "bpnet: 2 settings cannot be used:\n"
+            "  --precision cannot be changed in the middle of a training; leave it out\n"
+            "  --resume: the folder 'none' is not there; `bpnet train RECIPE --checkpoint-every 1` writes one\n",
+        ),
+        (
             ("mine.toml", "--checkpoint-every", "0steps"),
             "bpnet: --checkpoint-every: a number of epochs, as 1, or of steps, as 500steps, at least 1; got '0steps'\n",
         ),

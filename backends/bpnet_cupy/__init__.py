@@ -24,6 +24,8 @@ class CupyBackend:
     only captured on, and one for copies from the host. Outside of a scope work goes to CuPy's current stream.
     """
 
+    precisions = ("float32", "tf32", "bf16")
+
     def __init__(self, device: str | None = None) -> None:
         if device is not None and not device.isdecimal():
             raise BackendError(f"a CUDA device is a number, as in 'cupy:1'; got {device!r}")

@@ -25,7 +25,7 @@ STATUS = {
     16: "LICENSE_ERROR",
 }
 
-REAL = {"float32": 0, "float64": 1}  # cudaDataType
+REAL = {"float32": 0, "float64": 1, "bfloat16": 14}  # cudaDataType
 COMPUTE = {  # cublasComputeType_t, by what is asked for; float64 is always computed in float64
     "float32": 68,  # CUBLAS_COMPUTE_32F
     "tf32": 77,  # CUBLAS_COMPUTE_32F_FAST_TF32

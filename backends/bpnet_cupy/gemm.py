@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from bpnet import ops
-from bpnet.dispatch import Array, Call, dtype_name
+from bpnet.dispatch import Array, Call
 from bpnet_cupy import cublaslt
 from bpnet_cupy.cublaslt import COMPUTE, REAL, Algorithm, Descriptor, Heuristic, Layout, Preference
 from bpnet_cupy.memory import Memory
-from bpnet_cupy.problem import MAX_ALIGNMENT, Problem, alignment, current_precision, operand, plain_of, same_bits
+from bpnet_cupy.problem import Problem, plain_of, problem_of, same_bits
 
 WORKSPACE_BYTES = 32 * 1024**2
 SAMPLED = 65521  # numbers that are drawn for a proof and repeated; prime, so that rows differ
@@ -85,6 +85,8 @@ class Gemm:
     ) -> Call | None:
         """A call that does out = activation(alpha a @ b + beta out + bias), or None where cublasLt has none for that.
 
+        Where a and b are uint16, the bits of bfloat16, out is float32, as the sums are.
+
         column_sums : (N,) gets the sums of b's columns on the way: the bias's gradient where b is dy
         An epilogue is given only after it has shown, on this problem, to be what the separate kernels are: the same
         bits, NaN and infinities among the values.
@@ -99,8 +101,10 @@ class Gemm:
         vector = bias if column_sums is None else column_sums
         if epilogue and (alpha != 1.0 or out.ndim != 2 or (beta and (beta != 1.0 or epilogue != "bgrada"))):
             return None
-        problem = self._problem(out, a, b, epilogue, vector, None)
-        if problem is None or (epilogue and not self._trust(problem, beta)):
+        problem = problem_of(self.memory, out, a, b, epilogue, vector, None)
+        if problem is None or (epilogue == "bgrada" and problem.factors != problem.dtype):
+            return None  # sums of rounded numbers are not those of the numbers
+        if epilogue and not self._trust(problem, beta):
             return None
         if beta == 1.0 == alpha and not self._trust(plain_of(problem), beta):
             return None
@@ -126,43 +130,10 @@ class Gemm:
         aux    : what the forward form writes and the backward form reads, (M, L): bytes of bits with 8 L >= N and a
                  multiple of 128 for ReLU, numbers with L >= N and a multiple of 8 for GELU
         """
-        problem = self._problem(out, a, b, epilogue, vector, aux)
+        problem = problem_of(self.memory, out, a, b, epilogue, vector, aux)
         return None if problem is None else self._bind(problem, out, a, b, alpha, beta, vector, aux)
 
     # --- the mapping ---
-
-    def _problem(
-        self, out: Array, a: Array, b: Array, epilogue: str, vector: Array | None, aux: Array | None
-    ) -> Problem | None:
-        dtype = dtype_name(out.dtype)
-        if dtype not in REAL or 0 in out.shape or 0 in a.shape:
-            return None
-        found_a, found_b, found_out = operand(a), operand(b), operand(out)
-        if found_a is None or found_b is None or found_out is None or found_out.transposed:
-            return None
-        m, n = out.shape[-2:]
-        size, pointer = out.dtype.itemsize, self.memory.pointer
-        return Problem(
-            device=self.memory.device(),
-            dtype=dtype,
-            compute=current_precision() if dtype == "float32" else dtype,
-            m=m,
-            n=n,
-            k=found_a.columns,
-            batch=out.shape[0] if out.ndim == 3 else 1,
-            a_transposed=found_a.transposed,
-            b_transposed=found_b.transposed,
-            a_stride=found_a.stride,
-            b_stride=found_b.stride,
-            alignment=(
-                alignment(pointer(a), found_a.stride * size),
-                alignment(pointer(b), found_b.stride * size),
-                alignment(pointer(out), m * n * size if out.ndim == 3 else 0),
-                MAX_ALIGNMENT if vector is None else alignment(pointer(vector)),
-            ),
-            epilogue=epilogue,
-            aux_ld=0 if aux is None else aux.shape[1] * (8 if "relu" in epilogue else 1),
-        )
 
     def _descriptor(self, problem: Problem, vector: int, aux: int) -> Descriptor:
         scale = REAL[problem.dtype]
@@ -183,18 +154,18 @@ class Gemm:
         b_rows, b_columns = (k, n) if problem.b_transposed else (n, k)
         a_rows, a_columns = (m, k) if problem.a_transposed else (k, m)
         return (
-            self._layout(problem, b_rows, b_columns, problem.b_stride),
-            self._layout(problem, a_rows, a_columns, problem.a_stride),
-            self._layout(problem, n, m, m * n if problem.batch > 1 else 0),
+            self._layout(problem, problem.factors, b_rows, b_columns, problem.b_stride),
+            self._layout(problem, problem.factors, a_rows, a_columns, problem.a_stride),
+            self._layout(problem, problem.dtype, n, m, m * n if problem.batch > 1 else 0),
         )
 
-    def _layout(self, problem: Problem, rows: int, columns: int, stride: int) -> Layout:
+    def _layout(self, problem: Problem, dtype: str, rows: int, columns: int, stride: int) -> Layout:
         """The layout of a column-major matrix without gaps between its columns."""
-        key = (problem.dtype, rows, columns, problem.batch, stride)
+        key = (dtype, rows, columns, problem.batch, stride)
         found = self._layouts.get(key)
         if found is None:
             found = self._layouts[key] = Layout(
-                self.library, problem.dtype, rows, columns, rows, batch=problem.batch, stride=stride
+                self.library, dtype, rows, columns, rows, batch=problem.batch, stride=stride
             )
         return found
 
@@ -375,6 +346,8 @@ class Gemm:
 
         m, n, k = problem.m, problem.n, problem.k
         a, b = sample(m, k), sample(k, n)
+        if problem.factors == "bfloat16":
+            a, b = ops.to_bf16(a), ops.to_bf16(b)
         vector = sample(1, n)[0] if "bias" in problem.epilogue or whole else None
         asarray = self.memory.asarray
         return (

@@ -967,14 +967,68 @@ __global__ void dropout_backward(T* dx /* n */, const T* dy /* n */, const bool*
     });
 }
 
+// ---- bfloat16 ----
+
+// The bits of the nearest bfloat16, of two that are as near the even one; every NaN is 0x7fc0. By integers, which
+// -ftz=true leaves alone.
+__device__ inline unsigned short bf16_bits(float x) {
+    unsigned word = __float_as_uint(x);
+    if ((word & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
+    return (unsigned short)((word + 0x7fffu + (word >> 16 & 1u)) >> 16);
+}
+
+struct alignas(8) FourHalves {
+    unsigned short element[4];
+};
+
+// The copies in bfloat16 of m values from element i on, where copies are kept: of float only.
+template <class T, int m> __device__ void store_copy(unsigned short* copy, int64 i, const T (&w)[m]) {
+    if constexpr (sizeof(T) == 4) {
+        if (!copy) return;
+        if constexpr (m == 4) {
+            HOST_CHECK(address(copy + i) % 8 == 0);
+            FourHalves halves;
+            for (int j = 0; j < 4; ++j) halves.element[j] = bf16_bits(w[j]);
+            *reinterpret_cast<FourHalves*>(copy + i) = halves;
+        } else {
+            for (int j = 0; j < m; ++j) copy[i + j] = bf16_bits(w[j]);
+        }
+    }
+}
+
+template <int> __global__ void to_bf16(unsigned short* out /* n */, const float* x /* n */, int64 n) {
+    for_all<unsigned short>(n, aligned(out, x), [&](auto count, int64 i) {
+        constexpr int m = decltype(count)::value;
+        float v[m];
+        unsigned short bits[m];
+        load(v, x + i);
+        for (int j = 0; j < m; ++j) bits[j] = bf16_bits(v[j]);
+        store(out + i, bits);
+    });
+}
+
+template <int> __global__ void from_bf16(float* out /* n */, const unsigned short* bits /* n */, int64 n) {
+    for_all<unsigned short>(n, aligned(out, bits), [&](auto count, int64 i) {
+        constexpr int m = decltype(count)::value;
+        unsigned short v[m];
+        float x[m];
+        load(v, bits + i);
+        for (int j = 0; j < m; ++j) x[j] = __uint_as_float((unsigned)v[j] << 16);
+        store(out + i, x);
+    });
+}
+
 // ---- optimizers ----
+
+// Each writes the copies in bfloat16 of the values too, where there are such.
 
 template <class T>
 __global__ void sgd(T* value /* n */, const T* grad /* n */, const bool* ok /* 1 */,
-                    const double* learning_rate /* 1 */, int64 n, T weight_decay) {
+                    const double* learning_rate /* 1 */, int64 n, T weight_decay,
+                    unsigned short* copy /* n? */) {
     if (!*ok) return;
     T rate = T(*learning_rate);
-    for_all<T>(n, aligned(value, grad), [&](auto count, int64 i) {
+    for_all<T>(n, aligned(value, grad, copy), [&](auto count, int64 i) {
         constexpr int m = decltype(count)::value;
         T w[m], g[m];
         load(w, value + i);
@@ -984,15 +1038,17 @@ __global__ void sgd(T* value /* n */, const T* grad /* n */, const bool* ok /* 1
             w[j] = w[j] - rate * g[j];
         }
         store(value + i, w);
+        store_copy(copy, i, w);
     });
 }
 
 template <class T>
 __global__ void sgd_momentum(T* value /* n */, const T* grad /* n */, T* velocity /* n */, const bool* ok /* 1 */,
-                             const double* learning_rate /* 1 */, int64 n, T weight_decay, T momentum, bool nesterov) {
+                             const double* learning_rate /* 1 */, int64 n, T weight_decay, T momentum, bool nesterov,
+                             unsigned short* copy /* n? */) {
     if (!*ok) return;
     T rate = T(*learning_rate);
-    for_all<T>(n, aligned(value, grad, velocity), [&](auto count, int64 i) {
+    for_all<T>(n, aligned(value, grad, velocity, copy), [&](auto count, int64 i) {
         constexpr int m = decltype(count)::value;
         T w[m], g[m], v[m];
         load(w, value + i);
@@ -1004,6 +1060,7 @@ __global__ void sgd_momentum(T* value /* n */, const T* grad /* n */, T* velocit
             w[j] = w[j] - rate * (nesterov ? g[j] + momentum * v[j] : v[j]);
         }
         store(value + i, w);
+        store_copy(copy, i, w);
         store(velocity + i, v);
     });
 }
@@ -1012,7 +1069,8 @@ __global__ void sgd_momentum(T* value /* n */, const T* grad /* n */, T* velocit
 template <class T, bool amsgrad>
 __global__ void adam(T* value /* n */, const T* grad /* n */, T* m1 /* n */, T* m2 /* n */, T* m2_max /* n? */,
                      const bool* ok /* 1 */, const double* learning_rate /* 1 */, const int64* counters /* 1 */,
-                     int64 n, double beta1, double beta2, double epsilon, double weight_decay) {
+                     int64 n, double beta1, double beta2, double epsilon, double weight_decay,
+                     unsigned short* copy /* n? */) {
     if (!*ok) return;
     // This step's numbers in float64: the powers by two warps, because many GPUs are slow at them, the rest by one.
     SHARED(double, corrections, 2);
@@ -1029,7 +1087,7 @@ __global__ void adam(T* value /* n */, const T* grad /* n */, T* m1 /* n */, T* 
     __syncthreads();
     T factor = numbers[0], floor = numbers[1], decay = numbers[2];
     T rest1 = T(1 - beta1), rest2 = T(1 - beta2);
-    for_all<T>(n, aligned(value, grad, m1, m2, m2_max), [&](auto count, int64 i) {
+    for_all<T>(n, aligned(value, grad, m1, m2, m2_max, copy), [&](auto count, int64 i) {
         constexpr int m = decltype(count)::value;
         T w[m], g[m], a[m], b[m], top[m];
         load(w, value + i);
@@ -1045,6 +1103,7 @@ __global__ void adam(T* value /* n */, const T* grad /* n */, T* m1 /* n */, T* 
             w[j] = weight_decay != 0 ? next - decay * w[j] : next;
         }
         store(value + i, w);
+        store_copy(copy, i, w);
         store(m1 + i, a);
         store(m2 + i, b);
         if (amsgrad) store(m2_max + i, top);
@@ -1053,10 +1112,11 @@ __global__ void adam(T* value /* n */, const T* grad /* n */, T* m1 /* n */, T* 
 
 template <class T>
 __global__ void adagrad(T* value /* n */, const T* grad /* n */, T* total /* n */, const bool* ok /* 1 */,
-                        const double* learning_rate /* 1 */, int64 n, T initial, T epsilon, T weight_decay) {
+                        const double* learning_rate /* 1 */, int64 n, T initial, T epsilon, T weight_decay,
+                        unsigned short* copy /* n? */) {
     if (!*ok) return;
     T rate = T(*learning_rate);
-    for_all<T>(n, aligned(value, grad, total), [&](auto count, int64 i) {
+    for_all<T>(n, aligned(value, grad, total, copy), [&](auto count, int64 i) {
         constexpr int m = decltype(count)::value;
         T w[m], g[m], a[m];
         load(w, value + i);
@@ -1068,6 +1128,7 @@ __global__ void adagrad(T* value /* n */, const T* grad /* n */, T* total /* n *
             w[j] = w[j] - rate * g[j] / (sqrt(a[j] + initial) + epsilon);
         }
         store(value + i, w);
+        store_copy(copy, i, w);
         store(total + i, a);
     });
 }
@@ -1076,10 +1137,11 @@ __global__ void adagrad(T* value /* n */, const T* grad /* n */, T* total /* n *
 template <class T, bool centered, bool with_momentum>
 __global__ void rmsprop(T* value /* n */, const T* grad /* n */, T* square /* n */, T* mean /* n? */,
                         T* velocity /* n? */, const bool* ok /* 1 */, const double* learning_rate /* 1 */, int64 n,
-                        T rest, T epsilon, T momentum, T weight_decay) {
+                        T rest, T epsilon, T momentum, T weight_decay,
+                        unsigned short* copy /* n? */) {
     if (!*ok) return;
     T rate = T(*learning_rate);
-    for_all<T>(n, aligned(value, grad, square, mean, velocity), [&](auto count, int64 i) {
+    for_all<T>(n, aligned(value, grad, square, mean, velocity, copy), [&](auto count, int64 i) {
         constexpr int m = decltype(count)::value;
         T w[m], g[m], a[m], b[m], v[m];
         load(w, value + i);
@@ -1101,6 +1163,7 @@ __global__ void rmsprop(T* value /* n */, const T* grad /* n */, T* square /* n 
             w[j] = w[j] - rate * u;
         }
         store(value + i, w);
+        store_copy(copy, i, w);
         store(square + i, a);
         if (centered) store(mean + i, b);
         if (with_momentum) store(velocity + i, v);
@@ -1111,12 +1174,13 @@ __global__ void rmsprop(T* value /* n */, const T* grad /* n */, T* square /* n 
 template <class T>
 __global__ void lion(T* value /* n */, const T* grad /* n */, T* m1 /* n */, const bool* ok /* 1 */,
                      const double* learning_rate /* 1 */, const int64* counters /* 1 */, int64 n, double beta1,
-                     double beta2, double weight_decay, int64 flush_every) {
+                     double beta2, double weight_decay, int64 flush_every,
+                     unsigned short* copy /* n? */) {
     if (!*ok) return;
     constexpr double tiny = Limits<T>::smallest_normal;
     T rate = T(*learning_rate), decay = T(*learning_rate * weight_decay);
     bool flush = (*counters + 1) % flush_every == 0;
-    for_all<T>(n, aligned(value, grad, m1), [&](auto count, int64 i) {
+    for_all<T>(n, aligned(value, grad, m1, copy), [&](auto count, int64 i) {
         constexpr int m = decltype(count)::value;
         T w[m], g[m], a[m];
         load(w, value + i);
@@ -1131,6 +1195,7 @@ __global__ void lion(T* value /* n */, const T* grad /* n */, T* m1 /* n */, con
             a[j] = T(old + (1 - beta2) * difference);
         }
         store(value + i, w);
+        store_copy(copy, i, w);
         store(m1 + i, a);
     });
 }

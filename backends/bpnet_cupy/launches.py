@@ -25,12 +25,14 @@ WARP = 32
 SCALARS = {
     "int": np.int32,
     "unsigned": np.uint32,
+    "unsigned short": np.uint16,
     "long long": np.int64,
     "unsigned long long": np.uint64,
     "float": np.float32,
     "double": np.float64,
     "bool": np.bool_,
 }
+HALVES = np.dtype("uint16")  # bits of bfloat16
 _SPELLINGS = {"int64": "long long", "uint64": "unsigned long long"}
 
 
@@ -211,8 +213,10 @@ class CheckingDriver:
         column_sums: Array | None = None,
     ) -> Call | None:
         """Check a product."""
+        halves = a.dtype == b.dtype == HALVES and out.dtype == np.float32
         for x in (out, a, b):
-            if not isinstance(x, self.array_type) or x.dtype != out.dtype or x.dtype not in TYPES or x.ndim != out.ndim:
+            fits = (x.dtype == out.dtype and x.dtype in TYPES) or (halves and x.dtype == HALVES)
+            if not isinstance(x, self.array_type) or not fits or x.ndim != out.ndim:
                 raise LaunchError(f"matmul: {_described(x)} beside {out.dtype} arrays with {out.ndim} axes")
         rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
         if (b.shape[:-1], out.shape) != ((*a.shape[:-2], inner), (*a.shape[:-2], rows, columns)):

@@ -108,6 +108,8 @@ _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "keep_mask": ONLY,
     "dropout": (REALS,),
     "dropout_backward": (REALS,),
+    "to_bf16": ONLY,
+    "from_bf16": ONLY,
     "sgd": (REALS,),
     "sgd_momentum": (REALS,),
     "adam": (REALS, FLAGS),

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bpnet.dispatch import Array
+from bpnet.dispatch import Array, dtype_name
 from bpnet.errors import ConfigError, did_you_mean
+from bpnet_cupy.cublaslt import REAL
+from bpnet_cupy.memory import Memory
 
 MAX_ALIGNMENT = 256  # bytes
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -47,6 +49,7 @@ class Problem:
     """What an algorithm is chosen for: out (m, n) = a (m, k) b (k, n), `batch` times.
 
     *_transposed : whether the array is the transposed view of what lies in memory; *_stride : elements between matrices
+    factors      : the type of a and b: "bfloat16" where they are its bits in uint16, else that of out
     alignment    : of a, b, out and the epilogue's vector, in bytes
     aux_ld       : elements between the rows of the epilogue's auxiliary array, 0 without one
     """
@@ -65,6 +68,7 @@ class Problem:
     alignment: tuple[int, int, int, int]
     epilogue: str = ""
     aux_ld: int = 0
+    factors: str = ""
 
 
 class _Operand(NamedTuple):
@@ -89,6 +93,14 @@ def operand(x: Array) -> _Operand | None:
     return _Operand(rows, columns, not plain, stride)
 
 
+def factor_type(out: Array, a: Array, b: Array) -> str:
+    """The type of a product's factors; '' where such cannot give `out`."""
+    result, left, right = (dtype_name(x.dtype) for x in (out, a, b))
+    if left == right == "uint16" and result == "float32":
+        return "bfloat16"
+    return result if left == right == result else ""
+
+
 def alignment(pointer: int, stride_bytes: int = 0) -> int:
     """The largest power of two, up to 256, that divides the address of every matrix."""
     both = pointer | stride_bytes | MAX_ALIGNMENT
@@ -103,3 +115,40 @@ def plain_of(problem: Problem) -> Problem:
 def same_bits(a: Any, b: Any) -> bool:
     """Whether two host arrays hold the same numbers bit for bit; any NaN equals any other, and -0 equals 0."""
     return bool(np.array_equal(a, b, equal_nan=True))
+
+
+def problem_of(
+    memory: Memory, out: Array, a: Array, b: Array, epilogue: str, vector: Array | None, aux: Array | None
+) -> Problem | None:
+    """What a product is; None where cublasLt cannot take it."""
+    dtype = dtype_name(out.dtype)
+    factors = factor_type(out, a, b)
+    if dtype not in REAL or not factors or 0 in out.shape or 0 in a.shape:
+        return None
+    found_a, found_b, found_out = operand(a), operand(b), operand(out)
+    if found_a is None or found_b is None or found_out is None or found_out.transposed:
+        return None
+    m, n = out.shape[-2:]
+    size, pointer = a.dtype.itemsize, memory.pointer
+    return Problem(
+        device=memory.device(),
+        dtype=dtype,
+        compute=current_precision() if factors == "float32" else dtype,
+        m=m,
+        n=n,
+        k=found_a.columns,
+        batch=out.shape[0] if out.ndim == 3 else 1,
+        a_transposed=found_a.transposed,
+        b_transposed=found_b.transposed,
+        a_stride=found_a.stride,
+        b_stride=found_b.stride,
+        alignment=(
+            alignment(pointer(a), found_a.stride * size),
+            alignment(pointer(b), found_b.stride * size),
+            alignment(pointer(out), m * n * out.dtype.itemsize if out.ndim == 3 else 0),
+            MAX_ALIGNMENT if vector is None else alignment(pointer(vector)),
+        ),
+        epilogue=epilogue,
+        aux_ld=0 if aux is None else aux.shape[1] * (8 if "relu" in epilogue else 1),
+        factors=factors,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import Any
 
+from bpnet import ops
 from bpnet.dispatch import Array, Call
 from bpnet_cupy import cublaslt
 from bpnet_cupy.gemm import Gemm
@@ -89,9 +90,20 @@ def by_cupy(out: Array, a: Array, b: Array, alpha: float, beta: float) -> Call:
     """CuPy's product, which cuBLAS computes: never in a capture."""
     import cupy
 
+    if a.dtype != out.dtype:
+        return partial(_of_bits, cupy.matmul, out, a, b, alpha, beta)
     if alpha != 1.0 or beta != 0.0:
         return partial(_scaled, cupy.matmul, out, a, b, alpha, beta)
     return partial(cupy.matmul, a, b, out)
+
+
+def _of_bits(matmul: Any, out: Array, a: Array, b: Array, alpha: float, beta: float) -> None:
+    """The same of bits of bfloat16, which are widened: every product is exact then, as on tensor cores."""
+    _scaled(matmul, out, _widened(a), _widened(b), alpha, beta)
+
+
+def _widened(bits: Array) -> Array:
+    return ops.from_bf16(bits) if bits.flags.c_contiguous else ops.from_bf16(bits.T).T
 
 
 def _scaled(matmul: Any, out: Array, a: Array, b: Array, alpha: float, beta: float) -> None:

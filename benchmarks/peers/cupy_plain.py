@@ -149,12 +149,26 @@ class CupyFloor(CupyPeer):
             self.products += [(x, W, cp.empty_like(dy)), (x.T, dy, dW)]
             if index:
                 self.products.append((dy, W.T, cp.empty_like(x)))
-        size = sum(each.nbytes for each in weights) // 4 * ADAM_BYTES // 2  # a copy reads and writes
+        halves = problem.precision == "bf16"
+        self.calls = [self._of_halves(*each) if halves else self._of_arrays(*each) for each in self.products]
+        moved = ADAM_BYTES + 2 * halves  # the copies for the products are written too
+        size = sum(each.nbytes for each in weights) // 4 * moved // 2  # a copy reads and writes
         self.source, self.target = cp.zeros(size, cp.uint8), cp.empty(size, cp.uint8)
 
+    def _of_arrays(self, a: Any, b: Any, out: Any) -> Any:
+        return lambda: self.cupy.matmul(a, b, out=out)
+
+    def _of_halves(self, a: Any, b: Any, out: Any) -> Any:
+        """bfloat16 times bfloat16 into float32: CuPy has no such product, so it is bpnet's call of cublasLt."""
+        from bpnet import ops
+        from bpnet_cupy.products import product
+
+        rounded = [ops.to_bf16(each) if each.flags.c_contiguous else ops.to_bf16(each.T).T for each in (a, b)]
+        return product(out, *rounded)
+
     def queue(self, x: Any, labels: Any) -> Any:
-        for a, b, out in self.products:
-            self.cupy.matmul(a, b, out=out)
+        for call in self.calls:
+            call()
         self.target.data.copy_from_device_async(self.source.data, self.source.nbytes)
         return 0.0
 

@@ -59,7 +59,11 @@ class Bpnet(Peer):
         for dense, weight in zip(self.dense, self.weights, strict=True):
             dense.weight.value = weight  # the biases are drawn as zeros
         optimizer = bp.Adam(LEARNING_RATE, beta1=BETA1, beta2=BETA2, epsilon=EPSILON)
-        options = self.options if self.precision == "float32" else self.options | {"matmul_precision": self.precision}
+        options = self.options
+        if self.precision == "bf16":  # parameters in float32, and copies of them for the products
+            options = options | {"precision": "bf16"}
+        elif self.precision != "float32":
+            options = options | {"matmul_precision": self.precision}
         self.trainer = bp.Trainer(self.model, bp.SoftmaxCrossEntropy(), optimizer, **options)
         self.scope.close()
         if hasattr(self.trainer, "working"):  # not in every revision that this one is compared with

@@ -17,7 +17,8 @@ MATMUL = {"float32": "highest", "tf32": "high", "bf16": "medium"}
 class TorchGpu(Torch):
     """how : "eager"; "default" or "reduce-overhead", the modes of torch.compile; "graph", the whole step captured.
 
-    Adam is PyTorch's fused one, which is the fastest; its forward and loss are compiled together.
+    Adam is PyTorch's fused one, which is the fastest; its forward and loss are compiled together. bf16 is autocast:
+    parameters in float32, cast in every step, since PyTorch keeps no copies of them.
     """
 
     metrics = (*Torch.metrics, "input")
@@ -72,7 +73,9 @@ class TorchGpu(Torch):
         self._graphs: dict[Any, Any] = {}
 
     def _plain_loss(self, x: Any, labels: Any) -> Any:
-        return torch.nn.functional.cross_entropy(self.model(x), labels)
+        # What is cached must not outlive a graph's recording.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=False):
+            return torch.nn.functional.cross_entropy(self.model(x), labels)
 
     def _train(self, x: Any, labels: Any) -> Any:
         self.optimizer.zero_grad(set_to_none=True)

@@ -102,6 +102,7 @@ class EarlyStopping(Callback):
             for name, array in _parameters(trainer).items():
                 if name in self._kept:
                     array[...] = self._kept[name]
+            trainer.model.store.refresh()
         self._kept = {}
 
     def _keep(self, trainer: Trainer) -> None:

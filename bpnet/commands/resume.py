@@ -29,6 +29,8 @@ FIXED = (
     "out",
     "checkpoint_every",
     "check_gradients",
+    "precision",
+    "matmul_precision",
 )
 
 
@@ -99,6 +101,7 @@ def prepared(folder: str, recipe: str | None, **given: Any) -> tuple[Run, TrainS
     settings, lines = collected(
         TrainSettings,
         epochs=given["epochs"],
+        capture=given["capture"],
         plot=given["plot"],
         log=given["log"] or info.get("log"),
         tensorboard=given["tensorboard"] or info.get("tensorboard"),
@@ -108,6 +111,8 @@ def prepared(folder: str, recipe: str | None, **given: Any) -> tuple[Run, TrainS
     )
     if settings.epochs is not None:
         overrides["training.epochs"] = settings.epochs
+    if settings.capture is not None:
+        overrides["training.capture"] = settings.capture
     draft = recipes.make_draft(recipes.with_overrides(tables, overrides), name=name)
     parts = examine(draft)
     raise_all([*lines, *draft.mistakes.lines], where=snapshot.path if draft.mistakes.lines else "")

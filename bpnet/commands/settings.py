@@ -141,6 +141,9 @@ class TrainSettings(_Settings):
     tensorboard: Annotated[str, AfterValidator(_folder)] | None = None
     checkpoint_every: Annotated[str, AfterValidator(_every)] | None = None
     check_gradients: bool | None = None
+    precision: str | None = Field(None, pattern="^(float32|bf16)$", description="float32 or bf16")
+    matmul_precision: str | None = Field(None, pattern="^(float32|tf32|bf16)$", description="float32, tf32 or bf16")
+    capture: str | None = Field(None, pattern="^(auto|on|off)$", description="auto, on or off")
     folder: Annotated[str, AfterValidator(_folder)] | None = Field(None, title="--out")
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bpnet import recipes
+from bpnet.abilities import computes_bf16
 from bpnet.callbacks import Callback, CSVLogger, JSONLogger, TensorBoard
 from bpnet.checkpoint import steps as checkpoints_in
 from bpnet.commands import common
@@ -33,6 +34,9 @@ KEYS = {
     "split_seed": "data.split_seed",
     "validation_fraction": "data.validation_fraction",
     "check_gradients": "training.check_gradients",
+    "precision": "training.precision",
+    "matmul_precision": "training.matmul_precision",
+    "capture": "training.capture",
 }
 
 
@@ -78,6 +82,16 @@ def train(
         bool,
         typer.Option("--check-gradients", help="Stop at gradients that are not finite too, and not at the loss alone."),
     ] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="bf16: products of copies in bfloat16, updates in float32. Or float32."),
+    ] = None,
+    matmul_precision: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of float32 products on a GPU: float32, tf32 or bf16.")
+    ] = None,
+    capture: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="Whether steps become CUDA graphs: auto, on or off.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Check the recipe and its data, and train nothing.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
@@ -97,6 +111,9 @@ def train(
         "tensorboard": tensorboard,
         "checkpoint_every": checkpoint_every,
         "check_gradients": check_gradients or None,
+        "precision": precision,
+        "matmul_precision": matmul_precision,
+        "capture": capture,
     }
     found = None
     if resume is not None:
@@ -230,9 +247,17 @@ def _announce(run: Run) -> None:
     print(
         f"training  {settings['training']['epochs']} epochs of {run.steps_per_epoch} steps, batch size "
         f"{settings['training']['batch_size']}, {type(optimizer).__name__}, learning rate "
-        f"{settings['optimizer']['learning_rate']:g}{schedule}, seed {settings['training']['seed']}"
+        f"{settings['optimizer']['learning_rate']:g}{schedule}, seed {settings['training']['seed']}{_precision(run)}"
     )
     print(f"\n{run.model.summary(shape)}\n", flush=True)
+
+
+def _precision(run: Run) -> str:
+    """In which precision products are, and by whom, where that is not float32."""
+    trainer = run.trainer
+    if trainer.precision == "float32":
+        return ""
+    return f", precision {trainer.precision}{'' if computes_bf16(run.model.backend) else ', emulated'}"
 
 
 def _loggers(settings: TrainSettings) -> list[Callback]:
@@ -325,6 +350,7 @@ def _summary(
         "stopped": history.stopped,
         "batch_size": tables["training"]["batch_size"],
         "learning_rate": tables["optimizer"]["learning_rate"],
+        "precision": run.trainer.precision,
         "seconds": seconds,
         "seconds_per_epoch": mean_seconds(history) if len(history) else None,
         "n_parameters": run.model.n_parameters,

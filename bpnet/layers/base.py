@@ -46,6 +46,7 @@ class Layer(Trained, OnSequences, Checked, Tracked):
     _origin: tuple[int | None, str | Backend | None, str | None] = (None, None, None)
     _seen = -1  # the version at which the store was last compared with the tree
     side_inputs: ClassVar[frozenset[str]] = frozenset()
+    computes_in_bf16: ClassVar[bool] = False  # whether its products take bfloat16 where the store has copies in it
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

@@ -56,33 +56,46 @@ class Dense(Layer):
         self.bias_l1, self.bias_l2 = bias_l1, bias_l2
 
     positionwise = True
+    computes_in_bf16 = True
     weight_l1, weight_l2 = penalty_of("weight", "l1"), penalty_of("weight", "l2")
     bias_l1, bias_l2 = penalty_of("bias", "l1"), penalty_of("bias", "l2")
 
     def __call__(self, x: Array) -> Array:
         """Return x W + b."""
-        W = self.weight.value
-        self.check_input(x, self.n_in, W)
-        return ops.linear(x, W, self.bias.value if self.bias is not None else None)
+        return self._applied(x)[0]
 
     def forward(self, x: Array) -> Array:
-        """Return x W + b; keep x."""
-        y = self(x)
-        self.keep(x)
+        """Return x W + b; keep x, in bfloat16 where the product is computed so."""
+        y, kept = self._applied(x)
+        self.keep(kept)
         return y
+
+    def _applied(self, x: Array) -> tuple[Array, Array]:
+        """The output, and the factor beside W, which the derivative needs."""
+        W = self.weight.value
+        self.check_input(x, self.n_in, W)
+        b, copy = self.bias.value if self.bias is not None else None, self.weight.compute
+        if copy is None:
+            return ops.linear(x, W, b), x
+        bits = ops.to_bf16(x)
+        return ops.linear_bf16(bits, copy, b), bits
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         """Return dx = dy W^T; accumulate dW = x^T dy and db = sum of dy."""
         (x,) = self.kept()
-        self.check_gradient(dy, (*x.shape[:-1], self.n_out), x.dtype, x)
         W, b = self.weight, self.bias
+        self.check_gradient(dy, (*x.shape[:-1], self.n_out), W.value.dtype, x)
+        in_bf16 = x.dtype != W.value.dtype  # as its forward was, whatever has been set since
+        backward, factor = (ops.linear_bf16_backward, W.compute) if in_bf16 else (ops.linear_backward, W.value)
+        if factor is None:
+            factor = ops.to_bf16(W.value)
         need_db = b is not None and b.trainable
         if not W.trainable:  # dW is a whole matrix product
             if not (need_dx or need_db):
                 return None
-            dx, _, db = ops.linear_backward(dy, x, W.value, need_dx, need_db, False)
+            dx, _, db = backward(dy, x, factor, need_dx, need_db, False)
         else:
-            dx, dW, db = ops.linear_backward(dy, x, W.value, need_dx, need_db)
+            dx, dW, db = backward(dy, x, factor, need_dx, need_db)
             W.accumulate(dW)
         if b is not None and need_db:
             b.accumulate(db)

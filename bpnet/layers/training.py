@@ -81,6 +81,7 @@ class Trained:
         """Make the moving averages the parameters of the model, for good; return the layer."""
         store = self._averages()
         store.values[...] = store.slots[AVERAGE]
+        store.refresh()
         return self
 
     def _averages(self) -> Store:

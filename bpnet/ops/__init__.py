@@ -21,6 +21,7 @@ from bpnet.ops.adaptive import adagrad_, lion_, rmsprop_
 from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, rows, split, transpose
 from bpnet.ops.atomic import mul, mul_backward, sum_backward, sum_terms
 from bpnet.ops.attention import attention, attention_backward, self_attention, self_attention_backward
+from bpnet.ops.bfloat16 import from_bf16, linear_bf16, linear_bf16_backward, round_bf16_, to_bf16, update_bf16_
 from bpnet.ops.convolution import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpnet.ops.counting import (
     above,
@@ -226,6 +227,7 @@ __all__ = [
     "fill_",
     "focal_rows",
     "focal_rows_backward",
+    "from_bf16",
     "gelu",
     "gelu_backward",
     "gelu_tanh",
@@ -264,6 +266,8 @@ __all__ = [
     "linear",
     "linear_backward",
     "linear_backward_add_",
+    "linear_bf16",
+    "linear_bf16_backward",
     "lion_",
     "log_cosh",
     "log_cosh_backward",
@@ -308,6 +312,7 @@ __all__ = [
     "rnn",
     "rnn_backward",
     "rotate",
+    "round_bf16_",
     "rows",
     "scale_rate_",
     "scale_shift",
@@ -354,9 +359,11 @@ __all__ = [
     "swiglu_backward",
     "tanh",
     "tanh_backward",
+    "to_bf16",
     "transpose",
     "unembed",
     "unembed_backward",
+    "update_bf16_",
     "weighted",
     "weighted_sum",
     "weighted_sum_backward",

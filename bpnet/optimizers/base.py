@@ -192,6 +192,8 @@ class Optimizer(Tracked):
         average = None if self.average is None else store.slot(AVERAGE)  # a new one begins at the values before
         for run in passes.runs:
             self._update(store, run, store.rate(run.scale))
+            if store.compute is not None:  # a plan does both in one pass
+                ops.round_bf16_(store.part("compute", run), store.part("values", run))
         store.commit_statistics()
         if average is not None:
             ops.average_(average, store.values, store.ok, store.counters, self.average)

@@ -24,7 +24,7 @@ from bpnet.losses import (
     MeanSquaredError,
 )
 from bpnet.optimizers import Group, Optimizer
-from bpnet.pairing import check_pairing
+from bpnet.pairing import check_pairing, plain_weights
 from bpnet.recipes import schema, toml
 from bpnet.recipes.components import build, classes, defaults, find_class, parse_list
 from bpnet.recipes.mistakes import Mistakes
@@ -240,6 +240,12 @@ class Draft:
             self.mistakes.add(("data", "class_names"), f"names classes, and {name} takes values; leave it out")
         if training is None:
             return
+        self._check_precision(training)
+        if training.capture == "on" and self.loss is not None and not plain_weights(self.loss):
+            self.mistakes.add(
+                ("training", "capture"),
+                'must be "auto" or "off": with a loss that has weights of its own no step is planned',
+            )
         if training.patience is not None:
             self._check_monitor(training.monitor or VALIDATION_LOSS, ("training",), training.monitor is None)
         elif training.monitor is not None and not self.mistakes.at("training.patience"):
@@ -247,6 +253,17 @@ class Draft:
         if self.schedule is not None and self.schedule.is_callback:
             monitor = self.schedule.arguments.get("monitor", VALIDATION_LOSS)
             self._check_monitor(monitor, ("schedule",), "monitor" not in self.schedule.arguments)
+
+    def _check_precision(self, training: Any) -> None:
+        """Note a precision that the dtype, or all layers, leave no place for."""
+        if training.precision == "float32":
+            return
+        place = ("training", "precision")
+        if training.dtype != "float32":
+            self.mistakes.add(place, f'is for dtype = "float32", and training.dtype is "{training.dtype}"')
+        layers = self.make_layers() if self.layers is not None else []
+        if self.layers is not None and not any(each.computes_in_bf16 for top in layers for _, each in top.walk()):
+            self.mistakes.add(place, "changes nothing here: no layer multiplies in bfloat16, as Dense does")
 
     def _check_monitor(self, monitor: str, place: tuple[str, ...], by_default: bool) -> None:
         """Note where no epoch will have the number that is watched."""

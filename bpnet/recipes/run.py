@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.abilities import check_abilities, check_precision
 from bpnet.backend import Backend, get_backend
 from bpnet.callbacks import Callback, EarlyStopping
 from bpnet.checkpoint import Checkpoint
@@ -64,6 +65,9 @@ class Run:
             metrics=draft.metrics or (),
             seed=settings.seed,
             check_gradients=settings.check_gradients,
+            precision=settings.precision,
+            matmul_precision=settings.matmul_precision,
+            capture=settings.capture,
         )
 
     @property
@@ -116,7 +120,7 @@ def examine(draft: Draft, backend: str | Backend | None = None) -> Parts | None:
     if backend is None and draft.training is not None:
         backend = draft.training.backend
     try:
-        get_backend(backend)
+        _check_abilities(draft, get_backend(backend))
     except BackendError as error:
         draft.mistakes.add(("training", "backend") if backend is not None else (), str(error))
     if draft.data is None or (draft.loss is None and draft.data.name is None):  # it says how to read a file's targets
@@ -136,6 +140,22 @@ def examine(draft: Draft, backend: str | Backend | None = None) -> Parts | None:
     if model is not None and not draft.mistakes:
         _check_at_the_door(draft, model, parts)
     return parts
+
+
+def _check_abilities(draft: Draft, backend: Backend) -> None:
+    """Note what the backend cannot do of what is asked for."""
+    settings = draft.training
+    if settings is None:
+        return
+    for key, check in (
+        ("capture", lambda: check_abilities(backend, settings.capture, "float32")),
+        ("matmul_precision", lambda: check_abilities(backend, "auto", settings.matmul_precision)),
+        ("precision", lambda: check_precision(settings.precision, backend)),
+    ):
+        try:
+            check()
+        except ConfigError as error:
+            draft.mistakes.add(("training", key), str(error).removeprefix("Trainer: "))
 
 
 def _check_loss(draft: Draft, loss: Loss, training: Dataset, n_classes: int) -> bool:

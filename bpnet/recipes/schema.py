@@ -68,6 +68,9 @@ class Training(Section):
     backend: Text | None = Field(None, description='the name of a backend, such as "numpy" or "cupy:1"')
     check_gradients: bool = Field(False, description="true or false")
     dtype: Literal["float32", "float64"] = Field("float32", description='"float32" or "float64"')
+    precision: Literal["float32", "bf16"] = Field("float32", description='"float32" or "bf16"')
+    matmul_precision: Literal["float32", "tf32", "bf16"] = Field("float32", description='"float32", "tf32" or "bf16"')
+    capture: Literal["auto", "on", "off"] = Field("auto", description='"auto", "on" or "off"')
 
 
 SECTIONS: dict[str, type[Section]] = {

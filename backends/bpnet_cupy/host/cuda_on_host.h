@@ -333,6 +333,8 @@ template <class T> constexpr const char* code() {
         return "long long";
     else if constexpr (std::is_same_v<T, unsigned long long>)
         return "unsigned long long";
+    else if constexpr (std::is_same_v<T, unsigned short>)
+        return "unsigned short";
     else if constexpr (std::is_same_v<T, bool>)
         return "bool";
     else
@@ -393,6 +395,14 @@ inline float __int_as_float(int bits) {
     memcpy(&value, &bits, sizeof value);
     return value;
 }
+
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+inline float __uint_as_float(unsigned bits) { return __int_as_float((int)bits); }
 
 inline double __longlong_as_double(long long bits) {
     double value;

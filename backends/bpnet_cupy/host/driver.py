@@ -97,6 +97,14 @@ class HostDriver:
         return HostProduct(out.array, a.array, b.array, alpha, beta, after)
 
 
+def number(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The numbers of an array, where it holds bits of bfloat16 those; it stays transposed."""
+    if x.dtype != np.uint16:
+        return x
+    found: np.ndarray[Any, Any] = (x.T.astype(np.uint32) << 16).view(np.float32).T
+    return found
+
+
 class HostProduct:
     """A bound product."""
 
@@ -106,7 +114,7 @@ class HostProduct:
     def __call__(self) -> None:
         """out = alpha a @ b + beta out, and what comes behind it."""
         (out, a, b), (alpha, beta) = self.arrays, self.factors
-        product = a @ b
+        product = number(a) @ number(b)
         if alpha != 1:
             product *= product.dtype.type(alpha)
         out[...] = product + out.dtype.type(beta) * out if beta else product

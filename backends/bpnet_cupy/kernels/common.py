@@ -16,6 +16,7 @@ Array = Any
 REAL = (np.dtype("float32"), np.dtype("float64"))
 LABELS = (np.dtype("int32"), np.dtype("int64"))
 FLOAT64, INT64, BOOL = np.dtype("float64"), np.dtype("int64"), np.dtype("bool")
+FLOAT32, UINT16 = np.dtype("float32"), np.dtype("uint16")
 
 BLOCK = 256
 """Threads of a block: enough to hide the memory's latency, few enough for every kernel's registers."""
@@ -39,6 +40,11 @@ def real(*arrays: Array) -> bool:
 def alike(*arrays: Array) -> bool:
     """Whether they are so, and of one shape."""
     return all(a.shape == arrays[0].shape for a in arrays) and real(*arrays)
+
+
+def halves(*arrays: Array) -> bool:
+    """Whether all arrays are C-contiguous bits of bfloat16, and not empty."""
+    return all(a.dtype == UINT16 and a.size > 0 and a.flags.c_contiguous for a in arrays)
 
 
 def flag(ok: Array) -> bool:

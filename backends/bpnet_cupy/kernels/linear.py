@@ -42,6 +42,32 @@ def bias_activation(driver: Driver, y: Array, bias: Array, activation: str, a: f
     return [driver.launch(kernel, packs(driver, y.size, y.dtype), BLOCK, args)]
 
 
+def affine(
+    driver: Driver,
+    out: Array,
+    x: Array,
+    W: Array,
+    b: Array | None,
+    activation: Kernel | None = None,
+    *settings: float,
+) -> list[Call]:
+    """out = activation(x W + b), where x and W may be bits of bfloat16."""
+    y, rows = out.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])
+    name = "" if activation is None else activation.name
+    if b is not None and not settings:
+        whole = driver.matmul(y, rows, W, bias=b, activation=name)
+        if whole is not None:
+            return [whole]
+    calls = [plain(driver, y, rows, W)]
+    if b is not None:
+        return calls + bias_activation(driver, y, b, name, *settings)
+    if activation is not None:
+        a = y.dtype.type(settings[0] if settings else 0)
+        kernel = f"activation<{named(y)}, {EPILOGUES[name]}>"
+        calls.append(driver.launch(kernel, packs(driver, y.size, y.dtype), BLOCK, (y, y, np.int64(y.size), a)))
+    return calls
+
+
 def register(array_type: type, driver: Driver) -> None:
     """Register the bodies for arrays of `array_type`."""
 
@@ -57,20 +83,7 @@ def register(array_type: type, driver: Driver) -> None:
     def _(
         out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: float
     ) -> list[Call]:
-        y, rows = out.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])
-        name = "" if activation is None else activation.name
-        if b is not None and not settings:
-            whole = driver.matmul(y, rows, W, bias=b, activation=name)
-            if whole is not None:
-                return [whole]
-        calls = [_plain(driver, y, rows, W)]
-        if b is not None:
-            return calls + bias_activation(driver, y, b, name, *settings)
-        if activation is not None:
-            a = y.dtype.type(settings[0] if settings else 0)
-            kernel = f"activation<{named(y)}, {EPILOGUES[name]}>"
-            calls.append(driver.launch(kernel, packs(driver, y.size, y.dtype), BLOCK, (y, y, np.int64(y.size), a)))
-        return calls
+        return affine(driver, out, x, W, b, activation, *settings)
 
     def gradients(
         dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True, need_dW: bool = True
@@ -93,11 +106,11 @@ def register(array_type: type, driver: Driver) -> None:
         if both is not None:
             calls = [both]
         else:
-            calls = [] if dW is None else [_plain(driver, dW, x.T, dy)]
+            calls = [] if dW is None else [plain(driver, dW, x.T, dy)]
             if db is not None:
                 calls.append(column_sum(driver, db, dy))
         if dx is not None:
-            calls.append(_plain(driver, dx.reshape(x.shape), dy, W.T))
+            calls.append(plain(driver, dx.reshape(x.shape), dy, W.T))
         return calls
 
     @ops.linear_backward_add_.register_bound(
@@ -116,7 +129,7 @@ def register(array_type: type, driver: Driver) -> None:
         if db is not None:
             calls.append(_sum(driver, gb, db))
         if dx is not None:
-            calls.append(_plain(driver, dx.reshape(x.shape), dy, W.T))
+            calls.append(plain(driver, dx.reshape(x.shape), dy, W.T))
         return calls
 
 
@@ -141,7 +154,7 @@ def _sum(driver: Driver, target: Array, source: Array) -> Call:
     return driver.launch(f"combine<{named(source)}, Sum>", packs(driver, source.size, source.dtype), BLOCK, args)
 
 
-def _plain(driver: Driver, out: Array, a: Array, b: Array) -> Call:
+def plain(driver: Driver, out: Array, a: Array, b: Array) -> Call:
     """The bound product that every driver has."""
     call = driver.matmul(out, a, b)
     assert call is not None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bpnet import ops
-from bpnet.dispatch import Call
+from bpnet.dispatch import Call, Kernel
 from bpnet.ops.adaptive import LION_FLUSH_EVERY
 from bpnet_cupy.driver import Driver
-from bpnet_cupy.kernels.common import BLOCK, Array, alike, counts, flag, named, nothing, packs, rate
+from bpnet_cupy.kernels.common import BLOCK, Array, alike, counts, flag, halves, named, nothing, op, packs, rate
 
 
 def flat(*arrays: Array | None) -> bool:
@@ -28,25 +30,15 @@ def register(array_type: type, driver: Driver) -> None:
     def guarded(ok: Array, learning_rate: Array, counters: Array | None = None) -> bool:
         return flag(ok) and rate(learning_rate) and (counters is None or counts(counters))
 
-    @ops.sgd_.register_bound(
-        array_type,
-        accepts=lambda value, grad, ok, learning_rate, *_: flat(value, grad) and guarded(ok, learning_rate),
-        allocate=nothing,
-    )
-    def _(_: None, value: Array, grad: Array, ok: Array, learning_rate: Array, weight_decay: float) -> list[Call]:
-        kind = value.dtype.type
-        kernel = f"sgd<{named(value)}>"
-        return over(kernel, value, grad, ok, learning_rate, np.int64(value.size), kind(weight_decay))
+    # Each pass takes what the op of its name does, and then the copies in bfloat16 that it writes too, or None.
 
-    @ops.sgd_momentum_.register_bound(
-        array_type,
-        accepts=lambda value, grad, velocity, ok, learning_rate, *_: (
-            flat(value, grad, velocity) and guarded(ok, learning_rate)
-        ),
-        allocate=nothing,
-    )
-    def _(
-        _: None,
+    def sgd(
+        value: Array, grad: Array, ok: Array, learning_rate: Array, weight_decay: float, copy: Array | None = None
+    ) -> list[Call]:
+        numbers = (np.int64(value.size), value.dtype.type(weight_decay))
+        return over(f"sgd<{named(value)}>", value, grad, ok, learning_rate, *numbers, copy)
+
+    def sgd_momentum(
         value: Array,
         grad: Array,
         velocity: Array,
@@ -56,68 +48,64 @@ def register(array_type: type, driver: Driver) -> None:
         weight_decay: float,
         momentum: float,
         nesterov: bool,
+        copy: Array | None = None,
     ) -> list[Call]:
         kind = value.dtype.type
         numbers = (np.int64(value.size), kind(weight_decay), kind(momentum), np.bool_(nesterov))
-        return over(f"sgd_momentum<{named(value)}>", value, grad, velocity, ok, learning_rate, *numbers)
+        return over(f"sgd_momentum<{named(value)}>", value, grad, velocity, ok, learning_rate, *numbers, copy)
 
     def adam(
         value: Array,
         grad: Array,
         m: Array,
         v: Array,
-        v_max: Array | None,
         ok: Array,
         learning_rate: Array,
         counters: Array,
-        *settings: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+        copy: Array | None = None,
+        v_max: Array | None = None,
     ) -> list[Call]:
         kernel = f"adam<{named(value)}, {'false' if v_max is None else 'true'}>"
-        numbers = (np.int64(value.size), *map(np.float64, settings))
-        return over(kernel, value, grad, m, v, v_max, ok, learning_rate, counters, *numbers)
+        numbers = (np.int64(value.size), *map(np.float64, (beta1, beta2, epsilon, weight_decay)))
+        return over(kernel, value, grad, m, v, v_max, ok, learning_rate, counters, *numbers, copy)
 
-    @ops.adam_.register_bound(
-        array_type,
-        accepts=lambda value, grad, m, v, ok, learning_rate, counters, *_: (
-            flat(value, grad, m, v) and guarded(ok, learning_rate, counters)
-        ),
-        allocate=nothing,
-    )
-    def _(_: None, value: Array, grad: Array, m: Array, v: Array, *rest: Any) -> list[Call]:
-        return adam(value, grad, m, v, None, *rest)
-
-    @ops.amsgrad_.register_bound(
-        array_type,
-        accepts=lambda value, grad, m, v, v_max, ok, learning_rate, counters, *_: (
-            flat(value, grad, m, v, v_max) and guarded(ok, learning_rate, counters)
-        ),
-        allocate=nothing,
-    )
-    def _(_: None, value: Array, grad: Array, m: Array, v: Array, v_max: Array, *rest: Any) -> list[Call]:
-        return adam(value, grad, m, v, v_max, *rest)
-
-    @ops.adagrad_.register_bound(
-        array_type,
-        accepts=lambda value, grad, total, ok, learning_rate, *_: (
-            flat(value, grad, total) and guarded(ok, learning_rate)
-        ),
-        allocate=nothing,
-    )
-    def _(
-        _: None, value: Array, grad: Array, total: Array, ok: Array, learning_rate: Array, *settings: float
+    def amsgrad(
+        value: Array,
+        grad: Array,
+        m: Array,
+        v: Array,
+        v_max: Array,
+        ok: Array,
+        learning_rate: Array,
+        counters: Array,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+        copy: Array | None = None,
     ) -> list[Call]:
-        numbers = (np.int64(value.size), *map(value.dtype.type, settings))
-        return over(f"adagrad<{named(value)}>", value, grad, total, ok, learning_rate, *numbers)
+        settings = (beta1, beta2, epsilon, weight_decay)
+        return adam(value, grad, m, v, ok, learning_rate, counters, *settings, copy, v_max)
 
-    @ops.rmsprop_.register_bound(
-        array_type,
-        accepts=lambda value, grad, square, mean, velocity, ok, learning_rate, *_: (
-            flat(value, grad, square, mean, velocity) and guarded(ok, learning_rate)
-        ),
-        allocate=nothing,
-    )
-    def _(
-        _: None,
+    def adagrad(
+        value: Array,
+        grad: Array,
+        total: Array,
+        ok: Array,
+        learning_rate: Array,
+        initial: float,
+        epsilon: float,
+        weight_decay: float,
+        copy: Array | None = None,
+    ) -> list[Call]:
+        numbers = (np.int64(value.size), *map(value.dtype.type, (initial, epsilon, weight_decay)))
+        return over(f"adagrad<{named(value)}>", value, grad, total, ok, learning_rate, *numbers, copy)
+
+    def rmsprop(
         value: Array,
         grad: Array,
         square: Array,
@@ -130,28 +118,59 @@ def register(array_type: type, driver: Driver) -> None:
         epsilon: float,
         momentum: float,
         weight_decay: float,
+        copy: Array | None = None,
     ) -> list[Call]:
         flags = ", ".join("false" if slot is None else "true" for slot in (mean, velocity))
         numbers = (np.int64(value.size), *map(value.dtype.type, (1 - rho, epsilon, momentum, weight_decay)))
         kernel = f"rmsprop<{named(value)}, {flags}>"
-        return over(kernel, value, grad, square, mean, velocity, ok, learning_rate, *numbers)
+        return over(kernel, value, grad, square, mean, velocity, ok, learning_rate, *numbers, copy)
 
-    @ops.lion_.register_bound(
-        array_type,
-        accepts=lambda value, grad, m, ok, learning_rate, counters, *_: (
-            flat(value, grad, m) and guarded(ok, learning_rate, counters)
-        ),
-        allocate=nothing,
-    )
-    def _(
-        _: None,
+    def lion(
         value: Array,
         grad: Array,
         m: Array,
         ok: Array,
         learning_rate: Array,
         counters: Array,
-        *settings: float,
+        beta1: float,
+        beta2: float,
+        weight_decay: float,
+        copy: Array | None = None,
     ) -> list[Call]:
-        numbers = (np.int64(value.size), *map(np.float64, settings), np.int64(LION_FLUSH_EVERY))
-        return over(f"lion<{named(value)}>", value, grad, m, ok, learning_rate, counters, *numbers)
+        numbers = (*map(np.float64, (beta1, beta2, weight_decay)), np.int64(LION_FLUSH_EVERY))
+        kernel = f"lion<{named(value)}>"
+        return over(kernel, value, grad, m, ok, learning_rate, counters, np.int64(value.size), *numbers, copy)
+
+    # For every op its pass, and how many of its first arguments are flat buffers; the flag and the rate follow, and
+    # the counters where the kernel reads them.
+    passes: dict[str, tuple[Callable[..., list[Call]], int, bool]] = {
+        "sgd_": (sgd, 2, False),
+        "sgd_momentum_": (sgd_momentum, 3, False),
+        "adam_": (adam, 4, True),
+        "amsgrad_": (amsgrad, 5, True),
+        "adagrad_": (adagrad, 3, False),
+        "rmsprop_": (rmsprop, 5, False),
+        "lion_": (lion, 3, True),
+    }
+
+    def takes(name: str, *args: Any) -> bool:
+        _, buffers, counted = passes[name]
+        ok, learning_rate, *rest = args[buffers:]
+        return flat(*args[:buffers]) and guarded(ok, learning_rate, rest[0] if counted else None)
+
+    for name, (whole, _, _) in passes.items():
+        op(name).register_bound(array_type, accepts=partial(takes, name), allocate=nothing)(
+            partial(_without_out, whole)
+        )
+
+    def takes_both(value: Array, copy: Array, update: Kernel, *rest: Any) -> bool:
+        return update.name in passes and halves(copy) and copy.shape == value.shape and takes(update.name, value, *rest)
+
+    @ops.update_bf16_.register_bound(array_type, accepts=takes_both, allocate=nothing)
+    def both(_: None, value: Array, copy: Array, update: Kernel, *rest: Any) -> list[Call]:
+        return passes[update.name][0](value, *rest, copy)
+
+
+def _without_out(whole: Callable[..., list[Call]], _: None, *args: Any) -> list[Call]:
+    """A pass as a `bind`, which is told where its result goes: nowhere."""
+    return whole(*args)

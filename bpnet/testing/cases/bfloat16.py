@@ -1,0 +1,93 @@
+"""Sample arguments for what computes in bfloat16. All are float32 and bits, whatever dtype is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bpnet import ops
+from bpnet.testing.cases import updates
+from bpnet.testing.cases.common import SHAPES, Cases, normal, special
+
+SINGLE = "float32"
+
+
+def bits(rng: Any, shape: Any, exact: bool) -> Any:
+    """Bits of bfloat16 numbers; of small whole ones where sums must be exact in any order."""
+    x = rng.integers(-8, 9, shape).astype(SINGLE) if exact else normal(rng, shape, SINGLE)
+    return (x.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def slope(rng: Any, shape: Any, exact: bool) -> Any:
+    return rng.integers(-8, 9, shape).astype(SINGLE) if exact else normal(rng, shape, SINGLE)
+
+
+def numbers(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    """Of every magnitude: ties, neighbours of powers of 2, subnormal ones, those that round to infinity."""
+    for shape in SHAPES:
+        yield (normal(rng, shape, SINGLE),)
+        yield (special(rng, shape, SINGLE),)
+    words = rng.integers(0, 2**32, 4000, dtype=np.uint32)
+    words[::3] &= np.uint32(0xFFFF8000)  # halfway, or exact
+    yield (words.view(SINGLE),)
+    top = np.arange(0, 0x7F81, 37, dtype=np.uint32) << 16
+    around = np.concatenate([top + each for each in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)])
+    yield (np.concatenate([around, around | 0x80000000]).astype(np.uint32).view(SINGLE),)
+
+
+def every_number(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    yield (np.arange(2**16, dtype=np.uint16),)
+    for shape in SHAPES:
+        yield (bits(rng, shape, False),)
+
+
+def into(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    for (x,) in numbers(rng, dtype):
+        yield (rng.integers(0, 2**16, x.shape).astype(np.uint16), x)
+
+
+def linear(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    exact = dtype != SINGLE
+    for leading in ((1,), (4,), (0,), (2, 3), (130,)):
+        for n_in, n_out in ((1, 1), (5, 3), (64, 33)):
+            x, W = bits(rng, (*leading, n_in), exact), bits(rng, (n_in, n_out), exact)
+            b = slope(rng, (n_out,), exact)
+            yield (x, W, b)
+            yield (x, W, None)
+            yield (x, W, b, ops.relu)
+            yield (x, W, None, ops.relu)
+            if not exact:
+                yield (x, W, b, ops.tanh)
+                yield (x, W, b, ops.leaky_relu, 0.1)
+
+
+def linear_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    exact = dtype != SINGLE
+    for leading in ((1,), (4,), (0,), (2, 3), (130,)):
+        for n_in, n_out in ((1, 1), (5, 3), (64, 33)):
+            x, W = bits(rng, (*leading, n_in), exact), bits(rng, (n_in, n_out), exact)
+            dy = slope(rng, (*leading, n_out), exact)
+            for flags in ((True, True), (False, True), (True, False), (True, True, False), (False, True, False)):
+                yield (dy, x, W, *flags)
+
+
+def update(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    alike = (ops.sgd_, ops.sgd_momentum_, ops.rmsprop_)  # all bodies give the same bits
+    others = (ops.adam_, ops.amsgrad_, ops.adagrad_, ops.lion_)
+    for op in (*alike, *(others if dtype == SINGLE else ())):
+        for value, *rest in updates.CASES[op.name](rng, SINGLE):
+            # Where a value's last bit may differ, one of many rounds otherwise.
+            if value.size <= 5 or (value.size == 16385 and op in alike):
+                yield (value, ops.to_bf16(value), op, *rest)
+
+
+CASES: dict[str, Cases] = {
+    "to_bf16": numbers,
+    "from_bf16": every_number,
+    "round_bf16_": into,
+    "linear_bf16": linear,
+    "linear_bf16_backward": linear_backward,
+    "update_bf16_": update,
+}
