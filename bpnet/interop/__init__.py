@@ -1,1 +1,1 @@
-"""Models from and for other libraries, without those libraries."""
+"""Weights and models from and for other libraries, without those libraries."""

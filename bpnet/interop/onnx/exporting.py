@@ -12,6 +12,8 @@ from bpnet.interop.onnx.graph import Dim, Graph, Value
 from bpnet.interop.onnx.inputs import declare, sample_shape, side_inputs, trial
 from bpnet.interop.onnx.proto import OLDEST, as_proto, check_opset, inferred
 from bpnet.layers.base import Layer
+from bpnet.layers.containers import Residual, Sequential
+from bpnet.layers.normalize import Normalize
 
 
 def export(
@@ -50,23 +52,34 @@ def export(
     dtype = model.store.dtype
     if dtype not in ("float32", "float64"):
         raise ConfigError(f'the model computes in {dtype}, which is not exported; model.to(dtype="float32") first')
-    graph = Graph(model, opset=opset, normalize=normalize, steps=steps)
+    graph = Graph(model, opset=opset, left_out=None if normalize else _normalize_of(model), steps=steps)
     wanted = side_inputs(model, side, dtype)
     if steps and not model.can_step:
         raise StateError("steps=True needs a model whose layers can go on from states, as `can_step` says")
     if steps and wanted:
         raise ConfigError("steps=True takes no side inputs: a step has neither mask nor lengths")
     x, given = declare(graph, sample_shape(model, input_shape), model.input_dtype, wanted)
-    shapes = trial(model, x, given)
+    shapes = trial(model, x, given, input_shape is None)
     graph.output(graph.translate(model, x, **given), "output")
-    if not (normalize or graph.normalize):
-        raise ConfigError("normalize=False leaves out the Normalize that begins a model, and this one begins without")
     graph.outputs.sort(key=lambda value: value.name != "output")
     proto = as_proto(graph, model)
     _compare(graph.outputs[0], inferred(proto)[0], shapes)
     if path is not None:
         write_bytes(path, proto.SerializeToString(deterministic=True))
     return proto
+
+
+def _normalize_of(model: Layer) -> Normalize:
+    """The Normalize that begins the model; ConfigError where none does."""
+    layer = model
+    while isinstance(layer, Sequential) and not isinstance(layer, Residual) and layer.layers:
+        layer = layer.layers[0]
+    if not isinstance(layer, Normalize):
+        raise ConfigError(
+            f"normalize=False leaves out the Normalize that begins a model, and this one begins with {layer!r}; leave "
+            "it at True"
+        )
+    return layer
 
 
 def _compare(output: Value, found: tuple[Any, ...], shapes: list[tuple[int, ...]]) -> None:

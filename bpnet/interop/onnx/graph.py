@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from bpnet.parameter import Parameter
 Dim = int | str | None
 """A length, the name of one that may change from call to call, or None where that has no name."""
 BATCH = "batch"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,15 @@ class Node:
 class Graph:
     """What a translator writes into: `op` adds a call of an operator, `parameter` and `constant` add stored arrays.
 
-    dtype     : of the model, "float32" or "float64"
-    opset     : the version of ONNX's operators
-    normalize : whether a Normalize that begins the model is part of the graph
-    steps     : whether the graph goes on from states, as `Layer.step` does, which are then inputs and outputs of it
+    dtype    : of the model, "float32" or "float64"
+    opset    : the version of ONNX's operators
+    left_out : a layer of the model that is not part of the graph, or None
+    steps    : whether the graph goes on from states, as `Layer.step` does, which are then inputs and outputs of it
     """
 
-    def __init__(self, model: Layer, *, opset: int, normalize: bool = True, steps: bool = False) -> None:
+    def __init__(self, model: Layer, *, opset: int, left_out: Layer | None = None, steps: bool = False) -> None:
         self.dtype, self.opset = model.store.dtype, opset
-        self.normalize, self.steps = normalize, steps
+        self.left_out, self.steps = left_out, steps
         self.nodes: list[Node] = []
         self.stored: dict[str, Any] = {}
         self.inputs: list[Value] = []
@@ -94,6 +95,8 @@ class Graph:
 
         Raises ConfigError where nobody has registered a translator for its class.
         """
+        if layer is self.left_out:
+            return x
         place = self._places.get(id(layer), self._path)
         translator = translator_of(type(layer))
         if translator is None:
@@ -127,7 +130,7 @@ class Graph:
         given = [None if each is None else self.arranged(each) for each in inputs]
         first = next(each for each in given if each is not None)
         shape, dtype = more.pop("shape", first.shape), more.pop("dtype", first.dtype)
-        return self.emit(kind, given, [Value("y", tuple(shape), dtype)], **more)[0]
+        return self.emit(kind, given, Value("y", tuple(shape), dtype), **more)
 
     def rowwise(self, kind: str, x: Value, *more: Value | None, **attributes: Any) -> Value:
         """Call an operator that treats elements alone, or rows along the last axis; x keeps the order of its axes.
@@ -138,7 +141,7 @@ class Graph:
         x = x if x.order[-1:] == (x.ndim - 1,) else self.arranged(x)
         given = [self.arranged(each, x.order) if each is not None and each.ndim == x.ndim else each for each in more]
         shape, dtype = attributes.pop("shape", x.shape), attributes.pop("dtype", x.dtype)
-        return self.emit(kind, [x, *given], [Value("y", tuple(shape), dtype, x.order)], **attributes)[0]
+        return self.emit(kind, [x, *given], Value("y", tuple(shape), dtype, x.order), **attributes)
 
     def pointwise(self, kind: str, x: Value, *more: Value, **attributes: Any) -> Value:
         """Call an operator that treats elements alone; x keeps the order of its axes, whichever that is.
@@ -149,30 +152,26 @@ class Graph:
             return self.rowwise(kind, x, *more, **attributes)
         given = [self.arranged(each, x.order) if each.ndim else each for each in more]
         dtype = attributes.pop("dtype", x.dtype)
-        return self.emit(kind, [x, *given], [replace(x, name="y", dtype=dtype)], **attributes)[0]
+        return self.emit(kind, [x, *given], replace(x, dtype=dtype), **attributes)
 
-    def emit(
+    def emit(self, kind: str, inputs: Sequence[Value | None], result: Value, **attributes: Any) -> Value:
+        """Call an operator with tensors as they lie; `result` says what it gives, under a name that does not matter."""
+        found: Value = self.emit_each(kind, inputs, [result], **attributes)[0]
+        return found
+
+    def emit_each(
         self, kind: str, inputs: Sequence[Value | None], results: Sequence[Value | None], **attributes: Any
-    ) -> tuple[Any, ...]:
-        """Call an operator with tensors as they lie, and return `results` with the names of what it gives.
-
-        results : what each of its outputs is (the name does not matter), or None for one that nobody asks for
-        """
+    ) -> list[Any]:
+        """Call an operator that gives several tensors; None stands for one that nobody asks for."""
         name = self.name(f"{self._path}/{kind}" if self._path else kind)
         found = [
-            None if each is None else replace(each, name=name if i == 0 else self.name(f"{name}.{i}"))
-            for i, each in enumerate(results)
+            None if each is None else replace(each, name=name if place == 0 else self.name(f"{name}.{place}"))
+            for place, each in enumerate(results)
         ]
-        self.nodes.append(
-            Node(
-                kind,
-                name,
-                tuple("" if each is None else each.name for each in inputs),
-                tuple("" if each is None else each.name for each in found),
-                attributes,
-            )
-        )
-        return tuple(found)
+        given = tuple("" if each is None else each.name for each in inputs)
+        made = tuple("" if each is None else each.name for each in found)
+        self.nodes.append(Node(kind, name, given, made, attributes))
+        return found
 
     def arranged(self, x: Value, order: Sequence[int] | None = None) -> Value:
         """The same value with its axes in this order in the tensor; by default in their own."""
@@ -182,19 +181,19 @@ class Graph:
         forms = self._forms.setdefault(x.name, {x.order: x})
         if order not in forms:
             perm = [x.order.index(axis) for axis in order]
-            forms[order] = self.emit("Transpose", [x], [replace(x, order=order)], perm=perm)[0]
+            forms[order] = self.emit("Transpose", [x], replace(x, order=order), perm=perm)
             self._forms[forms[order].name] = forms
         return forms[order]
 
     def reshape(self, x: Value, target: Sequence[int], shape: Sequence[Dim]) -> Value:
-        """x in the shape `target`, in which 0 is a length that stays and -1 one that follows; `shape` says what it is."""
+        """x in the shape `target`, where 0 is a length that stays and -1 one that follows; `shape` names each."""
         return self.op("Reshape", x, self.constant(np.array(target, np.int64)), shape=shape)
 
     def split(self, x: Value, sizes: Sequence[int]) -> tuple[Value, ...]:
         """Parts of the last axis, of these sizes."""
         x = x if x.order[-1:] == (x.ndim - 1,) else self.arranged(x)
         parts = [replace(x, shape=(*x.shape[:-1], size)) for size in sizes]
-        return self.emit("Split", [x, self.constant(np.array(sizes, np.int64))], parts, axis=-1)
+        return tuple(self.emit_each("Split", [x, self.constant(np.array(sizes, np.int64))], parts, axis=-1))
 
     # --- what is stored ---
 
@@ -206,37 +205,41 @@ class Graph:
         change : makes of the NumPy array what the operator takes; `form` names that, since what is stored both ways
                  needs two names
         """
-        return self.joined([parameter], (lambda arrays: arrays[0]) if change is None else (lambda a: change(a[0])),
-                           "" if change is None else form)  # fmt: skip
+        if change is None:
+            return self.joined([parameter], lambda arrays: arrays[0], "as it is")
+        return self.joined([parameter], lambda arrays: change(arrays[0]), form)
 
     def joined(self, parameters: Sequence[Parameter], join: Callable[[list[Any]], Any], form: str = "joined") -> Value:
         """What `join` makes of the NumPy arrays of several parameters, stored under their paths with a + between."""
         key = ("stored", tuple(map(id, parameters)), form)
-        if key not in self._made:
+        found: Value | None = self._made.get(key)
+        if found is None:
             path = "+".join(self._paths[id(each)] for each in parameters)
             name = self.name(f"{path}:{form}") if path in self.stored else path
             array = np.array(join([to_numpy(each.value) for each in parameters]), dtype=self.dtype, order="C")
             self._names.add(name)
             self.stored[name] = array
-            self._made[key] = Value(name, array.shape, self.dtype)
-        return self._made[key]  # type: ignore[no-any-return]
+            found = self._made[key] = Value(name, array.shape, self.dtype)
+        return found
 
     def constant(self, array: Any, dtype: str | None = None) -> Value:
         """A stored array that is no parameter; a number is of the model's dtype unless another is given."""
         found = np.array(array, dtype=dtype or (None if isinstance(array, np.ndarray) else self.dtype), order="C")
-        key = ("constant", str(found.dtype), found.shape, found.tobytes())
-        if key not in self._made:
+
+        def store() -> Value:
             name = self.name("constant")
             self.stored[name] = found
-            self._made[key] = Value(name, found.shape, str(found.dtype))
-        return self._made[key]  # type: ignore[no-any-return]
+            return Value(name, found.shape, str(found.dtype))
 
-    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        return self.once(("constant", str(found.dtype), found.shape, found.tobytes()), store)
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What `make` writes, which is written once for every key, such as a causal mask that several layers need."""
         if key not in self._made:
             with self._at(""):
                 self._made[key] = make()
-        return self._made[key]
+        found: Made = self._made[key]
+        return found
 
     # --- lengths and positions ---
 
@@ -246,7 +249,7 @@ class Graph:
         if isinstance(known, int):
             return self.constant(np.array([known], np.int64))
         place = x.order.index(axis % x.ndim)
-        return self.emit("Shape", [x], [Value("y", (1,), "int64")], start=place, end=place + 1)[0]  # type: ignore[no-any-return]
+        return self.emit("Shape", [x], Value("y", (1,), "int64"), start=place, end=place + 1)
 
     def scalar(self, x: Value) -> Value:
         """An array (1,) as one without axes."""
@@ -281,7 +284,7 @@ class Graph:
     def output(self, x: Value, name: str) -> None:
         """Let x be an output of the graph."""
         x = self.arranged(x)
-        made = self.emit("Identity", [x], [x])[0]
+        made = self.emit("Identity", [x], x)
         self.nodes[-1] = replace(self.nodes[-1], outputs=(name,))
         self.outputs.append(replace(made, name=name))
 

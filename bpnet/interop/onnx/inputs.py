@@ -84,8 +84,7 @@ def _guess(model: Layer, sequences: bool) -> tuple[Dim, ...] | None:
     if isinstance(model, Reshape):
         return (math.prod(model.shape),)
     if isinstance(model, Normalize):
-        shape = model.shape if isinstance(model.shape, tuple) else (model.shape,)
-        return None if 1 in shape and shape != (1,) else tuple(shape) if shape != (1,) else None
+        return None if 1 in model.mean.shape else model.mean.shape
     if isinstance(model, Dense):
         return (*axes, model.n_in)
     if isinstance(model, (Unembedding, LayerNorm, RMSNorm, BatchNorm, GroupNorm)):
@@ -135,33 +134,43 @@ def declare(graph: Graph, shape: tuple[Dim, ...], dtype: str, side: Mapping[str,
     return x, found
 
 
-def trial(model: Layer, x: Value, side: Mapping[str, Value]) -> list[tuple[int, ...]]:
+def trial(model: Layer, x: Value, side: Mapping[str, Value], guessed: bool) -> list[tuple[int, ...]]:
     """The shapes of the model's outputs for inputs of zeros, where lengths change for two lengths of all of them.
 
-    Raises the layer's error where the model does not take such inputs, with what to do where a length is to blame.
+    guessed : whether the shape of x was, so that errors say so
+    Raises the layer's error where the model does not take such inputs, with what to do.
     """
-    names = {axis for value in (x, *side.values()) for axis in value.shape[1:] if isinstance(axis, str)}
-    if not names:
-        return [_outputs(model, x, side, 1)]
-    most = model.max_positions
-    lengths = sorted({min(n, most or n) for n in (8, 7)}, reverse=True)
-    for first in ([] if most else [32, 128]):
-        try:
-            _outputs(model, x, side, lengths[0])
-            break
-        except ShapeError:
-            lengths = [first, first - 1]
+    names = sorted({axis for value in (x, *side.values()) for axis in value.shape[1:] if isinstance(axis, str)})
+    lengths = _lengths(model, x, side) if names else [1]
     found = []
     for length in lengths:
         try:
             found.append(_outputs(model, x, side, length))
         except BpnetError as error:
-            error.args = (
-                f"{error} (tried with {', '.join(sorted(names))} = {length}; where the model takes one length alone, "
-                f"give input_shape with a number in that place, as in input_shape={_with(x.shape[1:], 64)})",
-            )
-            raise
+            shape = tuple(x.shape[1:])
+            why = f"; that a sample is {shape} was taken from the first layer, input_shape says otherwise"
+            if names:
+                why = (
+                    f"; tried with {', '.join(names)} = {length}: where the model takes one length alone, give that "
+                    f"number, as in input_shape={_with(shape, 64)}"
+                )
+            elif not guessed:
+                raise
+            raise type(error)(f"{error}{why}") from error
     return found
+
+
+def _lengths(model: Layer, x: Value, side: Mapping[str, Value]) -> list[int]:
+    """Two lengths to try: small ones, unless the model's windows do not fit into them."""
+    if model.max_positions is not None:
+        return sorted({min(length, model.max_positions) for length in (7, 8)}, reverse=True)
+    for length in (8, 32):
+        try:
+            _outputs(model, x, side, length)
+        except ShapeError:
+            continue
+        return [length, length - 1]
+    return [128, 127]
 
 
 def _with(shape: tuple[Dim, ...], length: int) -> tuple[Any, ...]:

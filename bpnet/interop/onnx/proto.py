@@ -90,7 +90,7 @@ def inferred(proto: Any) -> list[tuple[Any, ...]]:
 
 
 def tidied(graph: Graph) -> list[Node]:
-    """The nodes without those that nobody needs, and without an Identity for what some node can name as it should be."""
+    """The nodes without those that nobody needs; an Identity goes where its node can give the output's name itself."""
     nodes, named = list(graph.nodes), {value.name for value in graph.outputs}
     needed, kept = set(named), []
     for node in reversed(nodes):

@@ -15,12 +15,8 @@ Translator = Callable[..., "Value"]
 AnyTranslator = TypeVar("AnyTranslator", bound=Callable[..., Any])
 
 _TRANSLATORS: dict[type[Layer], Translator] = {}
-# What a subclass may define anew without doing something else in inference.
-_HARMLESS = frozenset(
-    "__annotations__ __annotate__ __annotate_func__ __annotations_cache__ __classcell__ __dict__ __doc__ "
-    "__firstlineno__ __init__ __module__ __orig_bases__ __parameters__ __qualname__ __repr__ __static_attributes__ "
-    "__weakref__ backward config forward info output_shape side_inputs step".split()
-)
+# What a subclass may define anew without doing something else in inference, beside names such as __init__.
+_HARMLESS = frozenset(("backward", "config", "forward", "info", "output_shape", "side_inputs", "step"))
 
 
 def translates(*layers: type[Layer]) -> Callable[[AnyTranslator], AnyTranslator]:
@@ -52,5 +48,5 @@ def translator_of(layer: type[Layer]) -> Translator | None:
         found = _TRANSLATORS.get(base)
         if found is not None:
             return found if not any(hasattr(base, name) for name in own) else None
-        own |= set(vars(base)) - _HARMLESS
+        own |= {name for name in vars(base) if name not in _HARMLESS and (name[:2] != "__" or name == "__call__")}
     return None

@@ -29,7 +29,7 @@ def _column(graph: Graph, x: Value, axis: int) -> Value:
 def _positions(graph: Graph, x: Value, start: Value | None) -> Value:
     """The numbers of the positions of x (N, T, D), of which `start` (1,) were before."""
     key = ("positions", x.shape[1] if x.shape[1] is not None else x.name, start and start.name)
-    return graph.once(key, lambda: graph.counted(graph.length(x, 1), start))  # type: ignore[no-any-return]
+    return graph.once(key, lambda: graph.counted(graph.length(x, 1), start))
 
 
 def _start(graph: Graph, x: Value) -> Value | None:
@@ -42,7 +42,7 @@ def _start(graph: Graph, x: Value) -> Value | None:
         graph.keep_state(past, graph.op("Add", past, graph.length(x, 1)))
         return past
 
-    return graph.once("start", make)  # type: ignore[no-any-return]
+    return graph.once("start", make)
 
 
 def _angles(graph: Graph, positions: Value, n: int, base: float) -> tuple[Value, Value]:
@@ -63,7 +63,7 @@ def _angles(graph: Graph, positions: Value, n: int, base: float) -> tuple[Value,
         small = graph.op("Cast", turned, dtype=graph.dtype, to=graph.dtype)
         return graph.op("Cos", small), graph.op("Sin", small)
 
-    return graph.once(("angles", positions.name, n, base), make)  # type: ignore[no-any-return]
+    return graph.once(("angles", positions.name, n, base), make)
 
 
 @translates(LearnedPositions)
@@ -119,12 +119,10 @@ def _causal(graph: Graph, q: Value, k: Value, start: Value | None) -> Value:
         shape = (q.shape[1], k.shape[1])
         if own.name in graph.stored and others.name in graph.stored:
             return graph.constant(graph.stored[others.name][None, :] <= graph.stored[own.name][:, None])
-        return graph.op(
-            "LessOrEqual", _column(graph, others, 0), _column(graph, own, 1), shape=shape, dtype="bool"
-        )
+        return graph.op("LessOrEqual", _column(graph, others, 0), _column(graph, own, 1), shape=shape, dtype="bool")
 
     names = [each.shape[1] if each.shape[1] is not None else each.name for each in (q, k)]
-    return graph.once(("causal", *names, start and start.name), make)  # type: ignore[no-any-return]
+    return graph.once(("causal", *names, start and start.name), make)
 
 
 def _attend(
@@ -157,9 +155,9 @@ def _seen(graph: Graph, mask: Value | None, causal: Value | None) -> Value | Non
         return causal
     keys = graph.once(("mask", mask.name), lambda: _column(graph, _column(graph, mask, 1), 1))
     if causal is None:
-        return keys  # type: ignore[no-any-return]
+        return keys
     shape = (mask.shape[0], 1, *causal.shape)
-    return graph.once(("seen", mask.name, causal.name), lambda: graph.op("And", keys, causal, shape=shape))  # type: ignore[no-any-return]
+    return graph.once(("seen", mask.name, causal.name), lambda: graph.op("And", keys, causal, shape=shape))
 
 
 @translates(MultiHeadAttention)

@@ -34,7 +34,7 @@ def concatenate(graph: Graph, layer: Concatenate, x: Value, **side: Value) -> Va
     length = _total([each.shape[axis] for each in found])
     shape = (*first.shape[:axis], length, *first.shape[axis + 1 :])
     result = Value("y", shape, first.dtype, first.order)
-    return graph.emit("Concat", found, [result], axis=first.order.index(axis))[0]  # type: ignore[no-any-return]
+    return graph.emit("Concat", found, result, axis=first.order.index(axis))
 
 
 def _total(lengths: list[Dim]) -> Dim:

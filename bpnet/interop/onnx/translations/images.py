@@ -75,7 +75,7 @@ def convolution(graph: Graph, layer: Conv2d, x: Value) -> Value:
     attributes = _window(layer) | {"dilations": list(layer._dilation), "group": layer.groups}
     attributes |= _pads(layer, _size(layer, x))
     result = _result(x, _after(layer, x, layer.n_out))
-    return graph.emit("Conv", [x, weight, *bias], [result], **attributes)[0]  # type: ignore[no-any-return]
+    return graph.emit("Conv", [x, weight, *bias], result, **attributes)
 
 
 @translates(ConvTranspose2d)
@@ -86,10 +86,11 @@ def transposed_convolution(graph: Graph, layer: ConvTranspose2d, x: Value) -> Va
     bias = [] if layer.bias is None else [graph.parameter(layer.bias)]
     attributes = _window(layer) | {"dilations": list(layer._dilation), "group": layer.groups}
     attributes |= {"output_padding": list(layer._more)} if any(layer._more) else {}
-    (top, bottom), (left, right) = layer._padding  # type: ignore[misc]
+    assert not isinstance(layer._padding, str)
+    (top, bottom), (left, right) = layer._padding
     result = _result(x, _after(layer, x, layer.n_out))
     given = [x, weight, *bias]
-    return graph.emit("ConvTranspose", given, [result], pads=[top, left, bottom, right], **attributes)[0]  # type: ignore[no-any-return]
+    return graph.emit("ConvTranspose", given, result, pads=[top, left, bottom, right], **attributes)
 
 
 @translates(MaxPool2d)
@@ -103,10 +104,10 @@ def max_pool(graph: Graph, layer: MaxPool2d, x: Value) -> Value:
         sides = [0, 0, *pads[:2], 0, 0, *pads[2:]]
         lying = Value("y", (*x.shape[:1], *(None,) * (x.ndim - 1)), x.dtype, x.order)
         lowest = graph.constant(np.array(-np.inf, graph.dtype))
-        x = graph.emit("Pad", [x, graph.constant(np.array(sides, np.int64)), lowest], [lying], mode="constant")[0]
+        x = graph.emit("Pad", [x, graph.constant(np.array(sides, np.int64)), lowest], lying, mode="constant")
         attributes = {"pads": [0] * 4}
     attributes |= _window(layer) | {"dilations": list(layer._dilation)}
-    return graph.emit("MaxPool", [x], [result], **attributes)[0]  # type: ignore[no-any-return]
+    return graph.emit("MaxPool", [x], result, **attributes)
 
 
 @translates(AvgPool2d)
@@ -114,7 +115,7 @@ def average_pool(graph: Graph, layer: AvgPool2d, x: Value) -> Value:
     """AveragePool."""
     x = channels_first(graph, x, layer.channels)
     attributes = _window(layer) | _pads(layer, _size(layer, x)) | {"count_include_pad": int(layer.count_padding)}
-    return graph.emit("AveragePool", [x], [_result(x, _after(layer, x, None))], **attributes)[0]  # type: ignore[no-any-return]
+    return graph.emit("AveragePool", [x], _result(x, _after(layer, x, None)), **attributes)
 
 
 @translates(GlobalAveragePool2d, GlobalMaxPool2d)
@@ -123,5 +124,5 @@ def global_pool(graph: Graph, layer: Spatial, x: Value) -> Value:
     x = channels_first(graph, x, layer.channels)
     kind = "GlobalAveragePool" if isinstance(layer, GlobalAveragePool2d) else "GlobalMaxPool"
     n = x.shape[-1] if layer.channels == "last" else x.shape[1]
-    pooled = graph.emit(kind, [x], [Value("y", (x.shape[0], n, 1, 1), x.dtype)])[0]
+    pooled = graph.emit(kind, [x], Value("y", (x.shape[0], n, 1, 1), x.dtype))
     return graph.op("Flatten", pooled, shape=(x.shape[0], n), axis=1)

@@ -18,12 +18,9 @@ from bpnet.layers.normalize import Normalize
 
 @translates(Normalize)
 def normalize(graph: Graph, layer: Normalize, x: Value) -> Value:
-    """(x - mean) / std; nothing where it begins a model whose normalization is to be left out."""
+    """(x - mean) / std."""
     if not layer.fitted:
         raise StateError(f"{layer!r} does not know the data's mean and std: call its fit(x) before the export")
-    if not graph.normalize and x == graph.inputs[0]:
-        graph.normalize = True  # it has been left out, and no further one is
-        return x
     centred = graph.op("Sub", x, graph.parameter(layer.mean))
     return graph.op("Div", centred, graph.parameter(layer.std))
 
@@ -41,7 +38,7 @@ def batch_norm(graph: Graph, layer: BatchNorm, x: Value) -> Value:
         graph.parameter(layer.running_mean),
         graph.parameter(layer.running_variance),
     ]
-    return graph.emit("BatchNormalization", given, [x], epsilon=layer.epsilon)[0]  # type: ignore[no-any-return]
+    return graph.emit("BatchNormalization", given, x, epsilon=layer.epsilon)
 
 
 def _scaled(graph: Graph, centred: Value, axis: int, epsilon: float) -> Value:
@@ -57,7 +54,7 @@ def _mean(graph: Graph, x: Value, axis: int) -> Value:
     shape = tuple(1 if i == axis else n for i, n in enumerate(x.shape))
     place = np.array([x.order.index(axis)], np.int64)
     result = Value("y", shape, x.dtype, x.order)
-    return graph.emit("ReduceMean", [x, graph.constant(place)], [result], keepdims=1)[0]  # type: ignore[no-any-return]
+    return graph.emit("ReduceMean", [x, graph.constant(place)], result, keepdims=1)
 
 
 @translates(GroupNorm)
@@ -75,7 +72,7 @@ def group_norm(graph: Graph, layer: GroupNorm, x: Value) -> Value:
     if known:
         y = graph.reshape(scaled, [0, layer.n_features, *places], lying)
     else:
-        size = graph.emit("Shape", [x], [Value("y", (x.ndim,), "int64")])[0]
+        size = graph.emit("Shape", [x], Value("y", (x.ndim,), "int64"))
         y = graph.op("Reshape", scaled, size, shape=lying)
     for kind, parameter in (("Mul", layer.weight), ("Add", layer.bias)):
         if parameter is not None:
@@ -88,14 +85,10 @@ def group_norm(graph: Graph, layer: GroupNorm, x: Value) -> Value:
 def layer_norm(graph: Graph, layer: LayerNorm, x: Value) -> Value:
     """LayerNormalization over the last axis."""
     bias = [] if layer.bias is None else [graph.parameter(layer.bias)]
-    return graph.rowwise(
-        "LayerNormalization", x, graph.parameter(layer.weight), *bias, axis=-1, epsilon=layer.epsilon
-    )
+    return graph.rowwise("LayerNormalization", x, graph.parameter(layer.weight), *bias, axis=-1, epsilon=layer.epsilon)
 
 
 @translates(RMSNorm)
 def rms_norm(graph: Graph, layer: RMSNorm, x: Value) -> Value:
     """By hand: the operator is of opset 23."""
     return graph.rowwise("Mul", _scaled(graph, x, x.ndim - 1, layer.epsilon), graph.parameter(layer.weight))
-
-

@@ -39,7 +39,7 @@ def recurrent(graph: Graph, layer: Recurrent, x: Value, lengths: Value | None = 
     kind, order = GATES[base]
     ways, width, batch = layer.n_directions, layer.n_hidden, x.shape[0]
     counts = None if lengths is None else graph.once(
-        ("lengths", lengths.name, x.shape[1]), lambda: _lengths(graph, x, lengths)
+        ("lengths", lengths.name, x.shape[1] or x.name), lambda: _lengths(graph, x, lengths)
     )  # fmt: skip
     attributes: dict[str, Any] = {"hidden_size": width}
     attributes |= {"direction": "bidirectional"} if ways == 2 else {}
@@ -71,7 +71,7 @@ def recurrent(graph: Graph, layer: Recurrent, x: Value, lengths: Value | None = 
         while results[-1] is None:
             results.pop()
         given: list[Value | None] = [x, W, R, B, counts, *(_lifted(graph, past) for past in pasts)]
-        found = graph.emit(kind, given if given[4] or pasts else given[:4], results, **attributes)
+        found = graph.emit_each(kind, given if given[4] or pasts else given[:4], results, **attributes)
         for past, present in zip(pasts, found[1:], strict=False):
             graph.keep_state(past, _first(graph, present))
         x = _last(graph, found[1]) if last else _side_by_side(graph, found[0], layer)
