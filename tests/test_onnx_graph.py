@@ -1,4 +1,4 @@
-"""What needs no onnx: the graph that translators write, the registry of translators, and the message where it is missing."""
+"""What needs no onnx: the graph that translators write, who translates, and the message where it is missing."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Doubled(bp.ReLU):
 def test_a_layer_that_nobody_translates_is_named_with_its_place_and_what_to_do() -> None:
     with refuses(
         bp.ConfigError,
-        "no translation into ONNX is known for the layer Doubled() at '1.0'; write one, a function of (graph, layer, x) "
-        "below @bpnet.interop.onnx.translates(Doubled), as docs/onnx.md shows",
+        "no translation into ONNX is known for the layer Doubled() at '1.0'; write one, a function of (graph, layer, "
+        "x) below @bpnet.interop.onnx.translates(Doubled), as docs/onnx.md shows",
     ):
         graph_of(bp.Sequential(bp.Dense(2, 2), bp.Residual(Doubled())), 2)
 
@@ -284,11 +284,17 @@ def test_side_inputs_are_those_that_the_model_takes() -> None:
     assert side_inputs(cross, given, "float64") == given
     with refuses(bp.ConfigError, "the model takes no side input 'lengths'; it takes: mask"):
         side_inputs(block, ("lengths",), "float32")
-    with refuses(bp.ConfigError, "side: what 'context' is must be said, as its dtype and the shape of a sample: side={"):
+    with refuses(
+        bp.ConfigError, "side: what 'context' is must be said, as its dtype and the shape of a sample: side={"
+    ):
         side_inputs(cross, ("context",), "float32")
-    with refuses(bp.ConfigError, "side: 'context' needs a dtype and the shape of a sample, as in ('float32', (16,)); got"):
+    with refuses(
+        bp.ConfigError, "side: 'context' needs a dtype and the shape of a sample, as in ('float32', (16,)); got"
+    ):
         side_inputs(cross, {"context": (3, 4)}, "float32")
-    with refuses(bp.ConfigError, "side: the dtype of 'context' must be one of float32, float64, int64, bool, got 'half'"):
+    with refuses(
+        bp.ConfigError, "side: the dtype of 'context' must be one of float32, float64, int64, bool, got 'half'"
+    ):
         side_inputs(cross, {"context": ("half", (3, 4))}, "float32")
 
 
