@@ -342,6 +342,15 @@ def test_a_known_length_needs_no_operators_for_positions_and_masks() -> None:
         same(run(proto, x), model(x))
 
 
+def test_a_large_causal_mask_is_made_and_not_stored() -> None:
+    model = scattered(bp.MultiHeadAttention(2, 1, causal=True))
+    for length in (256, 257):
+        proto = export(model, input_shape=(length, 2))
+        assert max(len(each.raw_data) for each in proto.graph.initializer) == {256: 65536, 257: 257 * 8}[length]
+        x = RNG.normal(size=(1, length, 2)).astype("float32")
+        same(run(proto, x), model(x))
+
+
 def test_too_long_a_sequence_is_an_error_there_too() -> None:
     model = bp.Sequential(bp.Embedding(7, 4), bp.LearnedPositions(5, 4)).initialize()
     with pytest.raises(Exception, match="out of data bounds|broadcast"):
@@ -517,6 +526,15 @@ def test_recurrent_layers_store_the_directions_together() -> None:
     }
 
 
+def test_a_mask_is_as_long_as_the_ids_are_and_may_lie_on_any_backend() -> None:
+    model = bp.Sequential(bp.Embedding(5, 4), bp.TransformerBlock(4, 2), bp.GRU(4, 3)).initialize(0, "strict:device1")
+    for shape, length in ((6, 6), ("time", "time")):
+        proto = export(model, input_shape=shape, side=("mask", "lengths"))
+        inputs = {each.name: dims(each) for each in proto.graph.input}
+        assert inputs == {"input": ("batch", length), "mask": ("batch", length), "lengths": ("batch",)}
+        assert dims(proto.graph.output[0]) == ("batch", length, 3)
+
+
 @pytest.mark.parametrize("backend", ["strict", "strict:device1", pytest.param("torch", marks=pytest.mark.torch)])
 def test_equal_models_give_equal_files_whatever_the_backend(backend: str, tmp_path: Path) -> None:
     def made() -> bp.Layer:
@@ -642,7 +660,7 @@ def test_a_model_without_values_is_refused_and_gets_none() -> None:
 
 
 def test_a_normalize_that_knows_no_data_is_refused() -> None:
-    with refuses(bp.StateError, "Normalize(2) does not know"):
+    with refuses(bp.StateError, "Normalize(2) does not know mean and standard deviation yet; call its fit(x)"):
         export(bp.Sequential(bp.Normalize(2)).initialize())
 
 

@@ -129,7 +129,7 @@ def declare(graph: Graph, shape: tuple[Dim, ...], dtype: str, side: Mapping[str,
     x = graph.input("input", (BATCH, *shape), dtype)
     found = {}
     for name, (kind, axes) in side.items():
-        own = x.shape[1:2] if axes == SIDE["mask"][1] and len(shape) > 1 and "context" not in side else axes
+        own = x.shape[1:2] if axes == (LENGTH,) and shape and "context" not in side else axes
         found[name] = graph.input(name, (BATCH, *own), kind)
     return x, found
 

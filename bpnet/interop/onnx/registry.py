@@ -16,7 +16,9 @@ AnyTranslator = TypeVar("AnyTranslator", bound=Callable[..., Any])
 
 _TRANSLATORS: dict[type[Layer], Translator] = {}
 # What a subclass may define anew without doing something else in inference, beside names such as __init__.
-_HARMLESS = frozenset(("backward", "config", "forward", "info", "output_shape", "side_inputs", "step"))
+_TRAINING = ("backward", "forward")
+_HARMLESS = {*_TRAINING, "can_step", "config", "info", "input_ids", "max_positions", "output_shape", "positionwise"}
+_HARMLESS |= {"side_inputs", "step"}
 
 
 def translates(*layers: type[Layer]) -> Callable[[AnyTranslator], AnyTranslator]:

@@ -14,6 +14,7 @@ from bpnet.layers.attention import MultiHeadAttention
 from bpnet.layers.positions import LearnedPositions, SinusoidalPositions
 from bpnet.layers.transformer import TransformerBlock
 
+STORED = 256  # positions up to which a causal mask is stored, in 64 KiB, where the length is known
 LOWEST = {"float32": -3e38, "float64": -1e308}  # so low that its exponential is 0, yet no infinity, which makes NaN
 
 
@@ -117,7 +118,7 @@ def _causal(graph: Graph, q: Value, k: Value, start: Value | None) -> Value:
     def make() -> Value:
         own, others = _positions(graph, q, start), _positions(graph, k, None)
         shape = (q.shape[1], k.shape[1])
-        if own.name in graph.stored and others.name in graph.stored:
+        if own.name in graph.stored and graph.stored[own.name].size <= STORED:
             return graph.constant(graph.stored[others.name][None, :] <= graph.stored[own.name][:, None])
         return graph.op("LessOrEqual", _column(graph, others, 0), _column(graph, own, 1), shape=shape, dtype="bool")
 
