@@ -190,7 +190,7 @@ def test_a_pool_with_any_arguments(kind: str, kernel: Any, stride: int, dilation
 def test_a_transposed_convolution_with_any_arguments(
     kernel: Any, stride: int, dilation: int, cut: int, more: int, groups: int
 ) -> None:
-    padding = ((cut, 0), (0, cut))
+    padding = ((cut, 1), (0, cut))
     layer = bp.ConvTranspose2d(
         2,
         4,
