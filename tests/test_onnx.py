@@ -206,6 +206,23 @@ def test_a_transposed_convolution_with_any_arguments(
     same(run(export(model, input_shape=(4, 5, 2)), x), model(x))
 
 
+@pytest.mark.parametrize("make", [bp.LayerNorm, bp.RMSNorm, lambda n, **more: bp.GroupNorm(2, n, **more), bp.BatchNorm])
+def test_the_epsilon_of_a_norm_is_its_own(make: Any) -> None:
+    model = scattered(make(6, epsilon=0.2))
+    x = (0.3 * RNG.normal(size=(5, 6))).astype("float32")
+    same(run(export(model), x), model(x))
+    assert np.abs(model(x) - scattered(make(6))(x)).max() > 0.1
+
+
+def test_an_id_out_of_range_is_refused_but_for_those_that_count_from_the_end() -> None:
+    model = scattered(bp.Sequential(bp.Embedding(5, 3)))
+    proto = export(model)
+    for wrong in (5, -6):
+        with pytest.raises(Exception, match="out of data bounds"):
+            run(proto, np.array([[wrong]]))
+    same(run(proto, np.array([[-1]])), model(np.array([[4]])))
+
+
 @pytest.mark.parametrize("make", [bp.RNN, bp.LSTM, bp.GRU])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("last", [False, True])
@@ -446,7 +463,8 @@ STEPPING: Mapping[str, Callable[[], bp.Layer]] = {
 @pytest.mark.parametrize("parts", [(1, 1, 1, 1, 1), (3, 2), (4, 1)])
 def test_a_sequence_may_be_given_in_parts(name: str, parts: tuple[int, ...]) -> None:
     model = scattered(STEPPING[name]())
-    proto = export(model, steps=True, input_shape=None if model.input_ids else ("length", 3))
+    length = "length" if len(set(parts)) > 1 else parts[0]
+    proto = export(model, steps=True, input_shape=(length,) if model.input_ids else (length, 3))
     x = RNG.integers(0, 9, (2, 5)) if model.input_ids else RNG.normal(size=(2, 5, 3)).astype("float32")
     run_one = session(proto)
     lengths = {"batch": 2, "past": 0}
