@@ -15,6 +15,7 @@ import pytest
 import bpnet as bp
 from bpnet.interop.onnx import Graph, Value, translates
 from bpnet.interop.onnx.inputs import sample_shape, side_inputs
+from bpnet.interop.onnx.proto import tidied
 from bpnet.interop.onnx.registry import translator_of
 from bpnet.testing.cases.registry import public_classes
 
@@ -223,6 +224,23 @@ def test_names_are_never_given_twice() -> None:
     graph = Graph(Holder().initialize(), opset=18)
     assert graph.input("input", ("batch",), "float32").name == "input.1"
     assert [graph.name("a"), graph.name("a"), graph.name("a.1")] == ["a", "a.1", "a.1.1"]
+
+
+def test_what_nobody_needs_is_left_out_and_outputs_name_what_they_are_made_by() -> None:
+    graph = Graph(bp.ReLU().initialize(), opset=18)
+    x = graph.input("input", ("batch", 3), "float32")
+    y = graph.op("Relu", x)
+    graph.op("Tanh", graph.op("Neg", y))
+    z = graph.op("Abs", y)
+    for value, name in ((y, "a"), (z, "b"), (y, "c"), (x, "d")):
+        graph.output(value, name)
+    assert [(node.kind, *node.inputs, *node.outputs) for node in tidied(graph)] == [
+        ("Relu", "input", "c"),
+        ("Abs", "c", "b"),
+        ("Identity", "c", "a"),
+        ("Identity", "input", "d"),
+    ]
+    assert [value.name for value in graph.outputs] == ["a", "b", "c", "d"]
 
 
 # --- the shape of x ---

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -96,18 +95,13 @@ def tidied(graph: Graph) -> list[Node]:
     for node in reversed(nodes):
         if needed & set(node.outputs):
             kept.append(node)
-            needed |= set(node.inputs)
+            needed |= set(node.inputs) - {""}
     nodes = kept[::-1]
-    makers = {name: node for node in nodes for name in node.outputs if name}
-    wanted = Counter(node.inputs[0] for node in nodes if node.kind == "Identity" and node.outputs[0] in named)
+    made = {name for node in nodes for name in node.outputs}
     new = {
         node.inputs[0]: node.outputs[0]
         for node in nodes
-        if node.kind == "Identity"
-        and node.outputs[0] in named
-        and wanted[node.inputs[0]] == 1
-        and node.inputs[0] in makers
-        and node.inputs[0] not in named
+        if node.kind == "Identity" and node.outputs[0] in named and node.inputs[0] in made
     }
     return [
         replace(
