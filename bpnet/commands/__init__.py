@@ -20,6 +20,7 @@ from bpnet.commands.data import app as data_app
 from bpnet.commands.doctor import doctor
 from bpnet.commands.evaluate import evaluate
 from bpnet.commands.explain import explain
+from bpnet.commands.export import export
 from bpnet.commands.generate import generate
 from bpnet.commands.predict import predict
 from bpnet.commands.recipes import recipes
@@ -90,6 +91,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(generate)
+app.command()(export)
 app.command()(explain)
 app.command()(audit)
 app.command()(doctor)

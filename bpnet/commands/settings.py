@@ -101,6 +101,18 @@ def _usable_backend(choice: str | None) -> Any:
         raise ValueError(str(error)) from error
 
 
+def _shape(text: str) -> tuple[int | str, ...]:
+    axes = [axis.strip() for axis in text.split(",")]
+    found = tuple(int(axis) if re.fullmatch("[1-9][0-9]{0,8}", axis) else axis for axis in axes)
+    wrong = [axis for axis in found if isinstance(axis, str) and (not axis.isidentifier() or axis == "batch")]
+    if wrong:
+        raise ValueError(
+            "the shape of one sample, as 28,28,1, with a name in the place of a length that may change, as length,16; "
+            f"got {text!r}"
+        )
+    return found
+
+
 def _other_side(choice: str) -> str:
     if choice in ("eager", "planned", *FLOATING_DTYPES):
         return choice
@@ -174,6 +186,15 @@ class GenerateSettings(_OnBackend):
     temperature: float = Field(1.0, ge=0, allow_inf_nan=False, description="a finite number of at least 0")
     top_k: int | None = Field(None, ge=1, description=POSITIVE)
     seed: int = Field(0, ge=0, le=MAX_SEED, description=SEED)
+
+
+class ExportSettings(_Settings):
+    """Of `bpnet export`. None stands for what the first layer takes, and for the model's own name."""
+
+    model: Annotated[str, AfterValidator(_model_file)] = Field(title="MODEL")
+    out: Annotated[str, AfterValidator(_writable)] | None = None
+    input_shape: Annotated[tuple[int | str, ...], BeforeValidator(_shape)] | None = None
+    opset: int = Field(18, ge=18, description="an integer of at least 18")
 
 
 class ExplainSettings(_OnBackend):

@@ -15,7 +15,7 @@ from typing import Any
 import bpnet
 
 # Public modules that `import bpnet` leaves alone, so that they are not in its __all__.
-FURTHER = ("auditing", "callbacks", "explain", "nnfs", "recipes", "schedules", "sklearn", "testing")
+FURTHER = ("auditing", "callbacks", "explain", "interop.onnx", "nnfs", "recipes", "schedules", "sklearn", "testing")
 # group: the modules of bpnet (their first part) whose names it has, in the order in which it shows them.
 GROUPS: dict[str, tuple[str, ...]] = {
     "layers": ("layers", "parameter"),
@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "errors": ("errors",),
     "nnfs": ("nnfs",),
     "sklearn": ("sklearn",),
+    "onnx": ("interop.onnx",),
     "recipes": ("recipes",),
     "audit": ("auditing",),
     "testing": ("testing",),
