@@ -55,6 +55,7 @@ LEVELS = {
     "working": 5,
     "testing": 5,
     "sklearn": 5,
+    "interop": 5,
     "nnfs": 5,
     "explain": 5,
     "recipes": 5,
