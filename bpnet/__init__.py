@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         GRU,
         LSTM,
         RNN,
+        AvgPool1d,
         AvgPool2d,
         BatchNorm,
         Concatenate,
@@ -58,7 +59,9 @@ if TYPE_CHECKING:
         Dropout2d,
         Embedding,
         Flatten,
+        GlobalAveragePool1d,
         GlobalAveragePool2d,
+        GlobalMaxPool1d,
         GlobalMaxPool2d,
         GroupNorm,
         Hardswish,
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
         LeakyReLU,
         LearnedPositions,
         LogSoftmax,
+        MaxPool1d,
         MaxPool2d,
         Mish,
         MultiHeadAttention,
@@ -147,10 +151,11 @@ _NAMES = {
     "bpnet.history": "History",
     "bpnet.inference": "predict",
     "bpnet.layers": (
-        "AvgPool2d BatchNorm Concatenate Conv1d Conv2d ConvTranspose2d Dense Dropout Dropout2d ELU Embedding "
-        "Flatten GELU GLU GRU GlobalAveragePool2d GlobalMaxPool2d GroupNorm Hardswish LSTM Layer LayerNorm LeakyReLU "
-        "LearnedPositions LogSoftmax MaxPool2d Mish MultiHeadAttention Normalize PReLU RMSNorm RNN ReLU Recompute "
-        "Reshape Residual Sequential SiLU Sigmoid SinusoidalPositions Softmax Softplus SwiGLU Tanh "
+        "AvgPool1d AvgPool2d BatchNorm Concatenate Conv1d Conv2d ConvTranspose2d Dense Dropout Dropout2d ELU "
+        "Embedding Flatten GELU GLU GRU GlobalAveragePool1d GlobalAveragePool2d GlobalMaxPool1d GlobalMaxPool2d "
+        "GroupNorm Hardswish LSTM Layer LayerNorm LeakyReLU LearnedPositions LogSoftmax MaxPool1d MaxPool2d Mish "
+        "MultiHeadAttention Normalize PReLU RMSNorm RNN ReLU Recompute Reshape Residual Sequential SiLU Sigmoid "
+        "SinusoidalPositions Softmax Softplus SwiGLU Tanh "
         "TransformerBlock Unembedding"
     ),
     "bpnet.losses": (
@@ -218,6 +223,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "AuditReport",
+    "AvgPool1d",
     "AvgPool2d",
     "Backend",
     "BackendError",
@@ -252,7 +258,9 @@ __all__ = [
     "Exponential",
     "Flatten",
     "FocalLoss",
+    "GlobalAveragePool1d",
     "GlobalAveragePool2d",
+    "GlobalMaxPool1d",
     "GlobalMaxPool2d",
     "Group",
     "GroupNorm",
@@ -270,6 +278,7 @@ __all__ = [
     "LogCosh",
     "LogSoftmax",
     "Loss",
+    "MaxPool1d",
     "MaxPool2d",
     "MeanAbsoluteError",
     "MeanSquaredError",

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,25 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
     Raises CheckpointError when it cannot be read, is truncated or damaged, or is something else. A file without a
     digest of its content is taken as it is; where there was one, it is in the metadata under `SEAL`.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import load
+
+    return _parsed(path, load)
+
+
+def read_raw(path: str | os.PathLike[str]) -> tuple[dict[str, tuple[str, tuple[int, ...], Any]], dict[str, str]]:
+    """As `read`, each tensor as (dtype, shape, bytes), the dtype as the file says it: NumPy lacks some of them."""
+    from safetensors import deserialize
+
+    def load(content: bytes) -> dict[str, Any]:
+        found = ((name, each["dtype"], tuple(each["shape"]), each["data"]) for name, each in deserialize(content))  # type: ignore[no-untyped-call]
+        return {name: tuple(rest) for name, *rest in found}
+
+    return _parsed(path, load)
+
+
+def _parsed(path: str | os.PathLike[str], load: Callable[[bytes], dict[str, Any]]) -> tuple[dict[str, Any], Any]:
+    """What `load` makes of a file's content, by name, and its texts; CheckpointError where it is none."""
+    from safetensors import SafetensorError
 
     content = _content(path)
     try:

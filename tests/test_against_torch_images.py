@@ -125,6 +125,26 @@ def test_avg_pool2d() -> None:
         compare(bp.Sequential(ours), theirs, RNG.normal(size=(2, 3, 7, 8)), {})
 
 
+def test_pools_of_signals() -> None:
+    for size, stride, padding in itertools.product((1, 2, 3), (None, 1, 2, 3), (0, 1)):
+        if padding and size == 1:
+            continue
+        x = RNG.normal(size=(2, 3, 8))
+        for dilation in (1, 2):
+            keywords = {"stride": stride, "padding": padding, "dilation": dilation}
+            ours: bp.Layer = bp.MaxPool1d(size, channels="first", **keywords)  # type: ignore[arg-type]
+            compare(bp.Sequential(ours), nn.MaxPool1d(size, **keywords), x, {})
+        for count in (True, False):
+            ours = bp.AvgPool1d(size, stride=stride, padding=padding, count_padding=count, channels="first")
+            theirs = nn.AvgPool1d(size, stride=stride, padding=padding, count_include_pad=count)
+            compare(bp.Sequential(ours), theirs, x, {})
+    for ours, theirs in (
+        (bp.GlobalAveragePool1d(channels="first"), nn.AdaptiveAvgPool1d(1)),
+        (bp.GlobalMaxPool1d(channels="first"), nn.AdaptiveMaxPool1d(1)),
+    ):
+        compare(bp.Sequential(ours), nn.Sequential(theirs, nn.Flatten()), RNG.normal(size=(2, 3, 5)), {})
+
+
 def test_global_pools() -> None:
     x = RNG.normal(size=(2, 3, 5, 4))
     for ours, theirs in (

@@ -18,12 +18,13 @@ import bpnet as bp
 from bpnet.ops import Window
 from bpnet.testing.cases.entries import LayerCase, all_cases
 from bpnet.testing.cases.image_layers import IMAGE_LAYERS
+from bpnet.testing.cases.pool_layers import POOL_LAYERS
 from bpnet.testing.layer_derivatives import assert_derivatives
 
 RNG = np.random.default_rng(0)
 
 
-CASES = all_cases(IMAGE_LAYERS)
+CASES = all_cases(IMAGE_LAYERS | POOL_LAYERS)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -60,6 +61,63 @@ def test_a_whole_model_passes_the_audit_and_its_planned_steps_are_the_eager_ones
     assert bp.audit(model(), bp.SoftmaxCrossEntropy(), x, y).passed
     report = bp.audit(model(), bp.SoftmaxCrossEntropy(), x, y, against="eager")
     assert report.passed, str(report)
+
+
+def test_a_model_of_signals_passes_the_audit_and_its_planned_steps_are_the_eager_ones() -> None:
+    def signals() -> bp.Sequential:
+        return bp.Sequential(
+            bp.Concatenate(
+                bp.Sequential(bp.Conv1d(2, 4, 3, padding="same"), bp.MaxPool1d(2), bp.GlobalAveragePool1d()),
+                bp.Sequential(bp.AvgPool1d(3, stride=1), bp.Tanh(), bp.GlobalMaxPool1d()),
+            ),
+            bp.Dense(6, 3),
+        )
+
+    x, y = RNG.normal(size=(5, 9, 2)), RNG.integers(0, 3, 5)
+    assert_derivatives(signals().initialize(dtype="float64"), x)
+    assert bp.audit(signals(), bp.SoftmaxCrossEntropy(), x, y).passed
+    report = bp.audit(signals(), bp.SoftmaxCrossEntropy(), x, y, against="eager")
+    assert report.passed, str(report)
+    trainer = bp.Trainer(signals(), bp.SoftmaxCrossEntropy(), bp.SGD(0.1))
+    for _ in range(3):
+        trainer.step(x, y)
+    assert "planned, " in trainer.plan_report()
+
+
+def test_pools_of_signals_by_hand(backend: bp.Backend) -> None:
+    x = np.array([1.0, 5, 5, 2, -1, 0, 3]).reshape(1, 7, 1)
+    for layer, y, dx in (
+        (bp.MaxPool1d(2), [5, 5, 0], [0, 1, 10, 0, 0, 100, 0]),
+        (bp.MaxPool1d(3, stride=2), [5, 5, 3], [0, 1, 10, 0, 0, 0, 100]),
+        (bp.AvgPool1d(2), [3, 3.5, -0.5], [0.5, 0.5, 5, 5, 50, 50, 0]),
+        (bp.AvgPool1d(2, padding=((1, 0),), count_padding=False), [1, 5, 0.5, 1.5], [1, 5, 5, 50, 50, 500, 500]),
+        (bp.GlobalMaxPool1d(), [5], [0, 1, 0, 0, 0, 0, 0]),
+    ):
+        layer.initialize(backend=backend, dtype="float64")
+        found = bp.to_numpy(layer.forward(backend.asarray(x)))
+        assert found.reshape(-1).tolist() == y, layer
+        dy = np.array([1.0, 10, 100, 1000][: len(y)]).reshape(found.shape)
+        assert bp.to_numpy(layer.backward(backend.asarray(dy))).reshape(-1).tolist() == dx, layer
+    mean = bp.GlobalAveragePool1d().initialize(backend=backend, dtype="float64")
+    assert bp.to_numpy(mean.forward(backend.asarray(x))) == pytest.approx(15 / 7)
+    assert bp.to_numpy(mean.backward(backend.asarray(np.array([[14.0]])))).reshape(-1).tolist() == [2.0] * 7
+
+
+def test_an_empty_batch_of_signals_and_signals_of_one_position(backend: bp.Backend) -> None:
+    for layer, shape in (
+        (bp.MaxPool1d(2), (2, 3)),
+        (bp.AvgPool1d(2), (2, 3)),
+        (bp.GlobalMaxPool1d(), (3,)),
+        (bp.GlobalAveragePool1d(), (3,)),
+    ):
+        layer.initialize(backend=backend, dtype="float64")
+        assert layer.output_shape((5, 3)) == shape
+        y = layer.forward(backend.asarray(np.zeros((0, 5, 3))))
+        assert y.shape == (0, *shape)
+        assert layer.backward(y).shape == (0, 5, 3)
+    one = bp.MaxPool1d(1).initialize(backend=backend, dtype="float64")
+    x = np.arange(6.0).reshape(2, 1, 3)
+    assert bp.to_numpy(one(backend.asarray(x))).tolist() == x.tolist()
 
 
 def test_a_plan_lets_the_convolution_apply_the_activation() -> None:

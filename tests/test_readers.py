@@ -57,6 +57,16 @@ def test_the_target_may_stand_anywhere_and_columns_be_dropped(tmp_path: Path) ->
     assert read_csv(path, target="y", drop="id").x.tolist() == [[2, 3], [4, 5]]
 
 
+def test_without_a_target_every_column_is_input_and_target(tmp_path: Path) -> None:
+    path = write(tmp_path, "id,a,b\n1,2,3\n2,4,5\n")
+    data = read_csv(path, target=None, drop="id")
+    assert data.y is data.x
+    assert (data.x.tolist(), data.classes) == ([[2, 3], [4, 5]], ())
+    for more in ({"values": True}, {"classes": ["a"]}):
+        with pytest.raises(bp.ConfigError, match="without a target there are no classes and no values; leave them out"):
+            read_csv(path, target=None, **more)  # type: ignore[arg-type]
+
+
 def test_whole_numbers_are_labels_others_values_and_values_what_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path, "1,10\n2,20\n")
     assert (read_csv(path, target=1).y.tolist(), read_csv(path, target=1).y.dtype) == ([10, 20], np.int64)

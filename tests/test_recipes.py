@@ -196,11 +196,12 @@ def test_keys_are_written_as_people_write_them() -> None:
 
 def test_the_bundled_recipes_have_a_line_each_and_no_mistakes() -> None:
     plain, images = ["diabetes", "digits", "fashion-mnist", "mnist", "spiral"], ["cnn-digits", "cnn-fashion-mnist"]
-    assert recipes.available() == ["char-gpt", "char-lstm", *images, *plain]
+    assert recipes.available() == ["autoencoder", "char-gpt", "char-lstm", *images, *plain]
     for name in recipes.available():
         recipe = recipes.find(name)
         assert recipe.name == name
-        assert recipe["data.name"] == ("topics" if name.startswith("char-") else name.removeprefix("cnn-"))
+        data = {"autoencoder": "digits", "char-gpt": "topics", "char-lstm": "topics"}
+        assert recipe["data.name"] == data.get(name, name.removeprefix("cnn-"))
         assert 20 < len(recipes.describe(name)) < 100
         again = recipes.parse(recipe.toml(), name=name)
         assert again == recipe
@@ -236,6 +237,88 @@ def test_the_convolutional_digits_learn_and_the_clothes_take_their_images() -> N
     assert made.output_shape((784,)) == (10,)
 
 
+# --- targets that are the inputs ---
+
+
+def test_the_autoencoder_gives_its_inputs_back_better_than_the_best_linear_code() -> None:
+    ready = recipes.find("autoencoder", {"training.epochs": 15}).prepare()
+    for part, whole in zip((ready.training, ready.test), bp.data.load("digits"), strict=True):
+        assert part.y is part.x
+        np.testing.assert_array_equal(part.x, whole.x)
+        assert part.classes == ()
+    ready.fit(progress=False)
+    found = ready.trainer.evaluate(ready.test)
+    outputs = ready.trainer.predict(ready.test.x)
+    assert found["loss"] == pytest.approx(np.mean((outputs - ready.test.x) ** 2), rel=1e-4)
+    mean = ready.training.x.mean(axis=0)
+    axes = np.linalg.svd(ready.training.x - mean, full_matrices=False)[2][:8]  # 8 numbers an image here too
+    linear = (ready.test.x - mean) @ axes.T @ axes + mean
+    assert found["rmse"] < 0.9 * np.sqrt(np.mean((linear - ready.test.x) ** 2))
+
+
+RECONSTRUCTION: dict[str, Any] = {
+    "data": {"reconstruct": True},
+    "model": {"layers": ["Dense(3, 2)", "Dense(2, 3)"]},
+    "loss": {"name": "MeanSquaredError"},
+    "training": {"epochs": 1},
+}
+
+
+def test_files_without_targets_can_be_given_back(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    rows = np.column_stack([np.arange(20), x])
+    np.savetxt(tmp_path / "t.csv", rows, delimiter=";", header="id;a;b;c", comments="")
+    np.savez(tmp_path / "t.npz", x=np.arange(60).reshape(20, 3))
+    np.savez(tmp_path / "both.npz", x=x, y=np.arange(20))
+    for data in ({"csv": "t.csv", "drop": ["id"], "delimiter": ";"}, {"npz": "t.npz"}, {"npz": "both.npz"}):
+        ready = run(changed(RECONSTRUCTION, data=data | {"validation_fraction": 0.25, "normalize": True}), tmp_path)
+        assert (len(ready.training), len(ready.validation), len(ready.test)) == (12, 4, 4)
+        for part in (ready.training, ready.validation, ready.test):
+            assert part.y is part.x
+            assert part.x.dtype.kind == "f"
+        assert np.isfinite(ready.fit(progress=False)["val_rmse"][0])
+
+
+def test_ids_are_given_back_by_their_classes() -> None:
+    settings = changed(
+        RECONSTRUCTION,
+        data={"name": "topics", "length": 8},
+        model={"layers": ["Embedding(96, 4)", "Dense(4, 96)"]},
+        loss={"name": "SoftmaxCrossEntropy"},
+    )
+    ready = run(settings)
+    assert ready.training.y is ready.training.x
+    assert len(ready.training.classes) == 96
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        (
+            {"data": {"csv": "t.csv", "target": "a"}},
+            "data.target: with reconstruct the targets are the inputs: leave it out; to keep a column out, name it in",
+        ),
+        (
+            {"data": {"csv": "t.csv", "class_names": ["a", "b"]}},
+            "data.class_names: with reconstruct the targets are the inputs: leave it out",
+        ),
+        ({"data": {"name": "digits", "reconstruct": 1}}, "data.reconstruct must be true or false, got 1"),
+        (
+            {"data": {"name": "digits"}, "model": {"layers": ["Dense(64, 32)"]}},
+            "the model's outputs must have shape (64,), since the targets of digits have (64,); they have (32,)",
+        ),
+        (
+            {"data": {"name": "spiral"}, "loss": {"name": "SoftmaxCrossEntropy"}, "model": {"layers": ["Dense(2, 2)"]}},
+            "loss.name: SoftmaxCrossEntropy takes labels, and spiral has values; take MeanSquaredError",
+        ),
+    ],
+)
+def test_what_cannot_be_given_back(tables: dict[str, Any], says: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,c,d\n1,2,3,4\n1,2,3,5\n")
+    lines = mistakes(changed(RECONSTRUCTION, **tables), tmp_path)
+    assert any(says in line for line in lines), lines
+
+
 @pytest.mark.parametrize("name", ["spiral", "diabetes"])
 def test_the_small_recipes_learn(name: str) -> None:
     ready = recipes.find(name, {"training.epochs": 30}).prepare()
@@ -248,7 +331,7 @@ def test_the_small_recipes_learn(name: str) -> None:
 
 def test_an_unknown_recipe_or_file_is_named_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(
-        bp.ConfigError, match=r"no recipe is called 'digts'; there are char-gpt, .*digits.*did you mean"
+        bp.ConfigError, match=r"no recipe is called 'digts'; there are autoencoder, .*digits.*did you mean"
     ):
         recipes.find("digts")
     with pytest.raises(bp.ConfigError, match=r"cannot read the recipe .*none\.toml.*No such file"):

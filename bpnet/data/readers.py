@@ -20,7 +20,7 @@ from bpnet.errors import ConfigError, DataError, did_you_mean
 def read_csv(
     path: str | os.PathLike[str],
     *,
-    target: str | int,
+    target: str | int | None,
     classes: Sequence[str] | None = None,
     values: bool = False,
     drop: Sequence[str | int] = (),
@@ -29,7 +29,8 @@ def read_csv(
 ) -> Dataset:
     """Return the Dataset of a text file, one sample a line: x (N, columns) float64, y from the column `target`.
 
-    target  : the column's name, or its number from 0 (-1: the last)
+    target  : the column's name, or its number from 0 (-1: the last); None: there is none, and y is x, for what is
+              trained to give back its input
     classes : the target's class names in the order of their labels; None: where the target holds text, the names found,
               sorted
     values  : whether the target is a quantity. y is then (N, 1) float64. None of both: text gives classes, whole
@@ -45,6 +46,8 @@ def read_csv(
     header = None if header is None else flag("header", header)
     if flag("values", values) and classes is not None:
         raise ConfigError("read_csv: a target with classes is no quantity; pass classes or values=True, not both")
+    if target is None and (values or classes is not None):
+        raise ConfigError("read_csv: without a target there are no classes and no values; leave them out")
     if isinstance(drop, (str, int)):
         drop = [drop]
     if any(isinstance(each, str) for each in (target, *drop)):
@@ -55,7 +58,7 @@ def read_csv(
     if not table.rows:
         what = "a header alone" if table.names else "nothing"
         raise DataError(f"{table.path!r} holds no samples: it holds {what}")
-    column = _column(table, target, "target")
+    column = None if target is None else _column(table, target, "target")
     dropped = {column, *(_column(table, each, "drop") for each in drop)}
     features = [i for i in range(table.width) if i not in dropped]
     nameless = [i for i in features if table.names and not table.names[i]]
@@ -68,7 +71,7 @@ def read_csv(
         raise DataError(f"{table.path!r} has no column of features; {_columns(table)}")
     hint = "; numbers alone can be features: drop the column, or encode it"
     x = np.asarray(numbers(table, features, hint), dtype=np.float64)
-    y, names = _target(table, column, classes, values)
+    y, names = (x, ()) if column is None else _target(table, column, classes, values)
     return Dataset(x, y, name=Path(path).stem, classes=names)
 
 

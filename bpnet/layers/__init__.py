@@ -26,7 +26,16 @@ from bpnet.layers.flatten import Flatten, Reshape
 from bpnet.layers.layer_norm import LayerNorm, RMSNorm
 from bpnet.layers.normalize import Normalize
 from bpnet.layers.parametric import GLU, PReLU, SwiGLU
-from bpnet.layers.pooling import AvgPool2d, GlobalAveragePool2d, GlobalMaxPool2d, MaxPool2d
+from bpnet.layers.pooling import (
+    AvgPool1d,
+    AvgPool2d,
+    GlobalAveragePool1d,
+    GlobalAveragePool2d,
+    GlobalMaxPool1d,
+    GlobalMaxPool2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 from bpnet.layers.positions import LearnedPositions, SinusoidalPositions
 from bpnet.layers.recurrent import GRU, LSTM, RNN
 from bpnet.layers.transformer import TransformerBlock
@@ -38,6 +47,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AvgPool1d",
     "AvgPool2d",
     "BatchNorm",
     "Concatenate",
@@ -49,7 +59,9 @@ __all__ = [
     "Dropout2d",
     "Embedding",
     "Flatten",
+    "GlobalAveragePool1d",
     "GlobalAveragePool2d",
+    "GlobalMaxPool1d",
     "GlobalMaxPool2d",
     "GroupNorm",
     "Hardswish",
@@ -58,6 +70,7 @@ __all__ = [
     "LeakyReLU",
     "LearnedPositions",
     "LogSoftmax",
+    "MaxPool1d",
     "MaxPool2d",
     "Mish",
     "MultiHeadAttention",

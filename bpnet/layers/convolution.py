@@ -71,13 +71,6 @@ class Convolution(Windowed):
         value = self.weight.value
         return value if self.axes == 2 else ops.reshape(value, (1, *self.weight.shape))
 
-    def _raised(self, x: Array) -> Array:
-        """A signal as an image of one row."""
-        return x if self.axes == 2 else ops.reshape(x, (x.shape[0], 1, *x.shape[1:]))
-
-    def _lowered(self, y: Array) -> Array:
-        return y if self.axes == 2 else ops.reshape(y, (y.shape[0], *y.shape[2:]))
-
     def _infer(self, x: Array) -> Array:
         kernel = ops.conv_transpose2d if self.transposed else ops.conv2d
         b = self.bias.value if self.bias is not None else None

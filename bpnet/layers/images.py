@@ -124,6 +124,17 @@ class Spatial(Layer):
             return y
         return ops.transpose(y, (0, y.ndim - 1, *range(1, y.ndim - 1)))
 
+    def _raised(self, x: Array) -> Array:
+        """A signal as an image of one row, which the kernels take."""
+        return x if self.axes == 2 else ops.reshape(x, (x.shape[0], 1, *x.shape[1:]))
+
+    def _lowered(self, y: Array) -> Array:
+        return y if self.axes == 2 else ops.reshape(y, (y.shape[0], *y.shape[2:]))
+
+    def _image(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """(N, L, C) as (N, 1, L, C)."""
+        return shape if self.axes == 2 else (shape[0], 1, *shape[1:])
+
     # --- the door ---
 
     def _axes(self) -> str:
@@ -203,10 +214,6 @@ class Windowed(Spatial):
         one = (1,) * (2 - self.axes)
         none = ((0, 0),) * (2 - self.axes)
         return Window((*one, *self._size), (*one, *self._stride), (*one, *self._dilation), (*none, *pairs))  # type: ignore[arg-type]
-
-    def _image(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(N, L, C) as (N, 1, L, C)."""
-        return shape if self.axes == 2 else (shape[0], 1, *shape[1:])
 
     def _check_size(self, size: tuple[int, ...]) -> None:
         window = self.window(*size)

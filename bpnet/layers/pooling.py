@@ -1,4 +1,4 @@
-"""Pooling: layers that keep the largest, or the mean, of what a window sees."""
+"""Pooling of images and of signals: layers that keep the largest, or the mean, of what a window sees."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Pool(Windowed):
         self._set_channels(channels)
 
     def _shape_after(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (*self.window(*shape[:-1]).places(shape[0], shape[1]), shape[-1])
+        places = self.window(*shape[:-1]).places(*self._image((1, *shape))[1:3])
+        return (*places[2 - self.axes :], shape[-1])
 
 
 class MaxPool2d(Pool):
@@ -54,7 +55,7 @@ class MaxPool2d(Pool):
         self._set_pool(kernel_size, stride, padding, dilation, channels)
 
     def _infer(self, x: Array) -> Array:
-        return ops.max_pool2d(x, self.window(*x.shape[1:3]))
+        return self._lowered(ops.max_pool2d(self._raised(x), self.window(*x.shape[1:-1])))
 
     def _forward(self, x: Array) -> Array:
         y = self._infer(x)
@@ -64,7 +65,25 @@ class MaxPool2d(Pool):
     def _backward(self, dy: Array, need_dx: bool) -> Array:
         x, shape = self.kept()
         self.check_gradient(dy, shape, x.dtype, x, shape)
-        return ops.max_pool2d_backward(dy, x, self.window(*x.shape[1:3])) if need_dx else None
+        if not need_dx:
+            return None
+        window = self.window(*x.shape[1:-1])
+        return self._lowered(ops.max_pool2d_backward(self._raised(dy), self._raised(x), window))
+
+
+class MaxPool1d(MaxPool2d):
+    """The largest of what the window sees of a signal, in every channel: MaxPool2d for series and sequences.
+
+    Arguments are MaxPool2d's, each a number; padding may be a pair ((before, after),). The kernels are those of images
+    with one row, and so is the derivative.
+    x : (N, L, C); y : (N, OL, C)
+
+    >>> import bpnet as bp
+    >>> bp.MaxPool1d(2).output_shape((100, 8))
+    (50, 8)
+    """
+
+    axes = 1
 
 
 class AvgPool2d(Pool):
@@ -86,20 +105,34 @@ class AvgPool2d(Pool):
         channels: str = "last",
     ) -> None:
         self._set_pool(kernel_size, stride, padding, 1, channels)
-        self.count_padding = flag("AvgPool2d: count_padding", count_padding)
+        self.count_padding = flag(f"{type(self).__name__}: count_padding", count_padding)
 
     def _infer(self, x: Array) -> Array:
-        return ops.avg_pool2d(x, self.window(*x.shape[1:3]), self.count_padding)
+        return self._lowered(ops.avg_pool2d(self._raised(x), self.window(*x.shape[1:-1]), self.count_padding))
 
     def _forward(self, x: Array) -> Array:
         y = self._infer(x)
-        self.keep(tuple(x.shape[1:3]), x.dtype, tuple(y.shape))
+        self.keep(tuple(x.shape[1:-1]), x.dtype, tuple(y.shape))
         return y
 
     def _backward(self, dy: Array, need_dx: bool) -> Array:
         size, dtype, shape = self.kept()
         self.check_gradient(dy, shape, dtype, size, dtype, shape)
-        return ops.avg_pool2d_backward(dy, self.window(*size), size, self.count_padding) if need_dx else None
+        if not need_dx:
+            return None
+        image = (1,) * (2 - self.axes) + size
+        return self._lowered(ops.avg_pool2d_backward(self._raised(dy), self.window(*size), image, self.count_padding))
+
+
+class AvgPool1d(AvgPool2d):
+    """The mean of what the window sees of a signal, in every channel: AvgPool2d for series and sequences.
+
+    Arguments are AvgPool2d's, each a number; padding may be a pair ((before, after),). The kernels are those of images
+    with one row, and so is the derivative.
+    x : (N, L, C); y : (N, OL, C)
+    """
+
+    axes = 1
 
 
 class GlobalPool(Spatial):
@@ -119,7 +152,7 @@ class GlobalAveragePool2d(GlobalPool):
     """
 
     def _infer(self, x: Array) -> Array:
-        return ops.global_avg_pool(x)
+        return ops.global_avg_pool(self._raised(x))
 
     def _forward(self, x: Array) -> Array:
         self.keep(tuple(x.shape), x.dtype)
@@ -128,7 +161,19 @@ class GlobalAveragePool2d(GlobalPool):
     def _backward(self, dy: Array, need_dx: bool) -> Array:
         shape, dtype = self.kept()
         self.check_gradient(dy, (shape[0], shape[-1]), dtype, shape, dtype)
-        return ops.global_avg_pool_backward(dy, shape[1:3]) if need_dx else None
+        if not need_dx:
+            return None
+        return self._lowered(ops.global_avg_pool_backward(dy, self._image(shape)[1:3]))
+
+
+class GlobalAveragePool1d(GlobalAveragePool2d):
+    """The mean over all positions, in every channel. Every position gets dy / L.
+
+    x : (N, L, C), or (N, C, L) with channels="first"; y : (N, C). Padding counts as any other position: for sequences
+    of several lengths take the last state of a recurrent layer.
+    """
+
+    axes = 1
 
 
 class GlobalMaxPool2d(GlobalPool):
@@ -138,7 +183,7 @@ class GlobalMaxPool2d(GlobalPool):
     """
 
     def _infer(self, x: Array) -> Array:
-        return ops.global_max_pool(x)
+        return ops.global_max_pool(self._raised(x))
 
     def _forward(self, x: Array) -> Array:
         self.keep(x)
@@ -147,4 +192,13 @@ class GlobalMaxPool2d(GlobalPool):
     def _backward(self, dy: Array, need_dx: bool) -> Array:
         (x,) = self.kept()
         self.check_gradient(dy, (x.shape[0], x.shape[-1]), x.dtype, x)
-        return ops.global_max_pool_backward(dy, x) if need_dx else None
+        return self._lowered(ops.global_max_pool_backward(dy, self._raised(x))) if need_dx else None
+
+
+class GlobalMaxPool1d(GlobalMaxPool2d):
+    """The largest over all positions, in every channel. dy goes to that position; of equal ones to the first.
+
+    x : (N, L, C), or (N, C, L) with channels="first"; y : (N, C)
+    """
+
+    axes = 1

@@ -161,8 +161,12 @@ class Draft:
     def _check_source(self, data: Any, source: str) -> None:
         if source == "name" and data.test_fraction is not None:
             self.mistakes.add(("data", "test_fraction"), f"{data.name} has a test part of its own; leave it out")
-        if source == "csv" and data.target is None:
+        if source == "csv" and data.target is None and not data.reconstruct:
             self.mistakes.add(("data", "target"), "is missing; it must be the column to predict, by name or number")
+        for key in ("target", "class_names"):
+            if source == "csv" and data.reconstruct and getattr(data, key) is not None:
+                what = "; to keep a column out, name it in data.drop" if key == "target" else ""
+                self.mistakes.add(("data", key), f"with reconstruct the targets are the inputs: leave it out{what}")
         for key in CSV_OPTIONS:
             if source != "csv" and getattr(data, key) is not None:
                 self.mistakes.add(("data", key), f"is about a csv file; with {source} leave it out")

@@ -168,6 +168,7 @@ def _check_loss(draft: Draft, loss: Loss, training: Dataset, n_classes: int) -> 
             what = f"names class {found - 1}" if isinstance(weights, dict) else f"has {found} weights"
             draft.mistakes.add(("loss", "class_weight"), f"{what}, and {data} has {n_classes} classes")
     rows = training.y.ndim > 1 and training.y.shape[-1] > 1  # one-hot or soft labels may stand in such
+    rows = rows and not draft.data.reconstruct
     if n_classes and loss.targets != "labels":
         classes = f"labels of {n_classes} classes"
         draft.mistakes.add(place, f"{name} takes values, and {data} has {classes}; take SoftmaxCrossEntropy")

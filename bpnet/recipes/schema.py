@@ -39,6 +39,7 @@ class Data(Section):
     validation_fraction: float = Field(0.0, ge=0, lt=1, description="a number of at least 0 and below 1")
     split_seed: int = Field(0, ge=0, le=MAX_SEED, description=SEED)
     normalize: bool = Field(False, description="true or false")
+    reconstruct: bool = Field(False, description="true or false")
 
 
 class Model(Section):

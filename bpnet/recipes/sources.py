@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bpnet.data import Dataset, load, read_csv, read_npz, split
+from bpnet.data.rows import read_rows
 from bpnet.errors import ConfigError, DataError, DTypeError, MissingExtraError, ShapeError
 from bpnet.losses import Loss
 from bpnet.recipes.mistakes import Mistakes
@@ -23,7 +25,22 @@ def load_parts(data: Any, loss: Loss | None, mistakes: Mistakes) -> Parts | None
     """(training, validation, test) of the section `data`; None, with the mistake noted, where they cannot be had.
 
     loss : says whether a file's targets are labels or values; not needed for a named set
+    With `reconstruct` the targets are the inputs.
     """
+    parts = _load_parts(data, loss, mistakes)
+    if parts is None or not data.reconstruct:
+        return parts
+    training, validation, test = parts
+    return _onto_itself(training), None if validation is None else _onto_itself(validation), _onto_itself(test)
+
+
+def _onto_itself(part: Dataset) -> Dataset:
+    """The data set whose targets are its inputs: what an autoencoder is trained on."""
+    classes = part.classes if part.x.dtype.kind in "iu" else ()  # of ids: what they name
+    return Dataset(part.x, part.x, weight=part.weight, name=part.name, split=part.split, classes=classes)
+
+
+def _load_parts(data: Any, loss: Loss | None, mistakes: Mistakes) -> Parts | None:
     source = next(key for key in ("name", "csv", "npz") if getattr(data, key) is not None)
     try:
         if source == "name":
@@ -70,6 +87,8 @@ def read_file(data: Any, loss: Loss) -> Dataset:
     Labels are as the file has them: integers, or names in a .csv file. A loss of values gets them as numbers (N, 1).
     """
     values = loss.targets != "labels"
+    if data.reconstruct:
+        return _inputs_of_file(data)
     if data.csv is not None:
         options = {
             argument: getattr(data, key) for key, argument in CSV_OPTIONS.items() if getattr(data, key) is not None
@@ -90,6 +109,18 @@ def read_file(data: Any, loss: Loss) -> Dataset:
             )
         whole.classes = tuple(map(str, range(high + 1)))
     return whole
+
+
+def _inputs_of_file(data: Any) -> Dataset:
+    """The samples of a file that has no targets, or whose targets are not wanted."""
+    if data.csv is not None:
+        given = {
+            CSV_OPTIONS[key]: getattr(data, key) for key in ("drop", "delimiter") if getattr(data, key) is not None
+        }
+        return read_csv(data.csv, target=None, **given)
+    x, _ = read_rows(data.npz)
+    x = x if x.dtype.kind == "f" else x.astype(np.float32)
+    return Dataset(x, x, name=Path(data.npz).stem)
 
 
 def is_label(y: Any) -> bool:

@@ -10,6 +10,7 @@ import bpnet as bp
 from bpnet.errors import DTypeError, StateError
 from bpnet.testing.cases.entries import BadArguments, BadInputs, Entry, LayerCase, all_cases
 from bpnet.testing.cases.image_layers import IMAGE_LAYERS
+from bpnet.testing.cases.pool_layers import POOL_LAYERS
 from bpnet.testing.cases.recurrent_layers import RECURRENT_LAYERS
 from bpnet.testing.cases.sequence_layers import SEQUENCE_LAYERS
 from bpnet.testing.inputs import SampleInputs
@@ -201,7 +202,7 @@ LAYERS: dict[str, Entry[LayerCase]] = {
         ),
     ),
 }
-LAYERS |= IMAGE_LAYERS | SEQUENCE_LAYERS | RECURRENT_LAYERS
+LAYERS |= IMAGE_LAYERS | POOL_LAYERS | SEQUENCE_LAYERS | RECURRENT_LAYERS
 LAYER_CASES: dict[str, LayerCase] = all_cases(LAYERS)
 LAYER_CALLS: dict[str, tuple[LayerCase, SampleInputs]] = {
     f"{name}: {' '.join(map(str, inputs.shape))}": (case, inputs)
