@@ -20,7 +20,7 @@ def _two(*_: Any) -> Array:
 )
 def _(out: Array, scores: Array, labels: Array, ignore_index: int | None) -> list[Call]:
     n = labels.size
-    largest = np.empty(labels.shape, np.intp)
+    largest = np.empty(labels.shape, np.intp, like=labels)
 
     def call() -> None:
         scores.argmax(-1, largest)

@@ -110,7 +110,7 @@ def one_dimensional(value: Array, grad: Array, *slots: Any) -> bool:
 @ops.sgd_.register_bound(np.ndarray, accepts=lambda value, grad, *_: one_dimensional(value, grad), allocate=nothing)
 def _(_: None, value: Array, grad: Array, ok: Array, learning_rate: Array, weight_decay: float) -> list[Call]:
     rate, decay = constant(0, value.dtype), constant(weight_decay, value.dtype)
-    scratch = np.empty(min(CHUNK, value.size), value.dtype)
+    scratch = np.empty(min(CHUNK, value.size), value.dtype, like=value)
     calls: list[Call] = []
     for w, g in chunks(value, grad):
         s = scratch[: w.size]
@@ -141,7 +141,7 @@ def _(
 ) -> list[Call]:
     dtype = value.dtype
     rate, decay, mu = constant(0, dtype), constant(weight_decay, dtype), constant(momentum, dtype)
-    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype)
+    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype, like=value)
     calls: list[Call] = []
     for w, gradient, v in chunks(value, grad, velocity):
         s, g = scratch[: w.size], gradient
@@ -198,7 +198,7 @@ def _adam(
     dtype = value.dtype
     factor, floor, keep = (constant(0, dtype) for _ in range(3))
     rest1, rest2 = constant(1 - beta1, dtype), constant(1 - beta2, dtype)
-    scratch = np.empty(min(CHUNK, value.size), dtype)
+    scratch = np.empty(min(CHUNK, value.size), dtype, like=value)
     calls: list[Call] = []
     for w, g, m1, v1, top in chunks(value, grad, m, v, v_max):
         s = scratch[: w.size]

@@ -15,7 +15,7 @@ from bpnet_numpy.kernels.losses import INDICES, labels_accept, rows_accept
 
 
 def _loss_and_like(logits: Array, *_: Any) -> tuple[Array, Array]:
-    return np.empty((), logits.dtype), np.empty_like(logits)
+    return np.empty((), logits.dtype, like=logits), np.empty_like(logits)
 
 
 def _check_places(out: tuple[Array, Array], logits: Array) -> None:
