@@ -81,7 +81,10 @@ def flush_tiny(array: Array, decay: float) -> None:
             above denormal where it falls fast: so small are squares of gradients that a small epsilon lets count.
     """
     room = decay**-FLUSH_EVERY if decay > 0.75 else 1e8
-    array[np.abs(array) < np.finfo(array.dtype).smallest_normal * room] = 0
+    smallest = np.finfo(array.dtype).smallest_normal * room
+    for start in range(0, array.size, CHUNK):  # in pieces, since what is compared would be as large as the model
+        piece = array[start : start + CHUNK]
+        piece[np.abs(piece) < smallest] = 0
 
 
 def chunks(*arrays: Array) -> list[tuple[Array, ...]]:
