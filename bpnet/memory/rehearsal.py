@@ -14,7 +14,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Array, Kernel, load_variants, recording, set_namespace, version
 from bpnet.errors import BpnetError, ConfigError
-from bpnet.memory.ledger import Ledger, OutlineError, ledger
+from bpnet.memory.ledger import Block, Ledger, OutlineError, ledger
 from bpnet.memory.outline import Outline, outline
 from bpnet.memory.rules import Namespace
 from bpnet.plan import Plan
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bpnet.losses import Loss
     from bpnet.optimizers import Optimizer
 
+LOSS = "(loss)"
 ALIGNMENT = 256  # bytes that NumPy's backend adds to each array of its own
 set_namespace(Outline, Namespace())
 
@@ -302,6 +303,66 @@ class Rehearsal:
         labels = self.loss.targets == "labels"
         return x, outline(shape[:-1] if labels else shape, "int64" if labels else task.dtype)
 
+    def walked(self) -> tuple[str, dict[str, set[Block]]]:
+        """Make a step; return what it does where it holds the most, and what each part has saved before its backward.
+
+        Raises ConfigError that names the layer which cannot be followed.
+        """
+        open_parts: list[str] = ["the step"]
+        at: list[str] = []
+        watched = {path: each for path, each in self.model.walk()} | {LOSS: self.loss}
+        saved: dict[str, set[Block]] = {}
+
+        def noting(name: str, owner: Any, method: Any) -> Any:
+            def called(*args: Any, **keywords: Any) -> Any:
+                open_parts.append(f"{method.__name__} of {name}")
+                try:
+                    return method(*args, **keywords)
+                except OutlineError as error:
+                    raise unfollowed(name, owner, error) from error
+                except BpnetError:
+                    raise
+                except Exception as error:
+                    raise unfollowed(name, owner, error) from error
+                finally:
+                    open_parts.pop()
+
+            return called
+
+        def look(*args: Any, **keywords: Any) -> Any:
+            store = {array.block for array in self.store.arrays().values()} | {each.block for each in self.inputs}
+            known: set[Any] = {None, *store}
+            for path, each in watched.items():
+                found = set(_blocks(vars(each))) - known
+                known |= found
+                saved[path] = found
+            return backward(*args, **keywords)
+
+        class Noting:
+            def run(_, kernel: Kernel, args: tuple[Any, ...]) -> Any:
+                at.append(open_parts[-1])
+                return self.maker.run(kernel, args)
+
+        for path, each in watched.items():
+            name = "the loss" if path == LOSS else f"layer {path!r}" if path else "the model"
+            for method in ("forward", "backward"):
+                vars(each)[method] = noting(name, each, getattr(each, method))
+        backward = vars(self.loss)["backward"]
+        vars(self.loss)["backward"] = look
+        vars(self.optimizer)["step"] = noting("the optimizer", self.optimizer, self.optimizer.step)
+        self.maker.seen = 0
+        self.optimizer.prepare(self.store)
+        self.ledger.reset()
+        try:
+            with recording(Noting()):
+                self.step(*self.inputs)
+        finally:
+            for each in (*watched.values(), self.optimizer):
+                for method in ("forward", "backward", "step"):
+                    vars(each).pop(method, None)
+        self.eager()
+        return at[max(0, self.ledger.place - 1)], saved
+
     def eager(self) -> int:
         """Make an eager step; return its peak."""
         self.maker.seen = 0
@@ -326,6 +387,28 @@ class Rehearsal:
         book.reset()
         planner.run("step", self.step, self.inputs)
         return Peaks(eager, recorded, proved, book.peak, "")
+
+
+def unfollowed(name: str, owner: Any, error: Exception) -> ConfigError:
+    """The error that says who cannot be followed without values, and why."""
+    reason = str(error) if isinstance(error, OutlineError) else f"{type(error).__name__}: {error}"
+    return ConfigError(
+        f"memory: {name}, {owner!r}, cannot be followed without the values of its arrays: {reason}. A layer touches "
+        "arrays through kernels, or functions of their own namespace"
+    )
+
+
+def _blocks(x: Any) -> Iterator[Block]:
+    """The blocks of all arrays that an object holds in lists, tuples and dicts."""
+    if isinstance(x, Outline):
+        if x.block is not None:
+            yield x.block
+    elif isinstance(x, (list, tuple)):
+        for each in x:
+            yield from _blocks(each)
+    elif isinstance(x, dict):
+        for each in x.values():
+            yield from _blocks(each)
 
 
 def skeleton(model: Layer) -> Layer:
