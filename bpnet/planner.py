@@ -14,7 +14,7 @@ from bpnet.store import Store
 from bpnet.trace import Trace, Value
 
 
-PIECE = 1 << 20  # bytes that are compared at a time
+PIECE = 1 << 16  # bytes that are compared at a time
 NO_MEMORY = "there is no memory to prove a plan with"
 
 
