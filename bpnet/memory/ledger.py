@@ -64,8 +64,10 @@ class Block:
     __slots__ = ("bytes", "ledger")
 
     def __init__(self, n: int) -> None:
-        self.bytes, self.ledger = n, ledger()
-        self.ledger.add(n)
+        found = ledger()
+        found.add(n)
+        self.bytes, self.ledger = n, found
 
     def __del__(self) -> None:
-        self.ledger.add(-self.bytes)
+        if hasattr(self, "ledger"):
+            self.ledger.add(-self.bytes)

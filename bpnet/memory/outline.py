@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import mmap
+import platform
+import sys
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -18,6 +20,9 @@ import numpy as np
 from bpnet.memory.ledger import Block, OutlineError, ledger
 
 Array = Any
+_KNOWN = {"linux": 0x4000 if platform.machine() in ("x86_64", "aarch64", "riscv64") else 0, "darwin": 0x40}
+NO_RESERVE: int = getattr(mmap, "MAP_NORESERVE", _KNOWN.get(sys.platform, 0))
+"""The flag of a mapping for which no memory is set aside; Python has its name from 3.13 on."""
 SMALL = 1 << 12  # bytes that something may really allocate on the way
 NEVER_COPY: dict[str, Any] = {"copy": False} if np.lib.NumpyVersion(np.__version__) >= "2.1.0" else {}
 
@@ -39,9 +44,8 @@ def _pages(n: int) -> mmap.mmap:
     if found is None or len(found) < n:
         size = max(1 << 30, 1 << (n - 1).bit_length())
         try:
-            if hasattr(mmap, "MAP_NORESERVE"):
-                flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
-                found = mmap.mmap(-1, size, flags=flags)
+            if NO_RESERVE:
+                found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
             else:
                 found = mmap.mmap(-1, size)
         except (OSError, OverflowError, ValueError) as error:

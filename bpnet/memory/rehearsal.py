@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bpnet.optimizers import Optimizer
 
 LOSS = "(loss)"
+CALL = 512  # bytes, or so, of the Python objects of a prepared call
 ALIGNMENT = 256  # bytes that NumPy's backend adds to each array of its own
 set_namespace(Outline, Namespace())
 
@@ -118,7 +119,7 @@ def _prepared(kernel: Kernel, args: tuple[Any, ...]) -> Any:
     """What NumPy's body for these arguments returns, when it has prepared its calls and made none."""
     variant = kernel.choose(args)
     if variant.bind is None or variant.allocate is None:
-        return variant.body(*args)
+        return kernel.reference.body(*args)
     with trusted():
         result = variant.allocate(*args)
         variant.bind(result, *args)
@@ -153,6 +154,7 @@ class OutlinePlan(Plan):
         with trusted():
             if self.backend.bodies == "own":  # type: ignore[attr-defined]
                 super()._bind(trace, wanted)
+                self._objects = Block(CALL * len(self._calls))
                 return
             with only_what_stays():  # bodies other than NumPy's are not bound
                 super()._bind(trace, wanted)

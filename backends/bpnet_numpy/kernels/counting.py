@@ -11,8 +11,8 @@ from bpnet.dispatch import Call
 from bpnet_numpy.kernels.common import Array
 
 
-def _two(*_: Any) -> Array:
-    return np.empty(2)
+def _two(x: Array, *_: Any) -> Array:
+    return np.empty(2, like=x)
 
 
 @ops.count_correct.register_bound(

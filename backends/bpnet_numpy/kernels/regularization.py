@@ -32,7 +32,7 @@ def _(_: None, target: Array, learning_rate: Array, scale: float) -> list[Call]:
 @ops.penalty.register_bound(
     np.ndarray,
     accepts=lambda values, *_: floating(*values),
-    allocate=lambda values, *_: np.empty((), values[0].dtype),
+    allocate=lambda values, *_: np.empty((), values[0].dtype, like=values[0]),
 )
 def _(out: Array, values: tuple[Array, ...], l1: tuple[float, ...], l2: tuple[float, ...]) -> list[Call]:
     scratch = np.empty(min(CHUNK, max(w.size for w in values)), out.dtype, like=out)

@@ -89,7 +89,7 @@ def _(
 @label_weight.register_bound(
     np.ndarray,
     accepts=lambda labels, n_classes, class_weights, ignored, weights: _accept(labels, weights),
-    allocate=lambda *_: np.empty(()),
+    allocate=lambda labels, *_: np.empty((), like=labels),
 )
 def _(
     out: Array,
