@@ -1,10 +1,10 @@
 """What `model.memory` says against what training takes: `python -m benchmarks.memory`.
 
-Each network is trained in processes of its own: by `Trainer.fit`, and by the explicit loop. `tracemalloc` is told by NumPy
+Each network is trained in processes of its own, by `Trainer.fit` and by the explicit loop. `tracemalloc` is told by NumPy
 of every array, so it knows the most that was held at a time. Resident memory is that of the process above what it was
-before the network was made; it has pages that the allocator keeps, what a BLAS allocates for itself, and objects of Python.
-A tiny training of the same layers comes before both, so that what is imported at a first step does not count, nor do the
-data.
+before the network was made; it has pages that the allocator keeps, what a BLAS allocates for itself, and what Python
+does, so it is shown of large networks alone. A tiny training of the same layers comes before, so that what is imported at
+a first step does not count; nor do the data.
 """
 
 from __future__ import annotations
@@ -90,10 +90,18 @@ def _recomputed() -> list[Any]:
     return [*(bp.Recompute(_block()) for _ in range(6)), bp.Dense(64, 10)]
 
 
+def _wide() -> list[Any]:
+    import bpnet as bp
+
+    return [bp.Dense(1024, 4096), bp.ReLU(), bp.Dense(4096, 1024), bp.ReLU(), bp.Dense(1024, 10)]
+
+
 CASES = {
     "mlp": Case(_mlp, (784,), 128),
     "mlp, large batch": Case(_mlp, (784,), 4096),
+    "wide": Case(_wide, (1024,), 2048),
     "cnn": Case(_cnn, (28, 28, 1), 64),
+    "cnn, large batch": Case(_cnn, (28, 28, 1), 1024),
     "batch norm": Case(_batch_norm, (28, 28, 1), 64, "AdamW"),
     "char-gpt": Case(_gpt, (64,), 16, "AdamW", 96, 96),
     "char-lstm": Case(_lstm, (64,), 32, "Adam", 96, 96),
@@ -105,7 +113,9 @@ CASES = {
 def _data(case: Case, n: int) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     if case.n_ids:
-        return rng.integers(0, case.n_ids, (n, *case.input_shape)), rng.integers(0, case.n_classes, (n, *case.input_shape))
+        return rng.integers(0, case.n_ids, (n, *case.input_shape)), rng.integers(
+            0, case.n_classes, (n, *case.input_shape)
+        )
     return rng.standard_normal((n, *case.input_shape), dtype=np.float32), rng.integers(0, case.n_classes, n)
 
 
@@ -165,10 +175,10 @@ def resident(case: Case, planned: bool) -> int:
     return machine.memory_peak() - before
 
 
-def _measured(name: str, planned: bool) -> dict[str, int]:
+def _measured(name: str, planned: bool, ways: tuple[str, ...]) -> dict[str, int]:
     """Each measurement in a process of its own."""
     found = {}
-    for how in ("traced", "resident"):
+    for how in ways:
         command = [sys.executable, "-m", "benchmarks.memory", "--measure", how, name, str(int(planned))]
         run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
         found[how] = int(json.loads(run.stdout.splitlines()[-1]))
@@ -186,19 +196,19 @@ def main() -> int:
         print({"traced": traced, "resident": resident}[how](CASES[name], planned == "1"))
         return 0
     rows = []
-    print(f"{'network':18} {'batch':>6}  {'trained by':10} {'predicted':>12} {'tracemalloc':>12} {'/':>6} {'resident':>12} {'/':>6}")
+    print(
+        f"{'network':18} {'batch':>6}  {'trained by':10} {'predicted':>12} {'tracemalloc':>12} {'/':>6} {'resident':>12} {'/':>6}"
+    )
     for name in options.case or CASES:
         for planned in (True, False):
             row = {"name": name, "planned": planned, "predicted": predicted(CASES[name], planned)}
-            row |= _measured(name, planned)
+            row |= _measured(name, planned, ("traced", "resident") if row["predicted"] >= LARGE else ("traced",))
             rows.append(row)
             by = "Trainer" if planned else "loop"
-            ratios = [row["predicted"] / row[how] if row[how] else 0.0 for how in ("traced", "resident")]
-            print(
-                f"{name:18} {CASES[name].batch_size:6}  {by:10} {row['predicted']:12,} {row['traced']:12,} "
-                f"{ratios[0]:6.3f} {row['resident']:12,} {ratios[1]:6.3f}",
-                flush=True,
-            )
+            line = f"{name:18} {CASES[name].batch_size:6}  {by:10} {row['predicted']:13,}"
+            for how in ("traced", "resident"):
+                line += f" {row[how]:13,} {row['predicted'] / row[how]:6.3f}" if how in row else f" {'-':>13} {'-':>6}"
+            print(line, flush=True)
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"rows": rows, "commit": machine.commit()}, file, indent=1)

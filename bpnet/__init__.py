@@ -106,6 +106,7 @@ if TYPE_CHECKING:
         PoissonNLL,
         SoftmaxCrossEntropy,
     )
+    from bpnet.memory import MemoryReport
     from bpnet.metrics import (
         F1,
         R2,
@@ -136,6 +137,7 @@ _NAMES = {
     "bpnet.checkpoint": "Checkpoint",
     "bpnet.contracts": "strict",
     "bpnet.costing": "CostReport cost",
+    "bpnet.memory": "MemoryReport",
     "bpnet.data": "Dataset",
     "bpnet.dispatch": "kernel namespace",
     "bpnet.errors": (
@@ -273,6 +275,7 @@ __all__ = [
     "MaxPool2d",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "MemoryReport",
     "Metric",
     "Mish",
     "MissingExtraError",

@@ -13,7 +13,6 @@ from bpnet.plan import Plan
 from bpnet.store import Store
 from bpnet.trace import Trace, Value
 
-
 PIECE = 1 << 16  # bytes that are compared at a time
 NO_MEMORY = "there is no memory to prove a plan with"
 
@@ -174,9 +173,7 @@ class Planner:
         if capture:
             self._capture(kind, plan, inputs, result, before, after)
 
-    def _replay_differs(
-        self, plan: Plan, inputs: tuple[Array, ...], result: Array, after: dict[str, Array]
-    ) -> str:
+    def _replay_differs(self, plan: Plan, inputs: tuple[Array, ...], result: Array, after: dict[str, Array]) -> str:
         """Replay from the present state; the names of the arrays that are then not what they are `after`, or ''."""
         again = plan.replay(*inputs)
         return ", ".join(

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import bpnet as bp
 from bpnet.dispatch import Kernel, kernels, load_variants
+from bpnet.memory.bodies import Maker, Place
 from bpnet.memory.ledger import Ledger, OutlineError, ledger
 from bpnet.memory.outline import Outline, outline
-from bpnet.memory.rehearsal import Maker, Place, Rehearsal, Task
+from bpnet.memory.rehearsal import Rehearsal, Task
 from bpnet.memory.rules import Namespace
 from bpnet.testing.cases import CASES
 from bpnet.testing.cases.layers import LAYERS
@@ -252,7 +253,9 @@ SMALL = {"np.empty(2)", "np.empty(())", "np.empty((), dtype)", "np.zeros(1, np.i
 
 
 @pytest.mark.parametrize(
-    "path", sorted([*(BODIES / "kernels").glob("*.py"), *(BODIES / "fused" / "variants").glob("*.py")]), ids=lambda p: p.stem
+    "path",
+    sorted([*(BODIES / "kernels").glob("*.py"), *(BODIES / "fused" / "variants").glob("*.py")]),
+    ids=lambda p: p.stem,
 )
 def test_a_body_makes_its_arrays_like_its_arguments(path: Path) -> None:
     """So that what stands for an array is asked for them: otherwise they would be real, and not be counted."""

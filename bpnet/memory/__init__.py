@@ -5,6 +5,7 @@ The step that trains is made on arrays that have a shape and no memory, and what
     ledger.py     what is held, and the most that was
     outline.py    the arrays
     rules.py      what NumPy's functions give of them
+    bodies.py     what makes kernels, stores and plans of them
     rehearsal.py  a step of a copy of the model, eager and planned
     estimate.py   the report made of such steps
     report.py     the report itself

@@ -7,17 +7,16 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from bpnet.backend import Backend, selection
+from bpnet.backend import FLOATING_DTYPES, Backend, selection
 from bpnet.data.dataset import check_batch_size
-from bpnet.errors import BpnetError, ConfigError
+from bpnet.errors import ConfigError
 from bpnet.layers.activations import Activation
-from bpnet.layers.containers import Recompute, Sequential
+from bpnet.layers.containers import Container, Recompute, Sequential
 from bpnet.layers.dense import Dense
 from bpnet.losses import Loss, MeanSquaredError
-from bpnet.memory.rehearsal import LOSS, Peaks, Rehearsal, Task, unfollowed
-from bpnet.memory.report import BATCH, MemoryReport, MemoryRow, RecomputeRow, bytes_of, search
+from bpnet.memory.rehearsal import LOSS, Peaks, Rehearsal, Task
+from bpnet.memory.report import MemoryReport, MemoryRow, RecomputeRow, bytes_of, search
 from bpnet.optimizers import Adam, Optimizer
-from bpnet.store import FLOATING_DTYPES
 
 if TYPE_CHECKING:
     from bpnet.layers.base import Layer
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 COUNTED = {
     "own": "counted are all arrays; not the interpreter, libraries, and what a BLAS keeps for itself",
     "references": "counted are all arrays of the references; not the interpreter and libraries",
-    "results": "counted are arrays; not the scratch of the backend's own kernels, nor what its pool rounds up and keeps",
+    "results": "counted are arrays; not the scratch of its own kernels, nor what its pool rounds up and keeps",
 }
 CANDIDATES = 32  # layers, those that save the most, around which a Recompute is tried
 
@@ -96,7 +95,10 @@ def _default_loss() -> Loss:
 
 
 def _task(model: Layer, batch_size: Any, input_shape: Any, loss: Any, optimizer: Any, dtype: Any) -> Task:
-    for what, value, kind, article in (("loss", loss, Loss, "a Loss"), ("optimizer", optimizer, Optimizer, "an Optimizer")):
+    for what, value, kind, article in (
+        ("loss", loss, Loss, "a Loss"),
+        ("optimizer", optimizer, Optimizer, "an Optimizer"),
+    ):
         if value is not None and not isinstance(value, kind):
             hint = "; write its instance, with parentheses" if isinstance(value, type) else ""
             raise ConfigError(f"memory: {what} must be {article}, got {value!r}{hint}")
@@ -146,8 +148,8 @@ def _shape(model: Layer, given: Any) -> tuple[int, ...]:
 
 def _leaves(model: Layer) -> Iterator[Layer]:
     """The layers that x goes through first, in order."""
-    if isinstance(model, Sequential):
-        for layer in model.layers:
+    if isinstance(model, Container):
+        for layer in model.layers if isinstance(model, Sequential) else model.layers[:1]:
             yield from _leaves(layer)
     else:
         yield model
@@ -156,13 +158,12 @@ def _leaves(model: Layer) -> Iterator[Layer]:
 def _rows(rehearsal: Rehearsal, saved: dict[str, int]) -> Iterator[MemoryRow]:
     model, store = rehearsal.model, rehearsal.store
     item, n_slots = store.values.dtype.itemsize, len(store.slots)
-    paths = {id(layer): path for path, layer in model.walk()}
-    own = dict.fromkeys(paths.values(), 0)
-    learned = dict(own)
+    own = {path: 0 for path, _ in model.walk()}
     for path, parameter in model.parameters().items():
-        owner = paths.get(id(parameter._owner), path.rpartition(".")[0])
+        owner = path.rpartition(".")[0]
+        while owner not in own:  # the layer may hold it in a list
+            owner = owner.rpartition(".")[0]
         own[owner] += parameter.size * item
-        learned[owner] += parameter.size * item
     for path, layer in model.walk():
         values, kept = own[path], saved.get(path, 0)
         leaf = not list(layer.children())
@@ -173,7 +174,7 @@ def _rows(rehearsal: Rehearsal, saved: dict[str, int]) -> Iterator[MemoryRow]:
 
 
 def _candidates(model: Layer, saved: dict[str, int]) -> dict[str, str]:
-    """The layers, by path, around which a Recompute may help: those of the outermost Sequentials that save something."""
+    """The layers, by path, that a Recompute may help: those of the outermost Sequentials that save something."""
     found: dict[str, str] = {}
     sequentials: list[str] = []
     for path, layer in model.walk():
@@ -194,10 +195,8 @@ def below(path: str, saved: dict[str, int]) -> int:
     return sum(n for each, n in saved.items() if each == path or each.startswith(f"{path}."))
 
 
-def _recomputed(
-    task: Task, candidates: dict[str, str], saved: dict[str, int], planned: bool
-) -> Iterator[RecomputeRow]:
-    choices = [((path,), f"{path!r}, {name}") for path, name in candidates.items()]
+def _recomputed(task: Task, candidates: dict[str, str], saved: dict[str, int], planned: bool) -> Iterator[RecomputeRow]:
+    choices: list[tuple[tuple[str, ...], str]] = [((path,), f"{path!r}, {name}") for path, name in candidates.items()]
     if len(candidates) > 1:
         choices.append((tuple(candidates), "all of them, each by itself"))
     for paths, name in choices:

@@ -33,7 +33,6 @@ METHODS: dict[str, Callable[..., Found]] = {}
 """Shapes and dtypes of what the methods of a ufunc give, filled there too."""
 
 
-
 _region: mmap.mmap | None = None
 
 
@@ -143,7 +142,7 @@ class Outline(np.ndarray):
         view.shape = shape
         return view
 
-    def astype(self, dtype: Any, *_: Any, copy: bool = True, **keywords: Any) -> Any:
+    def astype(self, dtype: Any, *_: Any, copy: Any = True, **keywords: Any) -> Any:  # type: ignore[override]
         """A new outline, or the same where no copy is asked for and the dtype is this."""
         return self if not copy and self.dtype == dtype else outline(self.shape, dtype)
 

@@ -98,10 +98,11 @@ class MemoryReport:
         """The largest batch whose peak is within the budget; 0 where not even the smallest is.
 
         budget : bytes, or text such as "2 GiB" or "500 MB"
-        One sample more exceeds it. (Attention keeps less beyond some size, so that a much larger batch might fit again.)
+        One sample more exceeds it. (Attention keeps less beyond some size, so a much larger batch might fit again.)
         Raises ConfigError for a budget that is none.
         """
-        assert self._task is not None and self._peak_of is not None
+        assert self._task is not None
+        assert self._peak_of is not None
         return search(self._task, bytes_of(budget), self.planned, self._peak_of)
 
     def as_dict(self) -> dict[str, Any]:
@@ -124,10 +125,9 @@ class MemoryReport:
         from bpnet.layers.summary import aligned
 
         table = [("path", "layer", "values", "gradients", "optimizer", "saved")]
-        table += [
-            (row.path or "(model)", row.name, *(shown(n) for n in (row.values, row.gradients, row.optimizer, row.saved)))
-            for row in self.rows
-        ]
+        for row in self.rows:
+            a, b, c, d = (shown(n) for n in (row.values, row.gradients, row.optimizer, row.saved))
+            table.append((row.path or "(model)", row.name, a, b, c, d))
         total = ("total", "", *(shown(n) for n in (self.parameters, self.gradients, self.optimizer, self.saved)))
         lines = aligned([*table, total], 2)
         rule = "-" * len(lines[0])
@@ -138,8 +138,8 @@ class MemoryReport:
     def _title(self) -> str:
         shape = str(("N", *self.input_shape)).replace("'", "")
         return (
-            f"training on {self.batch_size} samples of x {shape}, {self.dtype} on {self.backend}, with {self.loss_name} "
-            f"and {self.optimizer_name}"
+            f"training on {self.batch_size} samples of x {shape}, {self.dtype} on {self.backend}, "
+            f"with {self.loss_name} and {self.optimizer_name}"
         )
 
     def _below(self) -> list[str]:
@@ -154,12 +154,15 @@ class MemoryReport:
             lines.append(f"  no plan, because {peaks.unplanned}")
         lines.append(f"  an eager step holds {shown(peaks.eager)}, the most in {self.at}")
         state = self.parameters + self.gradients + self.optimizer
-        lines.append(f"  of it {shown(state)} model and optimizer, {shown(self.batch)} batch, {shown(self.workspace)} else")
+        lines.append(
+            f"  of it {shown(state)} model and optimizer, {shown(self.batch)} batch, {shown(self.workspace)} else"
+        )
         if self.budget is not None:
             lines.append(f"the largest batch in {shown(self.budget)}: {self.largest}")
         helping = [row for row in self.recompute if row.peak < self.peak]
         lines += [
-            f"Recompute around {row.name}: peak {shown(row.peak)}, {shown(self.peak - row.peak)} less" for row in helping
+            f"Recompute around {row.name}: peak {shown(row.peak)}, {shown(self.peak - row.peak)} less"
+            for row in helping
         ]
         return [*lines, self.counted]
 

@@ -16,6 +16,7 @@ Array = Any
 
 # --- what a ufunc gives ---
 
+
 def _kind(x: Any) -> Any:
     return x.dtype if isinstance(x, (np.ndarray, np.generic)) else type(x)
 

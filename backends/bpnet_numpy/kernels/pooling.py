@@ -47,7 +47,9 @@ class _Block:
         self.needed = any(map(any, window.padding))
         (top, _), (left, _) = window.padding
         self.inner = (slice(None), slice(top, top + shape[1]), slice(left, left + shape[2]))
-        self.padded = np.full((n, self.rows, self.columns, shape[3]), value, like.dtype, like=like) if self.needed else None
+        self.padded = (
+            np.full((n, self.rows, self.columns, shape[3]), value, like.dtype, like=like) if self.needed else None
+        )
 
     def take(self, x: Array) -> tuple[list[Call], Array]:
         """The calls that fill the padded images, and these; x itself where it has no padding."""
