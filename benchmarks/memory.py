@@ -1,10 +1,10 @@
 """What `model.memory` says against what training takes: `python -m benchmarks.memory`.
 
-Each network is trained in processes of its own, by `Trainer.fit` and by the explicit loop. `tracemalloc` is told by NumPy
-of every array, so it knows the most that was held at a time. Resident memory is that of the process above what it was
-before the network was made; it has pages that the allocator keeps, what a BLAS allocates for itself, and what Python
-does, so it is shown of large networks alone. A tiny training of the same layers comes before, so that what is imported at
-a first step does not count; nor do the data.
+Each network is trained in processes of its own, by `Trainer.fit` and by the explicit loop. `tracemalloc` is told by
+NumPy of every array, so it knows the most that was held at a time. Resident memory is that of the process above what it
+was before the network was made; it has pages that the allocator keeps, what a BLAS allocates, and what Python does, so
+it is shown of large networks alone. A tiny training of the same layers comes before, so that what is imported
+at a first step does not count; nor do the data.
 """
 
 from __future__ import annotations
@@ -196,9 +196,8 @@ def main() -> int:
         print({"traced": traced, "resident": resident}[how](CASES[name], planned == "1"))
         return 0
     rows = []
-    print(
-        f"{'network':18} {'batch':>6}  {'trained by':10} {'predicted':>12} {'tracemalloc':>12} {'/':>6} {'resident':>12} {'/':>6}"
-    )
+    titles = f"{'predicted':>13} {'tracemalloc':>13} {'/':>6} {'resident':>13} {'/':>6}"
+    print(f"{'network':18} {'batch':>6}  {'trained by':10} {titles}")
     for name in options.case or CASES:
         for planned in (True, False):
             row = {"name": name, "planned": planned, "predicted": predicted(CASES[name], planned)}

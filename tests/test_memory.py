@@ -399,3 +399,47 @@ def test_recording_a_step_keeps_no_array_alive() -> None:
     peaks = stack(12).memory(2000, optimizer=bp.SGD(0.1)).peaks
     model = stack(12).memory(2000, optimizer=bp.SGD(0.1))
     assert peaks.recorded <= peaks.eager + model.parameters + model.gradients + 1000
+
+
+# --- the command line ---
+
+
+def invoke(*arguments: str) -> Any:
+    from typer.testing import CliRunner
+
+    from bpnet.commands import app
+
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_command_says_what_the_report_of_a_recipe_says() -> None:
+    done = invoke("memory", "spiral", "--batch-size", "50", "--budget", "8 MiB", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output.splitlines()[-1])
+    recipe = bp.recipes.find("spiral").prepare()
+    report = recipe.model.memory(50, input_shape=2, loss=recipe.trainer.loss, optimizer=recipe.trainer.optimizer)
+    assert (found["peak"], found["batch_size"], found["planned"]) == (report.peak, 50, True)
+    assert found["largest"] == report.largest_batch("8 MiB")
+    assert f"the largest batch in 8 MiB: {found['largest']}" in done.output
+
+
+def test_the_command_reads_a_saved_model(tmp_path: Any) -> None:
+    path = str(tmp_path / "small.safetensors")
+    small().initialize(seed=0).save(path)
+    done = invoke("memory", path, "--loop")
+    assert done.exit_code == 0, done.output
+    assert "training on 32 samples of x (N, 6), float32 on numpy, with MeanSquaredError() and Adam" in done.output
+    assert "explicit loop" in done.output
+    bp.Sequential(bp.Conv2d(1, 2, 3)).initialize().save(path)
+    assert "x (N, 9, 9, 1)" in invoke("memory", path, "--input-shape", "9,9,1").output
+
+
+def test_the_command_names_all_mistakes() -> None:
+    done = invoke("memory", "spiral", "--batch-size", "0", "--budget", "lots", "--input-shape", "2,x")
+    assert done.exit_code == 2
+    said = done.stderr
+    assert "3 settings cannot be used" in said
+    assert "--batch-size must be an integer of at least 1, got '0'" in said
+    assert "--input-shape: the shape of one sample, as 64 or 28,28,1, got '2,x'" in said
+    assert "--budget: a budget is a number of bytes of at least 1" in said
+    assert invoke("memory", "nothing.safetensors").exit_code == 2

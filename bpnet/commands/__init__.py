@@ -21,6 +21,7 @@ from bpnet.commands.doctor import doctor
 from bpnet.commands.evaluate import evaluate
 from bpnet.commands.explain import explain
 from bpnet.commands.generate import generate
+from bpnet.commands.memory import memory
 from bpnet.commands.predict import predict
 from bpnet.commands.recipes import recipes
 from bpnet.commands.train import train
@@ -92,6 +93,7 @@ app.command()(predict)
 app.command()(generate)
 app.command()(explain)
 app.command()(audit)
+app.command()(memory)
 app.command()(doctor)
 app.command()(recipes)
 app.add_typer(data_app, name="data")

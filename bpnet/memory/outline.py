@@ -142,7 +142,7 @@ class Outline(np.ndarray):
         view.shape = shape
         return view
 
-    def astype(self, dtype: Any, *_: Any, copy: Any = True, **keywords: Any) -> Any:  # type: ignore[override]
+    def astype(self, dtype: Any, *_: Any, copy: Any = True, **keywords: Any) -> Any:
         """A new outline, or the same where no copy is asked for and the dtype is this."""
         return self if not copy and self.dtype == dtype else outline(self.shape, dtype)
 
