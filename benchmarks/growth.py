@@ -53,7 +53,7 @@ def memory(workload: Workload, specs: Sequence[PeerSpec], options: Settings) -> 
         for spec in specs:
             if spec.missing(options.python_of(spec)):
                 continue
-            command = [options.python_of(spec), "-m", "benchmarks.memory", "--spec", json.dumps(asdict(spec))]
+            command = [options.python_of(spec), "-m", "benchmarks.memory_child", "--spec", json.dumps(asdict(spec))]
             command += ["--threads", str(options.threads), str(warm_up), str(problem)]
             try:
                 printed, _, _ = run_program(command, environment | spec.environment)

@@ -110,6 +110,7 @@ if TYPE_CHECKING:
         PoissonNLL,
         SoftmaxCrossEntropy,
     )
+    from bpnet.memory import MemoryReport
     from bpnet.metrics import (
         F1,
         R2,
@@ -140,6 +141,7 @@ _NAMES = {
     "bpnet.checkpoint": "Checkpoint",
     "bpnet.contracts": "strict",
     "bpnet.costing": "CostReport cost",
+    "bpnet.memory": "MemoryReport",
     "bpnet.data": "Dataset",
     "bpnet.dispatch": "kernel namespace",
     "bpnet.errors": (
@@ -282,6 +284,7 @@ __all__ = [
     "MaxPool2d",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "MemoryReport",
     "Metric",
     "Mish",
     "MissingExtraError",

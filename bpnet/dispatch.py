@@ -88,6 +88,11 @@ def namespace(x: Array) -> Any:
     return found
 
 
+def set_namespace(array_type: type, xp: Any) -> None:
+    """Let `xp` be the namespace of arrays of exactly this type, which need not be one that array-api-compat knows."""
+    _NAMESPACES[array_type] = xp
+
+
 def _refuse_what_holds_no_array(x: Any) -> None:
     """Raise DTypeError unless `x` is an array, or nested lists or tuples of them: a kernel's first argument."""
     inner = x
@@ -131,9 +136,10 @@ class Variant:
     body : `body(*args)` returns the result
     into : `into(out, *args)` writes the result to `out` (an array, a tuple of them, or None where there is no result)
     bind : `bind(out, *args)` prepares that once and returns the calls which then do it again and again
+    allocate : `allocate(*args)` makes what `bind` gets as `out` where the caller has no place
     """
 
-    __slots__ = ("accepts", "bind", "body", "into", "name")
+    __slots__ = ("accepts", "allocate", "bind", "body", "into", "name")
 
     def __init__(
         self,
@@ -142,12 +148,14 @@ class Variant:
         accepts: Callable[..., bool] | None = None,
         into: Callable[..., Any] | None = None,
         bind: Callable[..., list[Call]] | None = None,
+        allocate: Callable[..., Any] | None = None,
     ) -> None:
         self.body = body
         self.name = name
         self.accepts = accepts
         self.into = into
         self.bind = bind
+        self.allocate = allocate
 
     def __repr__(self) -> str:
         return f"<variant {self.name}>"
@@ -255,7 +263,7 @@ class Kernel:
                 return out
 
             body.__doc__ = bind.__doc__
-            return self._add(array_type, Variant(body, name or library(array_type), accepts, into, bind))
+            return self._add(array_type, Variant(body, name or library(array_type), accepts, into, bind, allocate))
 
         return decorate
 

@@ -190,8 +190,11 @@ class Fit:
         seen = time.perf_counter()
         listening = [each for each in self.callbacks if type(each).on_step_end is not Callback.on_step_end]
         with contextlib.closing(order):
-            for done, batch in enumerate(order, start=position.done + 1):
+            done = position.done
+            for batch in order:
+                done += 1
                 trainer._run(step, batch)
+                del batch  # else the next one would be made beside it
                 for callback in listening:
                     callback.on_step_end(trainer)
                 now = time.perf_counter()

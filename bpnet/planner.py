@@ -13,6 +13,9 @@ from bpnet.plan import Plan
 from bpnet.store import Store
 from bpnet.trace import Trace, Value
 
+PIECE = 1 << 16  # bytes that are compared at a time
+NO_MEMORY = "there is no memory to prove a plan with"
+
 
 class _Kind:
     """What is known about one kind of step: its latest trace, its plan, or why it has none."""
@@ -39,6 +42,8 @@ class Planner:
               proves itself as its plan does.
     """
 
+    trace_class = Trace
+    plan_class = Plan
     MAX_KINDS = 16  # plans hold buffers; of more kinds of steps the one that was used longest ago is forgotten
     LOOK_AGAIN = 512  # replays
 
@@ -99,11 +104,12 @@ class Planner:
         try:
             before = None if kind.trace is None or kind.plan is not None else self._snapshot()
         except MemoryError as error:  # a proof takes a copy of the state
-            kind.refusal = f"there is no memory to prove a plan with: {error}"
+            kind.refusal = f"{NO_MEMORY}: {error}"
             return step(*inputs)
-        trace = Trace(inputs, self._fixed)
+        trace = self.trace_class(inputs, self._fixed)
         result = trace.record(lambda: step(*inputs))
         value = trace.value_of(result)
+        trace.close()
         kind.version = version()
         if trace.refusal:
             kind.plan, kind.refusal = None, trace.refusal
@@ -126,7 +132,6 @@ class Planner:
             kind.refusal = difference
         elif before is not None and before.keys() == self._arrays().keys():
             self._prove(kind, trace, inputs, result, value, before)
-        trace.close()
         return result
 
     def _prove(
@@ -139,10 +144,19 @@ class Planner:
         before: dict[str, Array],
     ) -> None:
         """Replay the step that was just made from the state before it, and trust the plan if all bits agree."""
-        after = self._snapshot()
+        capture = self.capture != "off" and can_capture(self.store.backend)
         try:
-            plan = Plan(trace, value, self.store.backend)
-            differing = self._replay_differs(plan, inputs, result, before, after)
+            if capture:  # which needs the state before a second time
+                after = self._snapshot()
+                self._restore(before)
+            else:
+                after = self._exchange(before)
+        except MemoryError as error:
+            kind.refusal = f"{NO_MEMORY}: {error}"
+            return
+        try:
+            plan = self.plan_class(trace, value, self.store.backend)
+            differing = self._replay_differs(plan, inputs, result, after)
         except Exception as error:  # a layer's own kernel that cannot be bound must not end the training
             self._restore(after)
             kind.refusal = f"its plan failed with {type(error).__name__}: {error}"
@@ -156,21 +170,23 @@ class Planner:
             return
         kind.plan = plan
         kind.uncaptured = ""
-        if self.capture != "off" and can_capture(self.store.backend):
+        if capture:
             self._capture(kind, plan, inputs, result, before, after)
 
-    def _replay_differs(
-        self, plan: Plan, inputs: tuple[Array, ...], result: Array, before: dict[str, Array], after: dict[str, Array]
-    ) -> str:
-        """Replay from the state `before`; the names of the arrays that are then not what they are `after`, or ''."""
-        self._restore(before)
+    def _replay_differs(self, plan: Plan, inputs: tuple[Array, ...], result: Array, after: dict[str, Array]) -> str:
+        """Replay from the present state; the names of the arrays that are then not what they are `after`, or ''."""
         again = plan.replay(*inputs)
-        bits = self.store.backend.to_numpy
         return ", ".join(
             name
             for name, array in (self._arrays() | {"the result": again}).items()
-            if bits(array).tobytes() != bits(after.get(name, result)).tobytes()
+            if not self.same_bits(array, after.get(name, result))
         )
+
+    def same_bits(self, a: Array, b: Array) -> bool:
+        """Whether two arrays have the same bytes; compared in pieces, since a copy of a large model is large."""
+        first, second = (self.store.backend.to_numpy(each).reshape(-1).view("uint8") for each in (a, b))
+        pieces = range(0, max(len(first), len(second)), PIECE)
+        return all(first[i : i + PIECE].tobytes() == second[i : i + PIECE].tobytes() for i in pieces)
 
     def _capture(
         self,
@@ -184,7 +200,8 @@ class Planner:
         """Make the plan a graph if that gives the same bits; if not, note why, and say it once."""
         try:
             plan.capture()
-            differing = self._replay_differs(plan, inputs, result, before, after)
+            self._restore(before)
+            differing = self._replay_differs(plan, inputs, result, after)
             if differing:
                 kind.uncaptured = f"its graph gave other values in {differing} than its calls"
         except Exception as error:  # of the backend, its library, or a call that cannot be recorded
@@ -215,6 +232,25 @@ class Planner:
     def _restore(self, snapshot: dict[str, Array]) -> None:
         for name, array in self._arrays().items():
             array[...] = snapshot[name]
+
+    def _exchange(self, snapshot: dict[str, Array]) -> dict[str, Array]:
+        """Restore the snapshot, and let it become one of the state that was: one array after the other, since a copy of
+        the whole state would be a third one. Raises MemoryError, with the state as it was.
+        """
+        xp = self.store.backend.xp
+        done: list[str] = []
+        arrays = self._arrays()
+        try:
+            for name, array in arrays.items():
+                present = xp.asarray(array, copy=True)
+                array[...] = snapshot[name]
+                snapshot[name] = present
+                done.append(name)
+        except MemoryError:
+            for name in done:
+                arrays[name][...] = snapshot[name]
+            raise
+        return snapshot
 
     def report(self) -> str:
         """For every kind of step that was decided on, the calls of its plan, or why it has none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,8 @@ class Trace:
         self.refusal = ""
         self._fixed = fixed
         self._known: dict[int, Value] = {}
-        self._alive: list[Any] = []  # so that an id keeps naming one array
-        self._count = 0
+        self._alive: dict[int, Any] = {}  # what sees to it that an id names one array
+        self._count = self._n_fixed = 0
         self.input_values = tuple(self._define(array) for array in inputs)
 
     def record(self, step: Callable[[], Any]) -> Any:
@@ -79,7 +80,7 @@ class Trace:
 
     def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
         """Make one call and note it."""
-        result = kernel.choose(args).body(*args)
+        result = self.make(kernel, args)
         if not self.refusal:
             noted = tuple(mapped(lambda arg: self._look_up(kernel.name, arg), arg) for arg in args)
             for each in flat(result):
@@ -89,6 +90,10 @@ class Trace:
             out = mapped(lambda each: None if each is None else self._define(each), result)
             self.steps.append(Step(kernel, noted, out))
         return result
+
+    def make(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
+        """Make one call."""
+        return kernel.choose(args).body(*args)
 
     def value_of(self, array: Array) -> Any:
         """The Value of an array that some call returned; what cannot be found is noted in `refusal`."""
@@ -114,19 +119,36 @@ class Trace:
         known = self._known.get(id(array))
         if known is None:
             known = Value(
-                len(self._alive) if fixed else self._count,
+                self._n_fixed if fixed else self._count,
                 tuple(array.shape),
                 dtype_name(array.dtype),
                 array if fixed else None,
             )
             self._count += not fixed
+            self._n_fixed += fixed
             self._known[id(array)] = known
-            self._alive.append(array)
+            self._alive[id(array)] = self._watched(array)
         return known
+
+    def _watched(self, array: Array) -> Any:
+        """A reference to the array whose end makes its id nobody's, so that recording keeps no array alive.
+
+        The array itself where its library cannot refer to it weakly.
+        """
+        key, known, alive = id(array), self._known, self._alive
+
+        def forget(_: Any) -> None:
+            known.pop(key, None)
+            alive.pop(key, None)
+
+        try:
+            return weakref.ref(array, forget)
+        except TypeError:
+            return array
 
     def close(self) -> None:
         """Let go of the step's arrays; what was noted stays."""
-        self._known, self._alive = {}, []
+        self._known, self._alive = {}, {}
 
     def difference(self, other: Trace) -> str:
         """Why the two traces are not of one plan, or '' when they are."""

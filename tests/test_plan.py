@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import bpnet as bp
-from bpnet import ops
+from bpnet import ops, planner
 
 RNG = np.random.default_rng(5)
 
@@ -531,3 +532,65 @@ def test_an_optimizer_that_is_refused_leaves_the_state_of_the_one_before(plan: b
         if name != "grads":
             np.testing.assert_array_equal(array, before[name])
     assert trainer.model.store.steps_taken == 3
+
+
+@pytest.mark.lenient
+def test_a_proof_that_finds_no_memory_leaves_the_state_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of the state before and after change places one array after the other; the third copy fails here."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 4)).astype("float32"), rng.integers(0, 3, 8)
+
+    def make(plan: bool) -> bp.Trainer:
+        model = bp.Sequential(bp.Dense(4, 5), bp.ReLU(), bp.Dense(5, 3)).initialize(seed=1)
+        return bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(1e-2), plan=plan)
+
+    one, two = make(True), make(False)
+    original, copies = planner.Planner._exchange, 0
+
+    class Namespace:
+        def asarray(self, array: Any, copy: bool) -> Any:
+            nonlocal copies
+            copies += 1
+            if copies == 3:
+                raise MemoryError("no more")
+            return np.asarray(array, copy=copy)
+
+    def exchange(self: Any, snapshot: Any) -> Any:
+        monkeypatch.setattr(self.store.backend, "xp", Namespace())
+        try:
+            return original(self, snapshot)
+        finally:
+            monkeypatch.undo()
+
+    monkeypatch.setattr(planner.Planner, "_exchange", exchange)
+    for _ in range(4):
+        one.step(x, y)
+        two.step(x, y)
+    assert copies == 3
+    assert "no memory to prove a plan with: no more" in one.plan_report()
+    assert one.model.store.values.tobytes() == two.model.store.values.tobytes()
+
+
+@pytest.mark.lenient
+def test_recording_keeps_no_array_alive() -> None:
+    alive: list[Any] = []
+
+    class Looking(bp.Layer):
+        def forward(self, x: Any) -> Any:
+            y = bp.ops.relu(x)
+            alive.append(weakref.ref(y))
+            return bp.ops.relu(y)
+
+        def __call__(self, x: Any) -> Any:
+            return bp.ops.relu(x)
+
+        def backward(self, dy: Any, need_dx: bool = True) -> Any:
+            assert all(each() is None for each in alive)
+            return bp.ops.relu(dy)
+
+    model = bp.Sequential(bp.Dense(3, 3), Looking(), bp.Dense(3, 2)).initialize()
+    trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.SGD(0.1))
+    for _ in range(3):
+        trainer.step(np.ones((2, 3), "float32"), np.array([0, 1]))
+    assert len(alive) == 2
+    assert "planned" in trainer.plan_report()

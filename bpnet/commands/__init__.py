@@ -22,6 +22,7 @@ from bpnet.commands.evaluate import evaluate
 from bpnet.commands.explain import explain
 from bpnet.commands.export import export
 from bpnet.commands.generate import generate
+from bpnet.commands.memory import memory
 from bpnet.commands.predict import predict
 from bpnet.commands.recipes import recipes
 from bpnet.commands.train import train
@@ -94,6 +95,7 @@ app.command()(generate)
 app.command()(export)
 app.command()(explain)
 app.command()(audit)
+app.command()(memory)
 app.command()(doctor)
 app.command()(recipes)
 app.add_typer(data_app, name="data")

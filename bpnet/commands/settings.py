@@ -12,8 +12,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from bpnet import recipes
 from bpnet.backend import ENVIRONMENT_VARIABLE, FLOATING_DTYPES, get_backend, selection
 from bpnet.data import named
-from bpnet.errors import BackendError
+from bpnet.errors import BackendError, ConfigError
 from bpnet.files import check_writable
+from bpnet.memory.report import bytes_of
 from bpnet.random import MAX_SEED
 from bpnet.recipes.mistakes import raise_all
 
@@ -29,6 +30,21 @@ def _recipe(name: str) -> str:
 def _known_data(name: str) -> str:
     named.find(name)
     return name
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = str(text).replace("x", ",").split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise ValueError(f"the shape of one sample, as 64 or 28,28,1, got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+def _budget(text: str) -> str:
+    try:
+        bytes_of(text)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return text
 
 
 def _writable(path: str) -> str:
@@ -205,6 +221,15 @@ class ExplainSettings(_OnBackend):
     sample: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
     neuron: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
     html: Annotated[str, AfterValidator(_writable)] | None = None
+
+
+class MemorySettings(_Settings):
+    """Of `bpnet memory`."""
+
+    subject: str = Field(title="RECIPE")
+    batch_size: int | None = Field(None, ge=1, description=POSITIVE)
+    input_shape: Annotated[tuple[int, ...], BeforeValidator(_shape)] | None = None
+    budget: Annotated[str, AfterValidator(_budget)] | None = None
 
 
 class AuditAllSettings(_OnBackend):

@@ -24,6 +24,9 @@ from bpnet.store import Store
 
 if TYPE_CHECKING:
     from bpnet.layers.planned import Inference
+    from bpnet.losses import Loss
+    from bpnet.memory import MemoryReport
+    from bpnet.optimizers import Optimizer
 
 _materialize_lock = threading.RLock()
 _INTERNAL = frozenset({"_config", "_inference", "_info", "_kept", "_origin", "_parent", "_seen", "_store"})
@@ -293,6 +296,40 @@ class Layer(Trained, OnSequences, Checked, Tracked):
         from bpnet.layers.summary import summarize
 
         return summarize(self, input_shape)
+
+    def memory(
+        self,
+        batch_size: int,
+        *,
+        input_shape: tuple[int, ...] | int | None = None,
+        loss: Loss | None = None,
+        optimizer: Optimizer | None = None,
+        dtype: str | None = None,
+        budget: int | str | None = None,
+        planned: bool = True,
+    ) -> MemoryReport:
+        """Return what training on batches of this size takes of memory, before anything is allocated; print it.
+
+        input_shape : the shape of one sample; needed unless the first layer tells it, as Dense does
+        loss        : None: MeanSquaredError; optimizer : None: Adam
+        dtype       : None: the model's, or float32
+        budget      : bytes, or text such as "2 GiB": the report then has the largest batch in it
+        planned     : whether of a whole fit by a Trainer, the proof of its plan included; else of the explicit loop
+        The model stays as it is, without arrays where it has none.
+        Raises ConfigError where something is no setting, or a layer cannot be followed without values.
+        """
+        from bpnet.memory import estimate
+
+        return estimate(
+            self,
+            batch_size,
+            input_shape=input_shape,
+            loss=loss,
+            optimizer=optimizer,
+            dtype=dtype,
+            budget=budget,
+            planned=planned,
+        )
 
     def save(self, path: Any, **info: Any) -> None:
         """Write the model to a safetensors file, whole or not at all: values, and the architecture as JSON.

@@ -19,7 +19,7 @@ def _(out: Array, x: Array) -> list[Call]:
 @ops.relu_backward.register_bound(np.ndarray, accepts=lambda dy, y: floating(dy, y), allocate=first_like)
 def _(out: Array, dy: Array, y: Array) -> list[Call]:
     signed = SIGNED[dy.dtype]
-    keep = np.empty(dy.shape, np.bool_)
+    keep = np.empty(dy.shape, np.bool_, like=dy)
     bits = keep.view(np.int8)
     return [
         partial(np.greater, y, constant(0, y.dtype), keep),

@@ -32,7 +32,7 @@ def _(
 ) -> list[Call]:
     dtype = value.dtype
     rate, decay, floor, start = (constant(x, dtype) for x in (0, weight_decay, epsilon, initial))
-    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype)
+    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype, like=value)
     calls: list[Call] = []
     for w, gradient, a in chunks(value, grad, total):
         s, g = scratch[: w.size], gradient
@@ -76,7 +76,7 @@ def _(
     dtype = value.dtype
     rate, decay, floor = constant(0, dtype), constant(weight_decay, dtype), constant(epsilon, dtype)
     rest, mu, zero = constant(1 - rho, dtype), constant(momentum, dtype), constant(0, dtype)
-    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype)
+    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype, like=value)
     slots = [slot for slot in (square, mean, velocity) if slot is not None]
     calls: list[Call] = []
     for w, gradient, *parts in chunks(value, grad, *slots):
@@ -139,7 +139,7 @@ def _(
     rate, keep = constant(0, dtype), constant(0, dtype)
     rest1, rest2 = constant(1 - beta1, dtype), constant(1 - beta2, dtype)
     tiny = constant(np.finfo(dtype).smallest_normal, dtype)
-    scratch, other, third = np.empty((3, min(CHUNK, value.size)), dtype)
+    scratch, other, third = np.empty((3, min(CHUNK, value.size)), dtype, like=value)
     calls: list[Call] = []
     for w, g, m1 in chunks(value, grad, m):
         s, difference, size = scratch[: w.size], other[: w.size], third[: w.size]

@@ -73,15 +73,18 @@ class _Attention:
         self.group = max(1, CACHED // max(1, heads * n_queries * n_keys)) if self.whole else 1
         self.block = n_queries if self.whole else max(FEWEST, CACHED // (heads * n_keys))
         rows = (min(self.group, n), heads, min(self.block, n_queries))
-        self.scaled = np.empty((*rows, self.size), q.dtype)
-        self.some = np.empty((math.prod(rows) * n_keys,), q.dtype)
+        self.scaled = np.empty((*rows, self.size), q.dtype, like=q)
+        self.some = np.empty((math.prod(rows) * n_keys,), q.dtype, like=q)
         self.more = np.empty_like(self.some)
-        self.shift, self.total = np.empty((math.prod(rows),), q.dtype), np.empty((math.prod(rows),), q.dtype)
+        self.shift, self.total = (
+            np.empty((math.prod(rows),), q.dtype, like=q),
+            np.empty((math.prod(rows),), q.dtype, like=q),
+        )
         self.bias = np.where(self._hidden(), -np.inf, 0).astype(q.dtype) if causal else None
 
     def _hidden(self) -> Array:
-        last = np.arange(self.n_queries)[:, None] + (self.n_keys - self.n_queries)
-        return np.arange(self.n_keys)[None, :] > last
+        last = np.arange(self.n_queries, like=self.scaled)[:, None] + (self.n_keys - self.n_queries)
+        return np.arange(self.n_keys, like=self.scaled)[None, :] > last
 
     def parts(self, n: int, arrays: dict[str, Any]) -> list[_Part]:
         """Views of every part."""
@@ -118,7 +121,7 @@ class _Attention:
         flat, rows = p.reshape(-1), p.reshape(-1, p.shape[-1])
         e = self.more[: p.size]
         shift, total, e_rows = self.shift[: len(rows)], self.total[: len(rows)], e.reshape(rows.shape)
-        summing = ones(rows.shape[1], p.dtype)
+        summing = ones(rows.shape[1], p)
         shift.fill(flat[flat.argmax()])
         total.fill(0)
         if shift[0] > -np.inf:
@@ -191,12 +194,12 @@ def _backward(
     shared = _Attention(q, k, mask, keep, heads, causal, rate)
     dtype, (n, n_queries, width) = q.dtype, q.shape
     dq, dk, dv = out
-    product, inner = np.empty((n, n_queries, width), dtype), np.empty((n * n_queries * heads,), dtype)
+    product, inner = np.empty((n, n_queries, width), dtype, like=q), np.empty((n * n_queries * heads,), dtype, like=q)
     arrays = {"q": q, "k": k, "v": v, "y": y, "dy": dy, "dq": dq, "dk": dk, "dv": dv}
     views = {name: _heads(each, heads) for name, each in arrays.items()} | {"mask": mask, "keep": keep}
     views["inner"] = inner.reshape(n, n_queries, heads, 1).transpose(0, 2, 1, 3)
     parts = shared.parts(n, views)
-    rows, summing = product.reshape(-1, shared.size), ones(shared.size, dtype)
+    rows, summing = product.reshape(-1, shared.size), ones(shared.size, q)
 
     def call() -> None:
         np.multiply(dy, y, product)
@@ -245,7 +248,7 @@ def _allocate(q: Array, k: Array, v: Array, mask: Any, keep: Any, heads: int, *_
     n, n_queries, _width = q.shape
     whole = keeps_probabilities(n, heads, n_queries, k.shape[1])
     shape = (n, heads, n_queries, k.shape[1]) if whole else (n, heads, n_queries)
-    return np.empty(q.shape, q.dtype), np.empty(shape, q.dtype)
+    return np.empty(q.shape, q.dtype, like=q), np.empty(shape, q.dtype, like=q)
 
 
 @ops.attention.register_bound(np.ndarray, accepts=_accepts, allocate=_allocate)
@@ -256,7 +259,7 @@ def _(out: Any, *args: Any) -> list[Call]:
 @ops.attention_backward.register_bound(
     np.ndarray,
     accepts=_accepts,
-    allocate=lambda dy, y, q, k, v, *_: tuple(np.empty(each.shape, each.dtype) for each in (q, k, v)),
+    allocate=lambda dy, y, q, k, v, *_: tuple(np.empty(each.shape, each.dtype, like=each) for each in (q, k, v)),
 )
 def _(out: Any, *args: Any) -> list[Call]:
     return _backward(out, *args)
@@ -275,7 +278,7 @@ def _(out: Any, qkv: Array, *args: Any) -> list[Call]:
 
 
 @ops.self_attention_backward.register_bound(
-    np.ndarray, accepts=_accepts, allocate=lambda dy, y, qkv, *_: np.empty(qkv.shape, qkv.dtype)
+    np.ndarray, accepts=_accepts, allocate=lambda dy, y, qkv, *_: np.empty(qkv.shape, qkv.dtype, like=qkv)
 )
 def _(out: Any, dy: Array, y: Array, qkv: Array, *args: Any) -> list[Call]:
     return _backward(_thirds(out), dy, y, *_thirds(qkv), *args)

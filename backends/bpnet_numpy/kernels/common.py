@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
@@ -12,18 +13,25 @@ from bpnet.dispatch import Call, Kernel
 Array = Any
 
 SIGNED = {np.dtype("float32"): np.dtype("int32"), np.dtype("float64"): np.dtype("int64")}
-_ONES: dict[tuple[int, np.dtype[Any]], Array] = {}
+_ONES: dict[Hashable, Array] = {}
 
 
-def ones(n: int, dtype: np.dtype[Any]) -> Array:
-    """A read-only vector of ones, made once: `ones @ x` is the fastest column sum NumPy has."""
-    found = _ONES.get((n, dtype))
+def kept_for(known: dict[Hashable, Array], like: Array, key: Hashable, make: Callable[[], Array]) -> Array:
+    """What `make` made for `key`, read-only. What stands for an array keeps what is made for it by itself."""
+    if type(like) is not np.ndarray and hasattr(like, "constants"):
+        known = like.constants(id(known))
+    found = known.get(key)
     if found is None:
-        if len(_ONES) >= 256:
-            _ONES.clear()
-        found = _ONES[n, dtype] = np.ones(n, dtype)
+        if len(known) >= 256:
+            known.clear()
+        found = known[key] = make()
         found.flags.writeable = False
     return found
+
+
+def ones(n: int, like: Array) -> Array:
+    """A read-only vector of ones of the dtype of `like`, made once: `ones @ x` is the fastest column sum NumPy has."""
+    return kept_for(_ONES, like, (n, like.dtype), lambda: np.ones(n, like.dtype, like=like))
 
 
 def constant(value: float, dtype: np.dtype[Any]) -> Array:

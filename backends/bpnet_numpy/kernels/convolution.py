@@ -51,7 +51,7 @@ class Padded:
             return [], self.x[samples]
         n = samples.stop - samples.start
         if self._buffer is None:
-            self._buffer = np.zeros((n, *self.shape), self.x.dtype)
+            self._buffer = np.zeros((n, *self.shape), self.x.dtype, like=self.x)
         padded = self._buffer[:n]
         (top, _), (left, _) = self.window.padding
         inner = padded[:, top : top + self.x.shape[1], left : left + self.x.shape[2]]
@@ -84,7 +84,7 @@ class Gathered:
         seen = windows(padded, self.window, self.places)
         n = seen.shape[0]
         if self._buffer is None:
-            self._buffer = np.empty(n * self.each, padded.dtype)
+            self._buffer = np.empty(n * self.each, padded.dtype, like=padded)
         flat = self._buffer[: n * self.each]
         if self.in_rows:
             split = seen.reshape(*seen.shape[:5], 1, self.width) if self.groups == 1 else _split(seen, self.groups)
@@ -137,7 +137,7 @@ def convolve(y: Array, x: Array, W: Array, window: Window, groups: int, after: A
             calls.append(product(rows[0], matrices[0], block.reshape(-1, y.shape[3])))
         else:
             if products is None:
-                products = np.empty((groups, rows.shape[1], y.shape[3] // groups), y.dtype)
+                products = np.empty((groups, rows.shape[1], y.shape[3] // groups), y.dtype, like=y)
             part = products[:, : rows.shape[1]]
             calls.append(partial(np.matmul, rows, matrices, part))
             calls.append(partial(np.copyto, block.reshape(-1, groups, part.shape[2]).transpose(1, 0, 2), part))
@@ -173,7 +173,7 @@ def weight_gradient(dW: Array, dy: Array, x: Array, window: Window, groups: int)
         return _weight_gradient_depthwise(dW, dy, x, window)
     gathered = Gathered(x, window, groups, places)
     n_out, depth = dy.shape[3] // groups, gathered.depth
-    whole = dW.reshape(1, depth, n_out) if groups == 1 else np.empty((groups, depth, n_out), dW.dtype)
+    whole = dW.reshape(1, depth, n_out) if groups == 1 else np.empty((groups, depth, n_out), dW.dtype, like=dW)
     part, calls = np.empty_like(whole), []
     for first, samples in enumerate(blocks(x.shape[0], gathered.each)):
         more, rows = gathered.rows(samples)
@@ -194,7 +194,7 @@ def weight_gradient(dW: Array, dy: Array, x: Array, window: Window, groups: int)
 def _weight_gradient_depthwise(dW: Array, dy: Array, x: Array, window: Window) -> list[Call]:
     places = (dy.shape[1], dy.shape[2])
     padded, calls = Padded(x, window), []
-    scratch, sums = None, np.empty(dy.shape[3], dy.dtype)
+    scratch, sums = None, np.empty(dy.shape[3], dy.dtype, like=dy)
     for first, samples in enumerate(blocks(x.shape[0], 4 * dy[0].size)):
         block = dy[samples]
         scratch = np.empty_like(block) if scratch is None else scratch
@@ -205,7 +205,7 @@ def _weight_gradient_depthwise(dW: Array, dy: Array, x: Array, window: Window) -
         for i, j in window.elements():
             target = dW[i, j, 0]
             calls.append(partial(np.multiply, images[:, *window.slices(i, j, places)], block, part))
-            calls.append(partial(np.dot, ones(flat.shape[0], dy.dtype), flat, sums if first else target))
+            calls.append(partial(np.dot, ones(flat.shape[0], dy), flat, sums if first else target))
             if first:
                 calls.append(partial(np.add, target, sums, target))
     return calls
@@ -221,7 +221,7 @@ def input_gradient(
     back = turned(window)
     if back is not None:
         source = _turned_weight(W, groups)
-        other = np.empty(source.shape, W.dtype)
+        other = np.empty(source.shape, W.dtype, like=W)
         weight = other.reshape(*window.size, dy.shape[3] // groups, dx.shape[3])
         return [partial(np.copyto, other, source), *convolve(dx, dy, weight, back, groups, after)]
     return _scattered(dx, dy, W, window, groups, after)
@@ -254,8 +254,8 @@ def _scattered(dx: Array, dy: Array, W: Array, window: Window, groups: int, afte
     for samples in blocks(dx.shape[0], each):
         n = samples.stop - samples.start
         if products is None:
-            products = np.empty(n * each, dx.dtype)
-            total = np.empty((n, rows_of, columns_of, dx.shape[3]), dx.dtype)
+            products = np.empty(n * each, dx.dtype, like=dx)
+            total = np.empty((n, rows_of, columns_of, dx.shape[3]), dx.dtype, like=dx)
         terms = products[: n * each].reshape(groups, -1, depth)
         if groups == 1:
             calls.append(product(dy[samples].reshape(-1, n_out), matrices[0], terms[0]))
@@ -292,7 +292,7 @@ def _finish(b: Array | None, activation: Kernel | None, settings: tuple[Any, ...
 
 def conv2d_allocate(x: Array, W: Array, b: Array | None, window: Window, *_: Any) -> Array:
     """An array for the places of the window."""
-    return np.empty((x.shape[0], *window.places(x.shape[1], x.shape[2]), W.shape[3]), x.dtype)
+    return np.empty((x.shape[0], *window.places(x.shape[1], x.shape[2]), W.shape[3]), x.dtype, like=x)
 
 
 @ops.conv2d.register_bound(
@@ -316,7 +316,9 @@ def _(
 @ops.conv_transpose2d.register_bound(
     np.ndarray,
     accepts=_accepts,
-    allocate=lambda x, W, b, window, groups, size, *_: np.empty((x.shape[0], *size, W.shape[2] * groups), x.dtype),
+    allocate=lambda x, W, b, window, groups, size, *_: np.empty(
+        (x.shape[0], *size, W.shape[2] * groups), x.dtype, like=x
+    ),
 )
 def _(
     out: Array,
@@ -337,9 +339,9 @@ def conv_backward_allocate(
 ) -> Any:
     """Arrays for dx, dW and db, None where they are not needed."""
     return (
-        np.empty(x.shape, dy.dtype) if dx else None,
-        np.empty(W.shape, dy.dtype) if dW else None,
-        np.empty(dy.shape[3:], dy.dtype) if db else None,
+        np.empty(x.shape, dy.dtype, like=dy) if dx else None,
+        np.empty(W.shape, dy.dtype, like=dy) if dW else None,
+        np.empty(dy.shape[3:], dy.dtype, like=dy) if db else None,
     )
 
 
@@ -349,7 +351,7 @@ def _backward_accepts(dy: Array, x: Array, W: Array, *_: Any) -> bool:
 
 def _sum(db: Array, dy: Array) -> list[Call]:
     flat = dy.reshape(-1, dy.shape[3])
-    return [partial(np.dot, ones(flat.shape[0], dy.dtype), flat, db)]
+    return [partial(np.dot, ones(flat.shape[0], dy), flat, db)]
 
 
 @ops.conv2d_backward.register_bound(np.ndarray, accepts=_backward_accepts, allocate=conv_backward_allocate)

@@ -11,8 +11,8 @@ from bpnet.dispatch import Call
 from bpnet_numpy.kernels.common import Array
 
 
-def _two(*_: Any) -> Array:
-    return np.empty(2)
+def _two(x: Array, *_: Any) -> Array:
+    return np.empty(2, like=x)
 
 
 @ops.count_correct.register_bound(
@@ -20,7 +20,7 @@ def _two(*_: Any) -> Array:
 )
 def _(out: Array, scores: Array, labels: Array, ignore_index: int | None) -> list[Call]:
     n = labels.size
-    largest = np.empty(labels.shape, np.intp)
+    largest = np.empty(labels.shape, np.intp, like=labels)
 
     def call() -> None:
         scores.argmax(-1, largest)

@@ -25,12 +25,12 @@ def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
 
 def _scratch(x: Array) -> Array:
     n, c = x.size // x.shape[-1], x.shape[-1]
-    return np.empty((min(n, max(1, ROWS // c)), c), x.dtype)
+    return np.empty((min(n, max(1, ROWS // c)), c), x.dtype, like=x)
 
 
 def _sum_rows(part: Array, total: Array, more: Array, first: bool) -> list[Call]:
     """total = or += the sum of the rows of a block."""
-    rows = ones(part.shape[0], part.dtype)
+    rows = ones(part.shape[0], part)
     if first:
         return [partial(np.dot, rows, part, total)]
     return [partial(np.dot, rows, part, more), partial(np.add, total, more, total)]
@@ -53,7 +53,11 @@ def _accepts(x: Array, *rest: Any) -> bool:
 @ops.batch_norm.register_bound(
     np.ndarray,
     accepts=_accepts,
-    allocate=lambda x, *_: (np.empty_like(x), np.empty(x.shape[-1:], x.dtype), np.empty(x.shape[-1:], x.dtype)),
+    allocate=lambda x, *_: (
+        np.empty_like(x),
+        np.empty(x.shape[-1:], x.dtype, like=x),
+        np.empty(x.shape[-1:], x.dtype, like=x),
+    ),
 )
 def _(out: Any, x: Array, weight: Array | None, bias: Array | None, epsilon: float) -> list[Call]:
     y, mean, variance = out
@@ -150,6 +154,8 @@ def _(_: None, value: Array, pending: Array, ok: Array) -> list[Call]:
     return [call]
 
 
-@ops.transpose.register_bound(np.ndarray, allocate=lambda x, axes: np.empty(tuple(x.shape[k] for k in axes), x.dtype))
+@ops.transpose.register_bound(
+    np.ndarray, allocate=lambda x, axes: np.empty(tuple(x.shape[k] for k in axes), x.dtype, like=x)
+)
 def _(out: Array, x: Array, axes: tuple[int, ...]) -> list[Call]:
     return [partial(np.copyto, out, x.transpose(axes))]

@@ -29,8 +29,8 @@ from bpnet_numpy.kernels.recurrent import (
     np.ndarray,
     accepts=accepts,
     allocate=lambda x, W, U, *_: (
-        np.empty((*x.shape[:2], U.shape[0]), x.dtype),
-        np.empty((x.shape[1], x.shape[0], 4 * U.shape[0]), x.dtype),
+        np.empty((*x.shape[:2], U.shape[0]), x.dtype, like=x),
+        np.empty((x.shape[1], x.shape[0], 4 * U.shape[0]), x.dtype, like=x),
     ),
 )
 def _(
@@ -45,8 +45,8 @@ def _(
     half = constant(0.5, dtype)
     scale = np.repeat(np.asarray([0.5, 0.5, 1.0], dtype), width)
     (W, U, b), scaling = scaled(scale, W, U, b)
-    products = np.empty((n_steps, n, 3 * width), dtype)
-    hs, product = np.empty((n_steps, n, width), dtype), np.empty((n, 3 * width), dtype)
+    products = np.empty((n_steps, n, 3 * width), dtype, like=x)
+    hs, product = np.empty((n_steps, n, width), dtype, like=x), np.empty((n, 3 * width), dtype, like=x)
     calls = [
         *padding.calls,
         *calls,
@@ -91,7 +91,7 @@ def _(
     accepts=backward_accepts,
     allocate=lambda dy, y, x, W, U, gates, lengths=None, reverse=False, need_dx=True, need_weights=True: (
         *gradients(x, W, U, need_dx, need_weights),
-        np.empty(U.shape[0], dy.dtype) if need_weights else None,
+        np.empty(U.shape[0], dy.dtype, like=dy) if need_weights else None,
     ),
 )
 def _(
@@ -102,9 +102,9 @@ def _(
     dtype = dy.dtype
     padding = Padding(lengths, n, n_steps)
     xs, x_calls = inputs(x, padding)
-    outer, inner = (np.empty((n_steps, n, 3 * width), dtype) for _ in range(2))
-    hs = np.empty((n_steps, n, width), dtype)
-    dh, s, q = (np.empty((n, width), dtype) for _ in range(3))
+    outer, inner = (np.empty((n_steps, n, 3 * width), dtype, like=dy) for _ in range(2))
+    hs = np.empty((n_steps, n, width), dtype, like=dy)
+    dh, s, q = (np.empty((n, width), dtype, like=dy) for _ in range(3))
     one = constant(1, dtype)
     U, turning = turned(U)
     calls: list[Call] = [*padding.calls, *turning, partial(np.copyto, hs, by_step(y))]
@@ -140,7 +140,7 @@ def _(
             ]
     calls += after(out[:4], xs, x_calls, W, hs, outer, inner, reverse)
     if out[4] is not None:
-        total = np.empty(3 * width, dtype)
+        total = np.empty(3 * width, dtype, like=dy)
         d = flat(inner)
-        calls += [partial(np.dot, ones(len(d), dtype), d, total), partial(np.copyto, out[4], total[2 * width :])]
+        calls += [partial(np.dot, ones(len(d), d), d, total), partial(np.copyto, out[4], total[2 * width :])]
     return calls

@@ -26,16 +26,16 @@ def _rows(x: Array) -> Array:
 
 
 def _allocate(x: Array, *_: Any) -> Any:
-    return np.empty_like(x), np.empty_like(x), np.empty((*x.shape[:-1], 1), x.dtype)
+    return np.empty_like(x), np.empty_like(x), np.empty((*x.shape[:-1], 1), x.dtype, like=x)
 
 
 def _normalize(out: Any, x: Array, gain: Array, bias: Array | None, epsilon: float, centre: bool) -> list[Call]:
     width = x.shape[-1]
     y2, h2, r2, x2 = (_rows(each) for each in (*out, x))
-    share = ones(width, x.dtype) * constant(1 / width, x.dtype)
+    share = ones(width, x) * constant(1 / width, x.dtype)
     one, small = constant(1, x.dtype), constant(epsilon, x.dtype)
     calls: list[Call] = []
-    scratch = np.empty((min(len(x2), max(1, CHUNK // width)), width), x.dtype)
+    scratch = np.empty((min(len(x2), max(1, CHUNK // width)), width), x.dtype, like=x)
     for rows in _pieces(len(x2), width):
         xs, ys, hs, r = x2[rows], y2[rows], h2[rows], r2[rows]
         s, flat_r = scratch[: len(xs)], r[:, 0]
@@ -75,7 +75,9 @@ def _(out: Any, x: Array, gain: Array, epsilon: float) -> list[Call]:
 def _allocate_backward(dy: Array, h: Array, r: Array, gain: Array, *needs: bool) -> Any:
     needs = needs + (True,) * (3 - len(needs))
     shapes = (dy.shape, gain.shape, gain.shape)
-    return tuple(np.empty(shape, dy.dtype) if need else None for shape, need in zip(shapes, needs, strict=True))
+    return tuple(
+        np.empty(shape, dy.dtype, like=dy) if need else None for shape, need in zip(shapes, needs, strict=True)
+    )
 
 
 def _backward(out: Any, dy: Array, h: Array, r: Array, gain: Array, centre: bool) -> list[Call]:
@@ -85,8 +87,8 @@ def _backward(out: Any, dy: Array, h: Array, r: Array, gain: Array, centre: bool
     dy2, h2, r2 = (_rows(each) for each in (dy, h, r))
     dtype = dy.dtype
     n = min(len(dy2), max(1, CHUNK // width))
-    scratch, part = np.empty((n, width), dtype), np.empty(width, dtype)
-    means, shared, share = np.empty((n, 1), dtype), np.empty(width, dtype), constant(1 / width, dtype)
+    scratch, part = np.empty((n, width), dtype, like=dy), np.empty(width, dtype, like=dy)
+    means, shared, share = np.empty((n, 1), dtype, like=dy), np.empty(width, dtype, like=dy), constant(1 / width, dtype)
     calls: list[Call] = []
     if dx is not None:
         calls.append(partial(np.multiply, gain, share, shared))
@@ -96,7 +98,7 @@ def _backward(out: Any, dy: Array, h: Array, r: Array, gain: Array, centre: bool
         calls.append(partial(np.multiply, dys, hs, s))
         for total, source in ((dgain, s), (dbias, dys)):
             if total is not None:
-                calls.append(partial(np.dot, ones(len(dys), dtype), source, part if index else total))
+                calls.append(partial(np.dot, ones(len(dys), dys), source, part if index else total))
                 if index:
                     calls.append(partial(np.add, total, part, total))
         if dx is not None:

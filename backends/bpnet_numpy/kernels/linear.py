@@ -20,7 +20,7 @@ def linear_accepts(x: Array, W: Array, b: Array | None, activation: Kernel | Non
 
 def linear_allocate(x: Array, W: Array, *_: Any) -> Array:
     """Where the result goes."""
-    return np.empty((*x.shape[:-1], W.shape[1]), x.dtype)
+    return np.empty((*x.shape[:-1], W.shape[1]), x.dtype, like=x)
 
 
 @ops.linear.register_bound(np.ndarray, accepts=linear_accepts, allocate=linear_allocate)
@@ -39,9 +39,9 @@ def linear_backward_allocate(
 ) -> Any:
     """Where dx, dW and db go; None for what is not needed."""
     return (
-        np.empty(x.shape, dy.dtype) if need_dx else None,
-        np.empty(W.shape, dy.dtype) if need_dW else None,
-        np.empty(W.shape[1:], dy.dtype) if need_db else None,
+        np.empty(x.shape, dy.dtype, like=dy) if need_dx else None,
+        np.empty(W.shape, dy.dtype, like=dy) if need_dW else None,
+        np.empty(W.shape[1:], dy.dtype, like=dy) if need_db else None,
     )
 
 
@@ -56,7 +56,7 @@ def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     dy, x = dy.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])
     calls: list[Call] = [] if dW is None else [product(x.T, dy, dW)]
     if db is not None:
-        calls.append(partial(np.dot, ones(dy.shape[0], dy.dtype), dy, db))
+        calls.append(partial(np.dot, ones(dy.shape[0], dy), dy, db))
     if dx is not None:
         calls.append(product(dy, W.T, dx.reshape(x.shape)))
     return calls

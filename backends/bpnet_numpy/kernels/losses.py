@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -14,25 +15,19 @@ from bpnet.ops.losses import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_gradient,
 )
-from bpnet_numpy.kernels.common import Array, constant, first_like, floating, ones
+from bpnet_numpy.kernels.common import Array, constant, first_like, floating, kept_for, ones
 
 INDICES = (np.dtype("int32"), np.dtype("int64"))
 TINY_TOTAL = 1e-26  # of exponentials: above it the largest one of the row is a normal float32 with room below
 WIDE = 32  # classes up to which one product with a matrix of ones sums the rows and spreads the sums
 
 
-STARTS: dict[tuple[int, int], Array] = {}
+STARTS: dict[Hashable, Array] = {}
 
 
-def starts(n: int, c: int) -> Array:
+def starts(n: int, c: int, like: Array) -> Array:
     """Where each of n rows of c elements begins, made once."""
-    found = STARTS.get((n, c))
-    if found is None:
-        if len(STARTS) >= 256:
-            STARTS.clear()
-        found = STARTS[n, c] = np.arange(n) * c
-        found.flags.writeable = False
-    return found
+    return kept_for(STARTS, like, (n, c), lambda: np.arange(n, like=like) * c)
 
 
 class _Labels:
@@ -42,7 +37,11 @@ class _Labels:
         n, c = shape
         self.labels, self.n_classes = labels, c
         self.unsigned = labels.view(np.uint64 if labels.itemsize == 8 else np.uint32)  # -1 becomes the largest number
-        self.starts, self.index, self.picked = starts(n, c), np.empty(n, np.int64), np.empty(n, dtype)
+        self.starts, self.index, self.picked = (
+            starts(n, c, labels),
+            np.empty(n, np.int64, like=labels),
+            np.empty(n, dtype, like=labels),
+        )
 
     def locate(self) -> bool:
         """Whether every label names a class; if so, `index` is set to their places among all elements."""
@@ -53,7 +52,7 @@ class _Labels:
 
     def hits(self) -> Array:
         """(n, c) bool, true at each row's label."""
-        return np.equal(self.labels[:, None], np.arange(self.n_classes))
+        return np.equal(self.labels[:, None], np.arange(self.n_classes, like=self.labels))
 
     def subtract(self, factor: Array, out: Array) -> None:
         """out -= factor at each row's label."""
@@ -78,14 +77,14 @@ class _Softmax:
         dtype = logits.dtype
         self.logits, self.p = logits, p
         self.flat, self.flat_p = logits.reshape(-1), p.reshape(-1)
-        self.z = np.empty((n, c), dtype)
+        self.z = np.empty((n, c), dtype, like=logits)
         self.flat_z = self.z.reshape(-1)
         self.spread = c <= WIDE
         width = c if self.spread else 1
-        self.total = np.empty((n, width), dtype)
+        self.total = np.empty((n, width), dtype, like=logits)
         self.first_total, self.flat_total = self.total[:, 0], self.total.reshape(-1)
-        self.summing = ones(c * width, dtype).reshape(c, width)
-        self.log_total, self.ones = np.empty(n, dtype), ones(n, dtype)
+        self.summing = ones(c * width, logits).reshape(c, width)
+        self.log_total, self.ones = np.empty(n, dtype, like=logits), ones(n, logits)
 
     def exponentials(self) -> None:
         """Set z (shifted logits), p (softmax) and log_total (of every row's exponentials)."""
@@ -121,7 +120,7 @@ def labels_accept(logits: Array, labels: Array, normalizer: float, *_: Any) -> b
 @softmax_cross_entropy.register_bound(
     np.ndarray,
     accepts=labels_accept,
-    allocate=lambda logits, *_: (np.empty((), logits.dtype), np.empty_like(logits)),
+    allocate=lambda logits, *_: (np.empty((), logits.dtype, like=logits), np.empty_like(logits)),
 )
 def _(out: Any, logits: Array, labels: Array, normalizer: float) -> list[Call]:
     loss, p = out
@@ -145,7 +144,7 @@ def _(out: Array, p: Array, labels: Array, normalizer: float, scale: float) -> l
 @softmax_cross_entropy_gradient.register_bound(
     np.ndarray,
     accepts=labels_accept,
-    allocate=lambda logits, *_: (np.empty((), logits.dtype), np.empty_like(logits)),
+    allocate=lambda logits, *_: (np.empty((), logits.dtype, like=logits), np.empty_like(logits)),
 )
 def _(out: Any, logits: Array, labels: Array, normalizer: float, scale: float) -> list[Call]:
     loss, dlogits = out
@@ -174,8 +173,8 @@ class _Rows:
         n, c = Q.shape
         self.Q, self.flat_Q = Q, Q.reshape(-1)
         width = c if c <= WIDE else 1
-        self.total = np.empty((n, width), Q.dtype)
-        self.summing = ones(c * width, Q.dtype).reshape(c, width)
+        self.total = np.empty((n, width), Q.dtype, like=Q)
+        self.summing = ones(c * width, Q).reshape(c, width)
 
     def sum_rows(self) -> None:
         """Set total, the sums of Q's rows."""
@@ -236,7 +235,7 @@ def rows_accept(logits: Array, Q: Array, normalizer: Any, scale: Any = 1.0) -> b
 @soft_cross_entropy.register_bound(
     np.ndarray,
     accepts=rows_accept,
-    allocate=lambda logits, *_: (np.empty((), logits.dtype), np.empty_like(logits)),
+    allocate=lambda logits, *_: (np.empty((), logits.dtype, like=logits), np.empty_like(logits)),
 )
 def _(out: Any, logits: Array, Q: Array, normalizer: Any) -> list[Call]:
     loss, p = out
@@ -258,7 +257,7 @@ def _(out: Array, p: Array, Q: Array, normalizer: Any, scale: float) -> list[Cal
 @soft_cross_entropy_gradient.register_bound(
     np.ndarray,
     accepts=rows_accept,
-    allocate=lambda logits, *_: (np.empty((), logits.dtype), np.empty_like(logits)),
+    allocate=lambda logits, *_: (np.empty((), logits.dtype, like=logits), np.empty_like(logits)),
 )
 def _(out: Any, logits: Array, Q: Array, normalizer: Any, scale: float) -> list[Call]:
     loss, dlogits = out

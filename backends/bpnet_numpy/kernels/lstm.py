@@ -28,9 +28,9 @@ def _allocate(x: Array, W: Array, U: Array, *_: Any) -> Any:
     n, n_steps, _ = x.shape
     width, dtype = U.shape[0], x.dtype
     return (
-        np.empty((n, n_steps, width), dtype),
-        np.empty((n_steps, 4, n, width), dtype),
-        np.empty((n_steps, n, width), dtype),
+        np.empty((n, n_steps, width), dtype, like=x),
+        np.empty((n_steps, 4, n, width), dtype, like=x),
+        np.empty((n_steps, n, width), dtype, like=x),
     )
 
 
@@ -53,10 +53,10 @@ def _(
     n, n_steps, n_in = x.shape
     width, dtype = len(U), x.dtype
     padding = Padding(lengths, n, n_steps)
-    xs = np.ones((n_steps, n, n_in + 1), dtype)  # a column of ones, which b is multiplied with
-    own_W, own_U = np.empty((n_in + 1, 4 * width), dtype), np.empty((width, 4 * width), dtype)
-    products, product = np.empty((n_steps, n, 4 * width), dtype), np.empty((n, 4 * width), dtype)
-    hs, scratch = np.empty((n_steps, n, width), dtype), np.empty((n, width), dtype)
+    xs = np.ones((n_steps, n, n_in + 1), dtype, like=x)  # a column of ones, which b is multiplied with
+    own_W, own_U = np.empty((n_in + 1, 4 * width), dtype, like=x), np.empty((width, 4 * width), dtype, like=x)
+    products, product = np.empty((n_steps, n, 4 * width), dtype, like=x), np.empty((n, 4 * width), dtype, like=x)
+    hs, scratch = np.empty((n_steps, n, width), dtype, like=x), np.empty((n, width), dtype, like=x)
     half = constant(0.5, dtype)
     calls: list[Call] = [
         *padding.calls,
@@ -107,9 +107,9 @@ def _(
     dtype = dy.dtype
     padding = Padding(lengths, n, n_steps)
     xs, x_calls = inputs(x, padding)
-    d = np.empty((n_steps, n, 4 * width), dtype)
-    hs, slopes = np.empty((n_steps, n, width), dtype), np.empty((4, n, width), dtype)
-    dh, dc, s, q = (np.empty((n, width), dtype) for _ in range(4))
+    d = np.empty((n_steps, n, 4 * width), dtype, like=dy)
+    hs, slopes = np.empty((n_steps, n, width), dtype, like=dy), np.empty((4, n, width), dtype, like=dy)
+    dh, dc, s, q = (np.empty((n, width), dtype, like=dy) for _ in range(4))
     one = constant(1, dtype)
     U, turning = turned(U)
     calls: list[Call] = [*padding.calls, *turning]

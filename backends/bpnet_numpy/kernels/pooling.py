@@ -39,7 +39,7 @@ def _covers(window: Window, axis: int, length: int, places: int) -> bool:
 class _Block:
     """The shapes of a block of samples in a pool, and its padded images."""
 
-    def __init__(self, n: int, shape: tuple[int, ...], window: Window, dtype: Any, value: float) -> None:
+    def __init__(self, n: int, shape: tuple[int, ...], window: Window, like: Array, value: float) -> None:
         self.n, self.window = n, window
         self.rows, self.columns = window.padded(shape[1], shape[2])
         self.places = window.places(shape[1], shape[2])
@@ -47,7 +47,9 @@ class _Block:
         self.needed = any(map(any, window.padding))
         (top, _), (left, _) = window.padding
         self.inner = (slice(None), slice(top, top + shape[1]), slice(left, left + shape[2]))
-        self.padded = np.full((n, self.rows, self.columns, shape[3]), value, dtype) if self.needed else None
+        self.padded = (
+            np.full((n, self.rows, self.columns, shape[3]), value, like.dtype, like=like) if self.needed else None
+        )
 
     def take(self, x: Array) -> tuple[list[Call], Array]:
         """The calls that fill the padded images, and these; x itself where it has no padding."""
@@ -75,8 +77,8 @@ def _pooled(
     y: Array, x: Array, window: Window, ufunc: Any, padding: float, after: Callable[[Array], list[Call]]
 ) -> list[Call]:
     n, blocks = _blocks(x)
-    block = _Block(n, x.shape, window, x.dtype, padding)
-    tall = np.empty((n, block.places[0], block.columns, block.channels), x.dtype)
+    block = _Block(n, x.shape, window, x, padding)
+    tall = np.empty((n, block.places[0], block.columns, block.channels), x.dtype, like=x)
     calls: list[Call] = []
     for samples in blocks:
         more, images = block.take(x[samples])
@@ -89,7 +91,7 @@ def _pooled(
 
 
 def _allocate(x: Array, window: Window, *_: Any) -> Array:
-    return np.empty((x.shape[0], *window.places(x.shape[1], x.shape[2]), x.shape[3]), x.dtype)
+    return np.empty((x.shape[0], *window.places(x.shape[1], x.shape[2]), x.shape[3]), x.dtype, like=x)
 
 
 @ops.max_pool2d.register_bound(np.ndarray, accepts=lambda x, w: floating(x) and x.size > 0, allocate=_allocate)
@@ -102,10 +104,10 @@ def _contest(source: Array, lines: Lines, shape: tuple[int, ...], top: Array | N
 
     top : None where it is not needed, so that the last comparison makes no maximum
     """
-    masks = [np.empty(shape, np.bool_) for _ in lines[1:]]
+    masks = [np.empty(shape, np.bool_, like=source) for _ in lines[1:]]
     calls: list[Call] = []
     best, n = source[lines[0]], len(lines)
-    scratch = np.empty(shape, source.dtype) if top is None and n > 2 else top
+    scratch = np.empty(shape, source.dtype, like=source) if top is None and n > 2 else top
     for k, mask in enumerate(masks, start=1):
         value, bits = source[lines[k]], mask.view(np.int8)
         calls += [partial(np.greater_equal, best, value, mask), partial(np.negative, bits, bits)]
@@ -145,16 +147,16 @@ def _hand_back(target: Array, given: Array, lines: Lines, masks: list[Array], ad
 @ops.max_pool2d_backward.register_bound(
     np.ndarray,
     accepts=lambda dy, x, w: floating(dy, x) and dy.size > 0,
-    allocate=lambda dy, x, w: np.empty(x.shape, dy.dtype),
+    allocate=lambda dy, x, w: np.empty(x.shape, dy.dtype, like=dy),
 )
 def _(out: Array, dy: Array, x: Array, window: Window) -> list[Call]:
     n, blocks = _blocks(x)
-    block = _Block(n, x.shape, window, x.dtype, -np.inf)
+    block = _Block(n, x.shape, window, x, -np.inf)
     places, c = block.places, block.channels
     rows, columns = _lines(window, 1, places[0]), _lines(window, 2, places[1])
-    tops = np.empty((n, block.rows, places[1], c), x.dtype)
-    middle = np.empty((n, block.rows, places[1], c), x.dtype)
-    spread = np.empty((n, block.rows, block.columns, c), x.dtype) if block.needed else None
+    tops = np.empty((n, block.rows, places[1], c), x.dtype, like=x)
+    middle = np.empty((n, block.rows, places[1], c), x.dtype, like=x)
+    spread = np.empty((n, block.rows, block.columns, c), x.dtype, like=x) if block.needed else None
     calls: list[Call] = []
     for samples in blocks:
         more, images = block.take(x[samples])
@@ -200,15 +202,15 @@ def _(out: Array, x: Array, window: Window, padding: bool) -> list[Call]:
 @ops.avg_pool2d_backward.register_bound(
     np.ndarray,
     accepts=lambda dy, *_: floating(dy) and dy.size > 0,
-    allocate=lambda dy, window, size, _: np.empty((dy.shape[0], *size, dy.shape[3]), dy.dtype),
+    allocate=lambda dy, window, size, _: np.empty((dy.shape[0], *size, dy.shape[3]), dy.dtype, like=dy),
 )
 def _(out: Array, dy: Array, window: Window, size: tuple[int, int], padding: bool) -> list[Call]:
     share = _share(window, size, padding, dy.dtype)
     n, blocks = _blocks(out)
-    block = _Block(n, out.shape, window, dy.dtype, 0.0)
+    block = _Block(n, out.shape, window, dy, 0.0)
     rows, columns = _lines(window, 1, block.places[0]), _lines(window, 2, block.places[1])
-    given = np.empty((n, *dy.shape[1:]), dy.dtype)
-    middle = np.empty((n, block.rows, block.places[1], block.channels), dy.dtype)
+    given = np.empty((n, *dy.shape[1:]), dy.dtype, like=dy)
+    middle = np.empty((n, block.rows, block.places[1], block.channels), dy.dtype, like=dy)
     calls: list[Call] = []
     for samples in blocks:
         part = dy[samples]
@@ -226,7 +228,7 @@ def _(out: Array, dy: Array, window: Window, size: tuple[int, int], padding: boo
 @ops.global_avg_pool.register_bound(
     np.ndarray,
     accepts=lambda x: floating(x) and x.size > 0,
-    allocate=lambda x: np.empty((x.shape[0], x.shape[3]), x.dtype),
+    allocate=lambda x: np.empty((x.shape[0], x.shape[3]), x.dtype, like=x),
 )
 def _(out: Array, x: Array) -> list[Call]:
     flat = x.reshape(x.shape[0], -1, x.shape[3])
@@ -237,7 +239,7 @@ def _(out: Array, x: Array) -> list[Call]:
 @ops.global_avg_pool_backward.register_bound(
     np.ndarray,
     accepts=lambda dy, size: floating(dy),
-    allocate=lambda dy, size: np.empty((dy.shape[0], *size, dy.shape[1]), dy.dtype),
+    allocate=lambda dy, size: np.empty((dy.shape[0], *size, dy.shape[1]), dy.dtype, like=dy),
 )
 def _(out: Array, dy: Array, size: tuple[int, int]) -> list[Call]:
     return [partial(np.multiply, dy[:, None, None, :], constant(1 / (size[0] * size[1]), dy.dtype), out)]
@@ -246,7 +248,7 @@ def _(out: Array, dy: Array, size: tuple[int, int]) -> list[Call]:
 @ops.global_max_pool.register_bound(
     np.ndarray,
     accepts=lambda x: floating(x) and x.size > 0,
-    allocate=lambda x: np.empty((x.shape[0], x.shape[3]), x.dtype),
+    allocate=lambda x: np.empty((x.shape[0], x.shape[3]), x.dtype, like=x),
 )
 def _(out: Array, x: Array) -> list[Call]:
     return [partial(np.maximum.reduce, x.reshape(x.shape[0], -1, x.shape[3]), 1, None, out)]

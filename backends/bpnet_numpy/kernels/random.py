@@ -29,7 +29,7 @@ def _mask(keep: Array, counters: Array, index: int, key: tuple[int, int], rate: 
 @keep_mask.register_bound(
     np.ndarray,
     accepts=lambda counters, index, key, shape, rate: drop_threshold(rate) < 65536,
-    allocate=lambda counters, index, key, shape, rate: np.empty(shape, np.bool_),
+    allocate=lambda counters, index, key, shape, rate: np.empty(shape, np.bool_, like=counters),
 )
 def _(out: Array, counters: Array, index: int, key: tuple[int, int], shape: Any, rate: float) -> list[Call]:
     return [partial(_mask, out, counters, index, key, rate)]
@@ -38,7 +38,7 @@ def _(out: Array, counters: Array, index: int, key: tuple[int, int], shape: Any,
 def _select(keep: Array, x: Array, scale: float, out: Array) -> list[Call]:
     """out = where(keep, x * scale, 0), by bits: a dropped infinity is 0, not NaN."""
     signed = SIGNED[x.dtype]
-    bits = np.empty(keep.shape, np.int8)
+    bits = np.empty(keep.shape, np.int8, like=keep)
     return [
         partial(np.multiply, x, constant(scale, x.dtype), out),
         partial(np.negative, keep.view(np.int8), bits),
@@ -49,7 +49,7 @@ def _select(keep: Array, x: Array, scale: float, out: Array) -> list[Call]:
 @ops.dropout.register_bound(
     np.ndarray,
     accepts=lambda x, counters, index, key, rate: floating(x) and drop_threshold(rate) < 65536,
-    allocate=lambda x, *_: (np.empty_like(x), np.empty(x.shape, np.bool_)),
+    allocate=lambda x, *_: (np.empty_like(x), np.empty(x.shape, np.bool_, like=x)),
 )
 def _(out: Any, x: Array, counters: Array, index: int, key: tuple[int, int], rate: float) -> list[Call]:
     y, keep = out

@@ -39,10 +39,10 @@ class Padding:
     """Which steps of which sequences are not there: (T, N, 1) bool, found by a call, as lengths may change."""
 
     def __init__(self, lengths: Array | None, n: int, n_steps: int) -> None:
-        self.gone = None if lengths is None else np.empty((n_steps, n, 1), bool)
+        self.gone = None if lengths is None else np.empty((n_steps, n, 1), bool, like=lengths)
         self.calls: list[Call] = []
         if lengths is not None:
-            positions = np.arange(n_steps)[:, None]
+            positions = np.arange(n_steps, like=lengths)[:, None]
             self.calls.append(partial(_is_beyond, positions, lengths, self.gone))
 
     def clear(self, x: Array, t: int | None = None) -> list[Call]:
@@ -59,7 +59,7 @@ def _is_beyond(positions: Array, lengths: Array, out: Array) -> None:
 def inputs(x: Array, padding: Padding) -> tuple[Array, list[Call]]:
     """x by step, with zeros where nothing is there, and the calls that make it so."""
     n, n_steps, n_in = x.shape
-    xs = np.empty((n_steps, n, n_in), x.dtype)
+    xs = np.empty((n_steps, n, n_in), x.dtype, like=x)
     return xs, [partial(np.copyto, xs, by_step(x)), *padding.clear(xs)]
 
 
@@ -71,7 +71,7 @@ def scaled(scale: Array, *arrays: Array) -> tuple[list[Array], list[Call]]:
 
 def turned(U: Array) -> tuple[Array, list[Call]]:
     """U^T, contiguous, as small products take it faster, and the call that makes it."""
-    copy = np.empty(U.shape[::-1], U.dtype)
+    copy = np.empty(U.shape[::-1], U.dtype, like=U)
     return copy, [partial(np.copyto, copy, U.T)]
 
 
@@ -86,13 +86,13 @@ def after(
     d = flat(outer)
     calls: list[Call] = []
     if dx is not None:
-        found = np.empty((len(d), W.shape[0]), d.dtype)
+        found = np.empty((len(d), W.shape[0]), d.dtype, like=d)
         calls += [
             partial(np.dot, d, W.T, found),
             partial(np.copyto, dx, by_step(found.reshape(*outer.shape[:2], W.shape[0]))),
         ]
     if dW is not None:
-        calls += [*x_calls, partial(np.dot, flat(xs).T, d, dW), partial(np.dot, ones(len(d), d.dtype), d, db)]
+        calls += [*x_calls, partial(np.dot, flat(xs).T, d, dW), partial(np.dot, ones(len(d), d), d, db)]
         earlier, later = (hs[1:], inner[:-1]) if reverse else (hs[:-1], inner[1:])
         if len(later):
             calls.append(partial(np.dot, flat(earlier).T, flat(later), dU))
@@ -105,8 +105,8 @@ def gradients(x: Array, W: Array, U: Array, need_dx: bool, need_weights: bool) -
     """Places for dx, dW, dU, db."""
     weights = (W.shape, U.shape, W.shape[1:])
     return (
-        np.empty(x.shape, x.dtype) if need_dx else None,
-        *(np.empty(shape, x.dtype) if need_weights else None for shape in weights),
+        np.empty(x.shape, x.dtype, like=x) if need_dx else None,
+        *(np.empty(shape, x.dtype, like=x) if need_weights else None for shape in weights),
     )
 
 
@@ -125,7 +125,7 @@ def backward_accepts(dy: Array, y: Array, x: Array, W: Array, U: Array, *rest: A
 @ops.rnn.register_bound(
     np.ndarray,
     accepts=accepts,
-    allocate=lambda x, W, U, *_: np.empty((*x.shape[:2], U.shape[0]), x.dtype),
+    allocate=lambda x, W, U, *_: np.empty((*x.shape[:2], U.shape[0]), x.dtype, like=x),
 )
 def _(
     y: Array, x: Array, W: Array, U: Array, b: Array, activation: str, lengths: Array | None = None,
@@ -134,7 +134,7 @@ def _(
     n, n_steps, _ = x.shape
     padding = Padding(lengths, n, n_steps)
     xs, calls = inputs(x, padding)
-    hs, product = np.empty((n_steps, n, len(U)), x.dtype), np.empty((n, len(U)), x.dtype)
+    hs, product = np.empty((n_steps, n, len(U)), x.dtype, like=x), np.empty((n, len(U)), x.dtype, like=x)
     calls = [*padding.calls, *calls, partial(np.dot, flat(xs), W, flat(hs)), partial(np.add, hs, b, hs)]
     zero = constant(0, x.dtype)
     for t, earlier in steps(n_steps, reverse):
@@ -162,8 +162,12 @@ def _(
     n, n_steps, width = dy.shape
     padding = Padding(lengths, n, n_steps)
     xs, x_calls = inputs(x, padding)
-    hs, d = np.empty((n_steps, n, width), dy.dtype), np.empty((n_steps, n, width), dy.dtype)
-    dh, slope, positive = np.empty((n, width), dy.dtype), np.empty((n, width), dy.dtype), np.empty((n, width), bool)
+    hs, d = np.empty((n_steps, n, width), dy.dtype, like=dy), np.empty((n_steps, n, width), dy.dtype, like=dy)
+    dh, slope, positive = (
+        np.empty((n, width), dy.dtype, like=dy),
+        np.empty((n, width), dy.dtype, like=dy),
+        np.empty((n, width), bool, like=dy),
+    )
     one, zero = constant(1, dy.dtype), constant(0, dy.dtype)
     U, turning = turned(U)
     calls: list[Call] = [*padding.calls, *turning, partial(np.copyto, hs, by_step(y))]

@@ -32,10 +32,10 @@ def _(_: None, target: Array, learning_rate: Array, scale: float) -> list[Call]:
 @ops.penalty.register_bound(
     np.ndarray,
     accepts=lambda values, *_: floating(*values),
-    allocate=lambda values, *_: np.empty((), values[0].dtype),
+    allocate=lambda values, *_: np.empty((), values[0].dtype, like=values[0]),
 )
 def _(out: Array, values: tuple[Array, ...], l1: tuple[float, ...], l2: tuple[float, ...]) -> list[Call]:
-    scratch = np.empty(min(CHUNK, max(w.size for w in values)), out.dtype)
+    scratch = np.empty(min(CHUNK, max(w.size for w in values)), out.dtype, like=out)
     terms: list[tuple[float, Any]] = []
     for value, a, b in zip(values, l1, l2, strict=True):
         for (w,) in chunks(value.reshape(-1)):
@@ -63,7 +63,7 @@ def _sum_of_sizes(w: Array, scratch: Array) -> Any:
 )
 def _(_: None, grad: Array, value: Array, l1: float, l2: float) -> list[Call]:
     flat_grad, flat_value = grad.reshape(-1), value.reshape(-1)
-    scratch = np.empty(min(CHUNK, grad.size), grad.dtype)
+    scratch = np.empty(min(CHUNK, grad.size), grad.dtype, like=grad)
     one, two = constant(l1, grad.dtype), constant(2 * l2, grad.dtype)
     calls: list[Call] = []
     for g, w in chunks(flat_grad, flat_value):
@@ -148,7 +148,7 @@ def _exact_norm(parts: list[Array]) -> float:
 )
 def _(_: None, average: Array, value: Array, ok: Array, counters: Array, decay: float) -> list[Call]:
     rest = constant(1 - decay, value.dtype)
-    scratch = np.empty(min(CHUNK, value.size), value.dtype)
+    scratch = np.empty(min(CHUNK, value.size), value.dtype, like=value)
     calls: list[Call] = []
     for a, w in chunks(average, value):
         s = scratch[: w.size]

@@ -23,7 +23,7 @@ def _is_index(ids: Array) -> bool:
 @ops.embedding.register_bound(
     np.ndarray,
     accepts=lambda ids, W: _is_index(ids) and floating(W),
-    allocate=lambda ids, W: np.empty((*ids.shape, W.shape[1]), W.dtype),
+    allocate=lambda ids, W: np.empty((*ids.shape, W.shape[1]), W.dtype, like=W),
 )
 def _(out: Array, ids: Array, W: Array) -> list[Call]:
     flat, rows = ids.reshape(-1), out.reshape(-1, W.shape[1])
@@ -40,15 +40,15 @@ def _(out: Array, ids: Array, W: Array) -> list[Call]:
 @ops.embedding_backward.register_bound(
     np.ndarray,
     accepts=lambda dy, ids, n_tokens: floating(dy) and _is_index(ids),
-    allocate=lambda dy, ids, n_tokens: np.empty((n_tokens, dy.shape[-1]), dy.dtype),
+    allocate=lambda dy, ids, n_tokens: np.empty((n_tokens, dy.shape[-1]), dy.dtype, like=dy),
 )
 def _(out: Array, dy: Array, ids: Array, n_tokens: int) -> list[Call]:
     """A product with one-hot columns for few tokens; for many the rows of dy are sorted by token, and added in runs."""
     flat, rows = ids.reshape(-1), dy.reshape(-1, dy.shape[-1])
     if n_tokens <= FEW_TOKENS:
-        hits = np.empty((n_tokens, flat.size), np.bool_)
-        one_hot = np.empty(hits.shape, dy.dtype)
-        tokens = np.arange(n_tokens, dtype=ids.dtype)[:, None]
+        hits = np.empty((n_tokens, flat.size), np.bool_, like=dy)
+        one_hot = np.empty(hits.shape, dy.dtype, like=dy)
+        tokens = np.arange(n_tokens, dtype=ids.dtype, like=ids)[:, None]
         return [
             partial(np.equal, tokens, flat, hits),
             partial(np.copyto, one_hot, hits),
@@ -72,7 +72,7 @@ def _(out: Array, dy: Array, ids: Array, n_tokens: int) -> list[Call]:
 @ops.unembed.register_bound(
     np.ndarray,
     accepts=lambda x, W: floating(x, W) and x.ndim > 1 and x.size > 0,
-    allocate=lambda x, W: np.empty((*x.shape[:-1], W.shape[0]), x.dtype),
+    allocate=lambda x, W: np.empty((*x.shape[:-1], W.shape[0]), x.dtype, like=x),
 )
 def _(out: Array, x: Array, W: Array) -> list[Call]:
     return [partial(np.dot, x.reshape(-1, W.shape[1]), W.T, out.reshape(-1, W.shape[0]))]
@@ -103,7 +103,7 @@ def _product_accepts(*arrays: Array) -> bool:
 @ops.matmul.register_bound(
     np.ndarray,
     accepts=_product_accepts,
-    allocate=lambda x, y: np.empty((*x.shape[:-1], y.shape[-1]), x.dtype),
+    allocate=lambda x, y: np.empty((*x.shape[:-1], y.shape[-1]), x.dtype, like=x),
 )
 def _(out: Array, x: Array, y: Array) -> list[Call]:
     return [partial(np.matmul, x, y, out)]
@@ -125,13 +125,13 @@ def _(out: Array, x: Array, table: Array, start: int) -> list[Call]:
 @ops.add_positions_backward.register_bound(
     np.ndarray,
     accepts=lambda dy, n_positions: floating(dy) and dy.size > 0,
-    allocate=lambda dy, n_positions: np.empty((n_positions, dy.shape[-1]), dy.dtype),
+    allocate=lambda dy, n_positions: np.empty((n_positions, dy.shape[-1]), dy.dtype, like=dy),
 )
 def _(out: Array, dy: Array, n_positions: int) -> list[Call]:
     length, width = dy.shape[-2:]
     flat = dy.reshape(-1, length * width)
     summed = out[:length].reshape(-1)
-    return [partial(np.dot, ones(len(flat), dy.dtype), flat, summed), partial(out[length:].fill, 0)]
+    return [partial(np.dot, ones(len(flat), dy), flat, summed), partial(out[length:].fill, 0)]
 
 
 @ops.add_sinusoid.register_bound(np.ndarray, accepts=lambda x, start: floating(x), allocate=first_like)
@@ -151,7 +151,7 @@ def _(out: Array, x: Array, head_size: int, n_columns: int, base: float, start: 
     shape = (*x.shape[:-1], n_columns // head_size, head_size)
     given, turned = x[..., :n_columns].reshape(shape), out[..., :n_columns].reshape(shape)
     a, b, c, d = given[..., :half], given[..., half:], turned[..., :half], turned[..., half:]
-    scratch = np.empty(a.shape, x.dtype)
+    scratch = np.empty(a.shape, x.dtype, like=x)
     calls: list[Call] = [
         partial(np.multiply, a, cos, c),
         partial(np.multiply, b, sin, scratch),

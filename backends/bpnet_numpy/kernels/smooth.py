@@ -26,7 +26,7 @@ def _pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:
 
 
 def _scratch(like: Array, n: int) -> list[Array]:
-    return [np.empty(min(CHUNK, like.size), like.dtype) for _ in range(n)]
+    return [np.empty(min(CHUNK, like.size), like.dtype, like=like) for _ in range(n)]
 
 
 class _Tanh:
@@ -163,7 +163,7 @@ class _Normal:
 
 
 def _normal_scratch(like: Array) -> tuple[list[Array], Array]:
-    return _scratch(like, 6), np.empty(min(CHUNK, like.size), np.bool_)
+    return _scratch(like, 6), np.empty(min(CHUNK, like.size), np.bool_, like=like)
 
 
 @ops.normal_cdf.register_bound(np.ndarray, accepts=lambda x: _some(x), allocate=first_like)
@@ -286,13 +286,13 @@ def _row_pieces(width: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
 
 
 def _row_scratch(like: Array, width: int, n: int) -> list[Array]:
-    return [np.empty((max(1, CHUNK // width), width), like.dtype) for _ in range(n)]
+    return [np.empty((max(1, CHUNK // width), width), like.dtype, like=like) for _ in range(n)]
 
 
 @ops.swiglu.register_bound(
     np.ndarray,
     accepts=lambda x: _some(x) and x.shape[-1] % 2 == 0,
-    allocate=lambda x: np.empty((*x.shape[:-1], x.shape[-1] // 2), x.dtype),
+    allocate=lambda x: np.empty((*x.shape[:-1], x.shape[-1] // 2), x.dtype, like=x),
 )
 def _(out: Array, x: Array) -> list[Call]:
     half = out.shape[-1]

@@ -81,7 +81,10 @@ def flush_tiny(array: Array, decay: float) -> None:
             above denormal where it falls fast: so small are squares of gradients that a small epsilon lets count.
     """
     room = decay**-FLUSH_EVERY if decay > 0.75 else 1e8
-    array[np.abs(array) < np.finfo(array.dtype).smallest_normal * room] = 0
+    smallest = np.finfo(array.dtype).smallest_normal * room
+    for start in range(0, array.size, CHUNK):  # in pieces, since what is compared would be as large as the model
+        piece = array[start : start + CHUNK]
+        piece[np.abs(piece) < smallest] = 0
 
 
 def chunks(*arrays: Array) -> list[tuple[Array, ...]]:
@@ -110,7 +113,7 @@ def one_dimensional(value: Array, grad: Array, *slots: Any) -> bool:
 @ops.sgd_.register_bound(np.ndarray, accepts=lambda value, grad, *_: one_dimensional(value, grad), allocate=nothing)
 def _(_: None, value: Array, grad: Array, ok: Array, learning_rate: Array, weight_decay: float) -> list[Call]:
     rate, decay = constant(0, value.dtype), constant(weight_decay, value.dtype)
-    scratch = np.empty(min(CHUNK, value.size), value.dtype)
+    scratch = np.empty(min(CHUNK, value.size), value.dtype, like=value)
     calls: list[Call] = []
     for w, g in chunks(value, grad):
         s = scratch[: w.size]
@@ -141,7 +144,7 @@ def _(
 ) -> list[Call]:
     dtype = value.dtype
     rate, decay, mu = constant(0, dtype), constant(weight_decay, dtype), constant(momentum, dtype)
-    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype)
+    scratch, other = np.empty((2, min(CHUNK, value.size)), dtype, like=value)
     calls: list[Call] = []
     for w, gradient, v in chunks(value, grad, velocity):
         s, g = scratch[: w.size], gradient
@@ -198,7 +201,7 @@ def _adam(
     dtype = value.dtype
     factor, floor, keep = (constant(0, dtype) for _ in range(3))
     rest1, rest2 = constant(1 - beta1, dtype), constant(1 - beta2, dtype)
-    scratch = np.empty(min(CHUNK, value.size), dtype)
+    scratch = np.empty(min(CHUNK, value.size), dtype, like=value)
     calls: list[Call] = []
     for w, g, m1, v1, top in chunks(value, grad, m, v, v_max):
         s = scratch[: w.size]

@@ -20,8 +20,12 @@ class _Counted:
         self.labels, self.n_classes, self.ignore_index = labels.reshape(-1), n_classes, ignore_index
         self.unsigned = self.labels.view(np.uint64 if labels.itemsize == 8 else np.uint32)  # -1 is the largest number
         n = self.labels.size
-        self.counted, self.other, self.classes = np.empty(n, np.bool_), np.empty(n, np.bool_), np.empty(n, np.int64)
-        self.row = np.empty(n, dtype)  # what each row counts for
+        self.counted, self.other, self.classes = (
+            np.empty(n, np.bool_, like=labels),
+            np.empty(n, np.bool_, like=labels),
+            np.empty(n, np.int64, like=labels),
+        )
+        self.row = np.empty(n, dtype, like=labels)  # what each row counts for
         self.column: Any = None if weights is None else weights[:, None]
         self.by_sample = self.row.reshape((n, 1) if weights is None else (len(weights), n // len(weights)))
 
@@ -48,7 +52,7 @@ def _accept(labels: Array, weights: Array | None) -> bool:
     accepts=lambda labels, n_classes, dtype, smoothing, class_weights, ignored, weights: (
         _accept(labels, weights) and np.dtype(dtype) in SIGNED and (weights is None or weights.dtype == dtype)
     ),
-    allocate=lambda labels, n_classes, dtype, *_: np.empty((labels.size, n_classes), dtype),
+    allocate=lambda labels, n_classes, dtype, *_: np.empty((labels.size, n_classes), dtype, like=labels),
 )
 def _(
     out: Array,
@@ -64,8 +68,8 @@ def _(
     of_class = np.ones(n_classes) if class_weights is None else np.array(class_weights)
     off = np.asarray(smoothing / n_classes * of_class, dtype)
     on = np.asarray((1 - smoothing + smoothing / n_classes) * of_class, dtype)
-    flat, begin = out.reshape(-1), starts(labels.size, n_classes)
-    index, picked = np.empty(labels.size, np.int64), np.empty(labels.size, dtype)
+    flat, begin = out.reshape(-1), starts(labels.size, n_classes, labels)
+    index, picked = np.empty(labels.size, np.int64, like=labels), np.empty(labels.size, dtype, like=labels)
     row = counted.row[:, None]
 
     def call() -> None:
@@ -85,7 +89,7 @@ def _(
 @label_weight.register_bound(
     np.ndarray,
     accepts=lambda labels, n_classes, class_weights, ignored, weights: _accept(labels, weights),
-    allocate=lambda *_: np.empty(()),
+    allocate=lambda labels, *_: np.empty((), like=labels),
 )
 def _(
     out: Array,
@@ -97,7 +101,7 @@ def _(
 ) -> list[Call]:
     counted = _Counted(labels, n_classes, ignore_index, sample_weight, np.float64)
     table = np.ones(n_classes) if class_weights is None else np.array(class_weights)
-    picked = np.empty(math.prod(labels.shape))
+    picked = np.empty(math.prod(labels.shape), like=labels)
 
     def call() -> None:
         counted.look()

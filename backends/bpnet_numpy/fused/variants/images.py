@@ -57,7 +57,7 @@ def _words(x: Array, window: Window) -> tuple[int, ...]:
 @fused(
     ops.max_pool2d,
     accepts=lambda x, window: x.ndim == 4 and floating(x) and x.size > 0,
-    allocate=lambda x, window: np.empty((*_places(x, window), x.shape[3]), x.dtype),
+    allocate=lambda x, window: np.empty((*_places(x, window), x.shape[3]), x.dtype, like=x),
 )
 def _(out: Array, x: Array, window: Window) -> list[Call]:
     check_place(out, (*_places(x, window), x.shape[3]), x.dtype)
@@ -69,7 +69,7 @@ def _(out: Array, x: Array, window: Window) -> list[Call]:
     accepts=lambda dy, x, window: (
         x.ndim == 4 and floating(dy, x) and dy.size > 0 and dy.shape == (*_places(x, window), x.shape[3])
     ),
-    allocate=lambda dy, x, window: np.empty(x.shape, dy.dtype),
+    allocate=lambda dy, x, window: np.empty(x.shape, dy.dtype, like=dy),
 )
 def _(out: Array, dy: Array, x: Array, window: Window) -> list[Call]:
     check_place(out, x.shape, x.dtype)

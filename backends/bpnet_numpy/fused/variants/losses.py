@@ -15,7 +15,7 @@ from bpnet_numpy.kernels.losses import INDICES, labels_accept, rows_accept
 
 
 def _loss_and_like(logits: Array, *_: Any) -> tuple[Array, Array]:
-    return np.empty((), logits.dtype), np.empty_like(logits)
+    return np.empty((), logits.dtype, like=logits), np.empty_like(logits)
 
 
 def _check_places(out: tuple[Array, Array], logits: Array) -> None:
@@ -83,7 +83,7 @@ def _countable(scores: Array, labels: Array, ignore_index: int | None) -> bool:
     return bool(tame and labels.shape == scores.shape[:-1])
 
 
-@fused(ops.count_correct, accepts=_countable, allocate=lambda *_: np.empty(2))
+@fused(ops.count_correct, accepts=_countable, allocate=lambda scores, *_: np.empty(2, like=scores))
 def _(out: Array, scores: Array, labels: Array, ignore_index: int | None) -> list[Call]:
     check_place(out, (2,), np.dtype("float64"))
     ignored = (0, 0) if ignore_index is None else (1, ignore_index)

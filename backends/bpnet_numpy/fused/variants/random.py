@@ -33,7 +33,7 @@ def _mask(keep: Array, counters: Array, index: int, key: tuple[int, int], rate: 
 @fused(
     keep_mask,
     accepts=lambda counters, index, key, shape, rate: _counted(counters, index, rate),
-    allocate=lambda counters, index, key, shape, rate: np.empty(shape, np.bool_),
+    allocate=lambda counters, index, key, shape, rate: np.empty(shape, np.bool_, like=counters),
 )
 def _(out: Array, counters: Array, index: int, key: tuple[int, int], shape: Any, rate: float) -> list[Call]:
     check_place(out, tuple(shape), np.dtype("bool"))
@@ -43,7 +43,7 @@ def _(out: Array, counters: Array, index: int, key: tuple[int, int], shape: Any,
 @fused(
     ops.dropout,
     accepts=lambda x, counters, index, key, rate: floating(x) and _counted(counters, index, rate),
-    allocate=lambda x, *_: (np.empty_like(x), np.empty(x.shape, np.bool_)),
+    allocate=lambda x, *_: (np.empty_like(x), np.empty(x.shape, np.bool_, like=x)),
 )
 def _(out: Any, x: Array, counters: Array, index: int, key: tuple[int, int], rate: float) -> list[Call]:
     y, keep = out
