@@ -69,12 +69,13 @@ _word_of = struct.Struct("<q").unpack
 class Program:
     """Compiled bodies with their words, run one behind the other. It keeps the arrays that the words point at."""
 
-    __slots__ = ("_execute", "arrays", "words")
+    __slots__ = ("_execute", "arrays", "together", "words")
 
-    def __init__(self, words: Array, arrays: tuple[Any, ...]) -> None:
+    def __init__(self, words: Array, arrays: tuple[Any, ...], together: Callable[[Array], None] | None = None) -> None:
         self.words = words
         self.arrays = arrays
-        self._execute = machine().execute
+        self.together = together  # what runs it, if some of its parts are run at the same time
+        self._execute = together or machine().execute
 
     def __call__(self) -> None:
         """Run it. Other threads of Python may run meanwhile."""
@@ -86,7 +87,8 @@ class Program:
         if len(programs) == 1:
             return programs[0]
         words = np.concatenate([each.words for each in programs])
-        return Program(words, tuple(array for each in programs for array in each.arrays))
+        arrays = tuple(array for each in programs for array in each.arrays)
+        return Program(words, arrays, next((each.together for each in programs if each.together), None))
 
 
 def instruction(name: str, dtype: np.dtype[Any], *operands: Any) -> Program:

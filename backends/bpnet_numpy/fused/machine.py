@@ -22,7 +22,19 @@ import numpy as np
 from numba import cfunc, njit, types
 from numba.core import config
 
-from bpnet_numpy.fused.code import counting, elementwise, images, products, softmax, updates
+from bpnet_numpy.fused.code import (
+    attention,
+    counting,
+    elementwise,
+    images,
+    norms,
+    products,
+    sequences,
+    smooth,
+    softmax,
+    team,
+    updates,
+)
 from bpnet_numpy.fused.code.intrinsics import FLAGS, call
 
 ENVIRONMENT_VARIABLE = "BPNET_CACHE_DIR"
@@ -30,7 +42,7 @@ _SIGNATURES = {
     np.dtype("float32"): types.void(types.CPointer(types.float32)),
     np.dtype("float64"): types.void(types.CPointer(types.float64)),
 }
-_MODULES = (elementwise, products, softmax, updates, counting, images)
+_MODULES = (elementwise, products, softmax, updates, counting, images, team, norms, smooth, attention, sequences)
 _addresses: dict[tuple[str, np.dtype[Any]], int] = {}
 _bodies: list[Any] = []  # compiled code lives as long as these
 _lock = threading.RLock()
@@ -106,6 +118,11 @@ def _kept(compile_it: Any, function: Any) -> Any:
 
 
 execute = _kept(lambda cache: njit("void(int64[::1])", nogil=True, cache=cache, **FLAGS), _execute)
+
+execute_together = _kept(
+    lambda cache: njit("void(int64[::1], intp)", nogil=True, cache=cache, **FLAGS), team.execute_together
+)
+serve = _kept(lambda cache: njit("void(intp, intp, int64)", nogil=True, cache=cache, **FLAGS), team.serve)
 
 
 def address(name: str, dtype: np.dtype[Any]) -> int:

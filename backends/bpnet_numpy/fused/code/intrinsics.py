@@ -15,6 +15,9 @@ from numba.extending import intrinsic
 FLAGS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
 """How everything here is compiled: no checks of divisors, products may be fused with sums; NaN and infinities stay."""
 
+ANY_ORDER: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+"""The same, and sums may be taken in another order, so that they become SIMD instructions."""
+
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -202,12 +205,12 @@ def set_threads(typing: Any, function: Any, n: Any) -> Any:
 
 
 def _product_of(integer: Any) -> Any:
-    """A call of cblas_?gemm at an address; `integer` is the type of its sizes."""
+    """A call of cblas_?gemm, c = alpha a b + beta c, at an address; `integer` is the type of its sizes."""
 
     @intrinsic
     def product(
-        typing: Any, p: Any, gemm: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any,
-        c: Any, ldc: Any,
+        typing: Any, p: Any, gemm: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, lda: Any, b: Any,
+        ldb: Any, beta: Any, c: Any, ldc: Any,
     ) -> Any:  # fmt: skip
         kind = ir.FloatType() if p.dtype == types.float32 else ir.DoubleType()
         place = ir.IntType(8).as_pointer()
@@ -221,16 +224,29 @@ def _product_of(integer: Any) -> Any:
             def at(x: Any) -> Any:
                 return builder.inttoptr(x, place)
 
-            _, gemm, ta, tb, m, n, k, a, lda, b, ldb, c, ldc = arguments
+            _, gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = arguments
             flags = [ir.Constant(I32, 101), builder.trunc(ta, I32), builder.trunc(tb, I32)]
-            first = [*flags, size(m), size(n), size(k), ir.Constant(kind, 1.0), at(a), size(lda), at(b), size(ldb)]
+            first = [*flags, size(m), size(n), size(k), alpha, at(a), size(lda), at(b), size(ldb)]
             body = builder.inttoptr(gemm, function.as_pointer())
-            builder.call(body, [*first, ir.Constant(kind, 0.0), at(c), size(ldc)])
+            builder.call(body, [*first, beta, at(c), size(ldc)])
             return context.get_dummy_value()
 
-        return types.void(p, *([types.int64] * 12)), generate
+        whole = [types.int64] * 6
+        return types.void(p, *whole, p.dtype, *([types.int64] * 4), p.dtype, types.int64, types.int64), generate
 
     return product
 
 
 product_of_64, product_of_32 = _product_of(I64), _product_of(I32)
+
+
+@njit(**FLAGS)
+def multiply(
+    p: Any, gemm: Any, bits: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, lda: Any, b: Any,
+    ldb: Any, beta: Any, c: Any, ldc: Any,
+) -> None:  # fmt: skip
+    """c = alpha a b + beta c, by a BLAS whose sizes have so many bits."""
+    if bits == 64:
+        product_of_64(p, gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+    else:
+        product_of_32(p, gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
