@@ -120,7 +120,8 @@ def _kept(compile_it: Any, function: Any) -> Any:
 execute = _kept(lambda cache: njit("void(int64[::1])", nogil=True, cache=cache, **FLAGS), _execute)
 
 execute_together = _kept(
-    lambda cache: njit("void(int64[::1], intp)", nogil=True, cache=cache, **FLAGS), team.execute_together
+    lambda cache: njit("boolean(int64[::1], intp, int64, boolean)", nogil=True, cache=cache, **FLAGS),
+    team.execute_together,
 )
 serve = _kept(lambda cache: njit("void(intp, intp, int64)", nogil=True, cache=cache, **FLAGS), team.serve)
 

@@ -22,7 +22,7 @@ from bpnet_numpy.fused.blas import address
 from bpnet_numpy.fused.instruction import Program, instruction, machine
 from bpnet_numpy.threads import openblas, settle
 
-LOOKS = 4000  # at an empty place before a helper sleeps: some hundred microseconds
+LOOKS = 20_000  # at an empty place before a helper sleeps: some hundred microseconds
 Array = Any
 FLOAT32 = np.dtype("float32")
 
@@ -35,37 +35,41 @@ class Team:
         start = -raw.ctypes.data % 64 // 8
         self.state = raw[start : start + 8 * size]  # a cache line for every thread
         self.size, self.address = size, self.state.ctypes.data
-        self.awake = False
-        self.execute = machine().execute_together
-        self._wake: list[threading.Event] = []
+        self._compiled = machine()
+        self._bells: list[threading.Event] = []
         self._lock = threading.Lock()
+        self._begin()
 
-    def rouse(self) -> None:
+    def _begin(self) -> None:
+        self.state.fill(0)
+        self.state[9::8] = 1  # all are asleep
+
+    def execute(self, words: Array) -> None:
+        """Run a program that forks, with helpers that are awake or about to be."""
+        if not self._compiled.execute_together(words, self.address, self.size, False):
+            self._rouse()
+            self._compiled.execute_together(words, self.address, self.size, True)
+
+    def _rouse(self) -> None:
         """Wake the helpers; start them if there are none yet."""
         with self._lock:
-            if self.awake:
-                return
-            self.awake = True
-            for index in range(1, self.size) if not self._wake else ():
-                self._wake.append(threading.Event())
-                arguments = (index, self._wake[-1], machine().serve)
+            for index in range(1, self.size) if not self._bells else ():
+                self._bells.append(threading.Event())
+                arguments = (index, self._bells[-1])
                 threading.Thread(target=self._serve, args=arguments, name=f"bpnet-{index}", daemon=True).start()
-            for event in self._wake:
-                event.set()
+            for bell in self._bells:
+                bell.set()
 
-    def _serve(self, index: int, event: threading.Event, serve: Callable[..., None]) -> None:
+    def _serve(self, index: int, bell: threading.Event) -> None:
         while True:
-            event.wait()
-            event.clear()
-            self.awake = True
-            serve(self.address, index, LOOKS)
-            self.awake = False
+            bell.wait()
+            bell.clear()
+            self._compiled.serve(self.address, index, LOOKS)
 
     def forget(self) -> None:
         """In a process that was forked there are no helpers yet, and nobody who has begun a part."""
-        self.state.fill(0)
-        self.awake = False
-        self._wake = []
+        self._begin()
+        self._bells = []
         self._lock = threading.Lock()
 
 
@@ -85,10 +89,7 @@ def team() -> Team:
 
 def _execute(words: Array) -> None:
     """Run a program that forks, with helpers that are awake."""
-    helpers = _TEAM[0]
-    if not helpers.awake:
-        helpers.rouse()
-    helpers.execute(words, helpers.address)
+    _TEAM[0].execute(words)
 
 
 @cache

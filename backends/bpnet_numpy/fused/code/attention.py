@@ -1,9 +1,10 @@
 """Attention, a sample and a head at a time, and some queries of it: scores and probabilities stay in the cache.
 
 Of a causal one a block of queries looks at no more keys than its last query sees. Arrays are views: q, k, v and their
-Of a causal one a block of queries looks at no more keys than its last query sees. Arrays are views: q, k, v and their
+gradients have the addresses of their first numbers, and the gaps between two samples, and two positions;
 heads lie side by side, y and dy without gaps. Probabilities are kept whole, (N, heads, Tq, Tk), or else the logarithms
-of the sums of exponentials, (N, heads, Tq).
+of the sums of exponentials, (N, heads, Tq). Whole rows are computed, also of what is not seen: loops of known length
+become SIMD instructions.
 
 Words of both: y, kept, q, k, v, mask or 0, keep or 0, samples, heads, Tq, Tk, head size, whether causal, whether whole,
 block, scratch, numbers between samples of q, between positions of q, the same of k and v, scale, growth of what is not
@@ -21,8 +22,11 @@ from bpnet_numpy.fused.code.functions import exponential
 from bpnet_numpy.fused.code.intrinsics import (
     ANY_ORDER,
     FLAGS,
+    from_ordered,
+    larger,
     multiply,
     number,
+    ordered,
     real,
     uint8s,
     vector,
@@ -33,13 +37,14 @@ from bpnet_numpy.fused.code.intrinsics import (
 AS_IT_IS, TRANSPOSED = 111, 112
 
 
-@njit(**ANY_ORDER)
+@njit(**FLAGS)
 def _largest(x: Any, n: Any) -> Any:
-    """The largest of n numbers, or any, or NaN, where NaN is among them."""
-    top = x[0]
+    """The largest of n numbers, or any where NaN is among them. Integers are compared: the maximum of floating numbers
+    depends on the order because of NaN, so no SIMD instructions would be made."""
+    top = ordered(x[0])
     for j in range(1, n):
-        top = max(top, x[j])
-    return top
+        top = larger(top, ordered(x[j]))
+    return from_ordered(x[0], top)
 
 
 @njit(**ANY_ORDER)
@@ -51,28 +56,20 @@ def _total(p: Any, x: Any, n: Any) -> Any:
 
 
 @njit(**FLAGS)
-def _softmax(p: Any, x: Any, n: Any, seen: Any, mask: Any, masking: Any) -> Any:
-    """x becomes its softmax over the first `seen` of n numbers, 0 beyond; the logarithm of the sum of exponentials.
-
-    All zeros, and 0, where no number is greater than -inf.
-    """
+def _hide(p: Any, x: Any, n: Any, seen: Any, mask: Any, masking: Any) -> None:
+    """Set to -inf, of n scores, what is not seen."""
     low = -real(p, float("inf"))
-    if masking:
-        for j in range(seen):
-            x[j] = x[j] if mask[j] != 0 else low
-    top = _largest(x, seen) if seen > 0 else low
-    shift = real(p, 0) if top == low else top
-    for j in range(seen):
-        x[j] = exponential(x[j] - shift)
     for j in range(seen, n):
-        x[j] = real(p, 0)
-    total = _total(p, x, seen)
-    if total == 0:
-        return shift
-    inverse = real(p, 1) / total
-    for j in range(seen):
-        x[j] *= inverse
-    return shift + math.log(total)
+        x[j] = low
+    if masking:
+        for j in range(n):
+            x[j] = x[j] if mask[j] != 0 else low
+
+
+@njit(**FLAGS)
+def _exponentials(x: Any, n: Any) -> None:
+    for j in range(n):
+        x[j] = exponential(x[j])
 
 
 @njit(**FLAGS)
@@ -94,10 +91,12 @@ def attention(p: Any) -> None:
     samples, heads, queries, keys, size = word(a, 7), word(a, 8), word(a, 9), word(a, 10), word(a, 11)
     causal, whole, block, scratch = word(a, 12) != 0, word(a, 13) != 0, word(a, 14), word(a, 15)
     q_sample, q_row, k_sample, k_row = word(a, 16), word(a, 17), word(a, 18), word(a, 19)
-    scale, growth, gemm, bits = real(p, number(a, 20)), real(p, number(a, 21)), word(a, 22), word(a, 23)
+    scale, growth, gemm, wide = real(p, number(a, 20)), real(p, number(a, 21)), word(a, 22), word(a, 23)
     one, zero = real(p, 1), real(p, 0)
     masking, dropping, width = word(a, 5) != 0, word(a, 6) != 0, heads * size
     second = scratch + item * block * keys
+    shifts = vector(p, second + item * block * keys, block)
+    low = -real(p, float("inf"))
     for s in range(samples):
         mask = uint8s(word(a, 5) + s * keys if masking else scratch, keys)
         for h in range(heads):
@@ -110,22 +109,36 @@ def attention(p: Any) -> None:
                 stop = min(start + block, queries)
                 n = stop - start
                 seen = max(1, _visible(causal, stop - 1, queries, keys))
+                ld = keys if whole else seen
                 P = word(a, 1) + item * (pair + start) * keys if whole else scratch
                 multiply(
-                    p, gemm, bits, AS_IT_IS, TRANSPOSED, n, seen, size, scale, q + item * start * q_row, q_row,
-                    k, k_row, zero, P, keys,
+                    p, gemm, wide, AS_IT_IS, TRANSPOSED, n, seen, size, scale, q + item * start * q_row, q_row,
+                    k, k_row, zero, P, ld,
                 )  # fmt: skip
+                all_rows = vector(p, P, n * ld)
                 for i in range(n):
-                    row = vector(p, P + item * i * keys, keys)
-                    last = _visible(causal, start + i, queries, keys)
-                    found = _softmax(p, row, keys if whole else seen, last, mask, masking)
+                    row = vector(p, P + item * i * ld, ld)
+                    _hide(p, row, ld, _visible(causal, start + i, queries, keys), mask, masking)
+                    top = _largest(row, ld)
+                    shift = zero if top == low else top
+                    shifts[i] = shift
+                    for j in range(ld):
+                        row[j] -= shift
+                _exponentials(all_rows, n * ld)
+                for i in range(n):
+                    row = vector(p, P + item * i * ld, ld)
+                    total = _total(p, row, ld)
+                    total = one if total == 0 else total
+                    inverse = one / total
+                    for j in range(ld):
+                        row[j] *= inverse
                     if not whole:
-                        vector(p, word(a, 1) + item * (pair + start + i), 1)[0] = found
+                        vector(p, word(a, 1) + item * (pair + start + i), 1)[0] = shifts[i] + math.log(total)
                     if dropping:
                         keep = uint8s(word(a, 6) + (pair + start + i) * keys, keys)
-                        _drop(p, vector(p, second + item * i * keys, keys), row, seen, keep, growth)
+                        _drop(p, vector(p, second + item * i * ld, ld), row, seen, keep, growth)
                 multiply(
-                    p, gemm, bits, AS_IT_IS, AS_IT_IS, n, size, seen, one, second if dropping else P, keys, v, k_row,
+                    p, gemm, wide, AS_IT_IS, AS_IT_IS, n, size, seen, one, second if dropping else P, ld, v, k_row,
                     zero, y + item * start * width, width,
                 )  # fmt: skip
 
@@ -137,12 +150,11 @@ def attention_backward(p: Any) -> None:
     samples, heads, queries, keys, size = word(a, 7), word(a, 8), word(a, 9), word(a, 10), word(a, 11)
     causal, whole, block, scratch = word(a, 12) != 0, word(a, 13) != 0, word(a, 14), word(a, 15)
     q_sample, q_row, k_sample, k_row = word(a, 16), word(a, 17), word(a, 18), word(a, 19)
-    scale, growth, gemm, bits = real(p, number(a, 20)), real(p, number(a, 21)), word(a, 22), word(a, 23)
+    scale, growth, gemm, wide = real(p, number(a, 20)), real(p, number(a, 21)), word(a, 22), word(a, 23)
     one, zero = real(p, 1), real(p, 0)
     masking, dropping, width = word(a, 5) != 0, word(a, 6) != 0, heads * size
     first, second = scratch, scratch + item * block * keys
     third = second + item * block * keys
-    low = -real(p, float("inf"))
     for s in range(samples):
         mask = uint8s(word(a, 5) + s * keys if masking else scratch, keys)
         for h in range(heads):
@@ -159,38 +171,38 @@ def attention_backward(p: Any) -> None:
                 n = stop - start
                 seen = keys if b == 0 else max(1, _visible(causal, stop - 1, queries, keys))
                 more = zero if b == 0 else one
+                ld = keys if whole else seen
                 P = word(a, 1) + item * (pair + start) * keys if whole else first
                 if not whole:
                     multiply(
-                        p, gemm, bits, AS_IT_IS, TRANSPOSED, n, seen, size, scale, q + item * start * q_row, q_row,
-                        k, k_row, zero, P, keys,
+                        p, gemm, wide, AS_IT_IS, TRANSPOSED, n, seen, size, scale, q + item * start * q_row, q_row,
+                        k, k_row, zero, P, ld,
                     )  # fmt: skip
+                    all_rows = vector(p, P, n * ld)
                     for i in range(n):
-                        row = vector(p, P + item * i * keys, keys)
-                        last = _visible(causal, start + i, queries, keys)
+                        row = vector(p, P + item * i * ld, ld)
+                        _hide(p, row, ld, _visible(causal, start + i, queries, keys), mask, masking)
                         shift = vector(p, word(a, 1) + item * (pair + start + i), 1)[0]
-                        for j in range(last):
-                            x = low if masking and mask[j] == 0 else row[j]
-                            row[j] = exponential(x - shift)
-                        for j in range(last, seen):
-                            row[j] = zero
+                        for j in range(ld):
+                            row[j] -= shift
+                    _exponentials(all_rows, n * ld)
                 Q = P
                 if dropping:
                     Q = third
                     for i in range(n):
                         keep = uint8s(word(a, 6) + (pair + start + i) * keys, keys)
-                        row = vector(p, P + item * i * keys, keys)
-                        _drop(p, vector(p, third + item * i * keys, keys), row, seen, keep, growth)
+                        row = vector(p, P + item * i * ld, ld)
+                        _drop(p, vector(p, third + item * i * ld, ld), row, seen, keep, growth)
                 multiply(
-                    p, gemm, bits, TRANSPOSED, AS_IT_IS, seen, size, n, one, Q, keys, dy + item * start * width, width,
+                    p, gemm, wide, TRANSPOSED, AS_IT_IS, seen, size, n, one, Q, ld, dy + item * start * width, width,
                     more, dv, k_row,
                 )  # fmt: skip
                 multiply(
-                    p, gemm, bits, AS_IT_IS, TRANSPOSED, n, seen, size, scale, dy + item * start * width, width, v,
-                    k_row, zero, second, keys,
+                    p, gemm, wide, AS_IT_IS, TRANSPOSED, n, seen, size, scale, dy + item * start * width, width, v,
+                    k_row, zero, second, ld,
                 )  # fmt: skip
                 for i in range(n):
-                    row, probability = vector(p, second + item * i * keys, keys), vector(p, P + item * i * keys, keys)
+                    row, probability = vector(p, second + item * i * ld, ld), vector(p, P + item * i * ld, ld)
                     if dropping:
                         keep = uint8s(word(a, 6) + (pair + start + i) * keys, keys)
                         _drop(p, row, row, seen, keep, growth)
@@ -199,11 +211,11 @@ def attention_backward(p: Any) -> None:
                     for j in range(seen):
                         row[j] = (row[j] - inner) * probability[j]
                 multiply(
-                    p, gemm, bits, AS_IT_IS, AS_IT_IS, n, size, seen, one, second, keys, k, k_row, zero,
+                    p, gemm, wide, AS_IT_IS, AS_IT_IS, n, size, seen, one, second, ld, k, k_row, zero,
                     dq + item * start * q_row, q_row,
                 )  # fmt: skip
                 multiply(
-                    p, gemm, bits, TRANSPOSED, AS_IT_IS, seen, size, n, one, second, keys, q + item * start * q_row,
+                    p, gemm, wide, TRANSPOSED, AS_IT_IS, seen, size, n, one, second, ld, q + item * start * q_row,
                     q_row, more, dk, k_row,
                 )  # fmt: skip
 

@@ -142,6 +142,46 @@ def bits(typing: Any, x: Any) -> Any:
     return kind(x), generate
 
 
+def _turned(builder: Any, k: Any) -> Any:
+    """All bits but the sign turned around where an integer is negative; its own inverse."""
+    size = k.type.width
+    sign = builder.ashr(k, ir.Constant(k.type, size - 1))
+    return builder.xor(k, builder.and_(sign, ir.Constant(k.type, (1 << (size - 1)) - 1)))
+
+
+@intrinsic
+def ordered(typing: Any, x: Any) -> Any:
+    """An integer of its size that grows with x. A positive NaN is the largest, a negative one the smallest."""
+    kind = types.int32 if x == types.float32 else types.int64
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _turned(builder, builder.bitcast(arguments[0], I32 if x == types.float32 else I64))
+
+    return kind(x), generate
+
+
+@intrinsic
+def from_ordered(typing: Any, like: Any, k: Any) -> Any:
+    """The number, of the type of `like`, of which `ordered` makes k."""
+    kind = types.int32 if like == types.float32 else types.int64
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        real = ir.FloatType() if like == types.float32 else ir.DoubleType()
+        return builder.bitcast(_turned(builder, arguments[1]), real)
+
+    return like(like, kind), generate
+
+
+@intrinsic
+def larger(typing: Any, a: Any, b: Any) -> Any:
+    """The larger of two integers of one type, and of that type."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.icmp_signed(">", *arguments), *arguments)
+
+    return a(a, a), generate
+
+
 @intrinsic
 def scaled_one(typing: Any, x: Any, low: Any) -> Any:
     """Two to the power k, of the type of x, where the lowest bits of `low` are k; no result is undefined."""

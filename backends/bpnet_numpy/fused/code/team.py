@@ -2,9 +2,9 @@
 
 The team's state is int64 numbers, eight a thread, so that none shares a cache line with another's. Of the first eight,
 [0] is 1 while a fork uses the team, [1] counts the programs that run. Of a helper's eight, [0] is the address of the
-part that it shall run, BEGUN while it runs, 0 else. Who claims a part by changing its address runs it: its helper, or
-the caller, once that has done its own. So nobody waits for a helper that has not begun, and what is computed does not
-depend on who does it. A part is its number of words, and its words.
+part that it shall run, BEGUN while it runs, 0 else; [1] is 1 while it sleeps. Who claims a part by changing its address
+runs it: its helper, or the caller, once that has done its own. So nobody waits for a helper that has not begun, and
+what is computed does not depend on who does it. A part is its number of words, and its words.
 """
 
 from __future__ import annotations
@@ -59,15 +59,19 @@ def claim(typing: Any, address: Any, index: Any, old: Any, new: Any) -> Any:
     return types.boolean(types.intp, types.intp, types.int64, types.int64), generate
 
 
-@intrinsic
-def count(typing: Any, address: Any, index: Any, change: Any) -> Any:
-    """Add to the number `index` at an address."""
+def _exchange(operation: str) -> Any:
+    @intrinsic
+    def exchange(typing: Any, address: Any, index: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.atomic_rmw(operation, _place(builder, arguments), arguments[2], "seq_cst")
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.atomic_rmw("add", _place(builder, arguments), arguments[2], "acq_rel")
-        return context.get_dummy_value()
+        return types.int64(types.intp, types.intp, types.int64), generate
 
-    return types.void(types.intp, types.intp, types.int64), generate
+    return exchange
+
+
+put, add = _exchange("xchg"), _exchange("add")
+"""Set, or add to, the number `index` at an address, and return what it was; all threads see these in one order."""
 
 
 @intrinsic
@@ -132,8 +136,9 @@ def fork(p: Any) -> None:
 
 def serve(state: Any, index: Any, looks: Any) -> None:
     """Run what is given to a helper, until nothing was for so many looks, and no program runs."""
+    put(state, 8 * index + 1, 0)
     idle = 0
-    while idle < looks:
+    while True:
         part = look(state, 8 * index)
         if part > BEGUN and claim(state, 8 * index, part, BEGUN):
             run(part)
@@ -143,14 +148,29 @@ def serve(state: Any, index: Any, looks: Any) -> None:
             idle = 0
         pause()
         idle += 1
+        if idle > looks:
+            put(state, 8 * index + 1, 1)
+            if add(state, 1, 0) == 0:
+                return
+            put(state, 8 * index + 1, 0)
+            idle = 0
 
 
-def execute_together(program: Any, state: Any) -> None:
-    """Run the instructions of a program that forks."""
-    count(state, 1, 1)
+def execute_together(program: Any, state: Any, size: Any, anyway: Any) -> Any:
+    """Run the instructions of a program that forks; where a helper of the team of that size sleeps, only `anyway`.
+
+    Returns whether it was run. Who sleeps says so before it looks whether a program runs, and who runs one says so
+    before it looks who sleeps: they cannot miss each other.
+    """
+    add(state, 1, 1)
+    for i in range(1, size):
+        if not anyway and look(state, 8 * i + 1) != 0:
+            add(state, 1, -1)
+            return False
     start = program.ctypes.data
     i = 0
     while i < program.size:
         call(program[i], start + 8 * (i + 2))
         i += program[i + 1] + 2
-    count(state, 1, -1)
+    add(state, 1, -1)
+    return True

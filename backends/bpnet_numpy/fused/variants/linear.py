@@ -12,7 +12,17 @@ from bpnet_numpy.fused.instruction import Program, instruction
 from bpnet_numpy.fused.team import pieces, split
 from bpnet_numpy.fused.variants.activations import PASS
 from bpnet_numpy.fused.variants.common import check_place, fused
-from bpnet_numpy.fused.variants.products import LEAST, STEP, at_once, dealt, one_product, parts, possible, product
+from bpnet_numpy.fused.variants.products import (
+    LEAST,
+    STEP,
+    at_once,
+    by_terms,
+    dealt,
+    one_product,
+    possible,
+    product,
+    shared,
+)
 from bpnet_numpy.kernels.common import Array, bound, floating
 from bpnet_numpy.kernels.linear import (
     linear_accepts,
@@ -82,10 +92,17 @@ def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
 def derivatives(dx: Array | None, dW: Array | None, db: Array | None, dy: Array, x: Array, back: Array) -> list[Call]:
     """The calls that set dx to dy back, dW to x^T dy, and db to the sum of the rows of dy, all at once."""
     sums: list[Program] = []
+    after: list[Call] = []
     if db is not None:
         check_place(db, dy.shape[1:], dy.dtype)
-        sums = [column_sums(db[some], dy[:, some]) for some in pieces(len(db), dy.size, PASS, STEP)]
-    return products_at_once([(dW, x.T, dy), (dx, dy, back)], sums)
+        ranges = [] if dW is None else by_terms(dW, x.T, dy)
+        if len(ranges) > 1:  # each thread sums the rows that it multiplies
+            terms = np.empty((len(ranges), len(db)), db.dtype)
+            sums = [column_sums(to, dy[some]) for to, some in zip(terms, ranges, strict=True)]
+            after = [column_sums(db, terms)]
+        else:
+            sums = [column_sums(db[some], dy[:, some]) for some in pieces(len(db), dy.size, PASS, STEP)]
+    return [*products_at_once([(dW, x.T, dy), (dx, dy, back)], sums), *after]
 
 
 def products_at_once(
@@ -95,11 +112,12 @@ def products_at_once(
     products = [each for each in wanted if each[0] is not None]
     for out, a, b in products:
         check_place(out, (a.shape[0], b.shape[1]), a.dtype)
-    rest = dealt(others) if others else []
     if all(possible(*each) for each in products):
-        hands = [parts(*each) for each in products]
-        if max(map(len, hands), default=0) > 1:
-            return dealt(*hands, others or [])
+        hands = [shared(*each) for each in products]
+        if max((len(programs) for programs, _ in hands), default=0) > 1:
+            calls = dealt(*(programs for programs, _ in hands), others or [])
+            return [*calls, *(call for _, after in hands for call in after)]
+    rest = dealt(others) if others else []
     return [*rest, *(call for each in products for call in product(*each))]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from bpnet.dispatch import Call
 from bpnet_numpy.fused.blas import address, gemm
 from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.team import team, together
-from bpnet_numpy.fused.variants.activations import FLOAT32
+from bpnet_numpy.fused.team import pieces, split, team, together
+from bpnet_numpy.fused.variants.activations import CACHE_LINE, FLOAT32, PASS
 from bpnet_numpy.fused.variants.common import check_place
 from bpnet_numpy.kernels.common import Array
 from bpnet_numpy.threads import one_thread_is_enough, openblas
@@ -63,6 +63,29 @@ def parts(out: Array, a: Array, b: Array) -> list[Program]:
     return [one_product(out[i, j], a[i], b[:, j]) for i, j in grid(*out.shape, a.shape[1])]
 
 
+def by_terms(out: Array, a: Array, b: Array) -> list[slice]:
+    """Ranges of what is summed over, where that is so long that it is divided: then each thread reads its own rows of
+    both factors and nothing of another's, and adding up its results costs little."""
+    (m, n), k = out.shape, a.shape[1]
+    return pieces(k, m * n * k, LEAST, STEP) if k >= m + n else []
+
+
+def shared(out: Array, a: Array, b: Array) -> tuple[list[Program], list[Call]]:
+    """Programs, one for each thread, that make `out` = a b but for the calls that must follow all of them."""
+    ranges = by_terms(out, a, b)
+    if len(ranges) < 2:
+        return parts(out, a, b), []
+    terms = [np.empty(out.shape, out.dtype) for _ in ranges[1:]]
+    programs = [one_product(to, a[:, some], b[some]) for to, some in zip([out, *terms], ranges, strict=True)]
+    flat = [each.reshape(-1) for each in (out, *terms)]
+
+    def add(some: slice) -> list[Program]:
+        to, *others = (each[some] for each in flat)
+        return [instruction("add", to.dtype, to, to, each, to.size) for each in others]
+
+    return programs, list(split(out.size, out.size * len(terms), add, least=PASS, step=CACHE_LINE))
+
+
 def possible(out: Array, a: Array, b: Array) -> bool:
     """Whether a program can make this product."""
     return gemm(out.dtype) is not None and min(*out.shape, a.shape[1]) > 0
@@ -75,7 +98,8 @@ def product(out: Array, a: Array, b: Array) -> list[Call]:
         return [plain_product(a, b, out)]
     if a.shape[0] == 1 and a.flags.c_contiguous and b.flags.c_contiguous:
         return [instruction("row_product", out.dtype, out, a, b, *b.shape)]
-    return at_once(parts(out, a, b), (a.shape, b.shape, b.flags.c_contiguous))
+    programs, after = shared(out, a, b)
+    return [*at_once(programs, (a.shape, b.shape, b.flags.c_contiguous)), *after]
 
 
 def at_once(programs: list[Program], shapes: tuple[tuple[int, ...], tuple[int, ...], bool]) -> list[Call]:

@@ -23,8 +23,8 @@ from bpnet_numpy.kernels.sequences import INDICES
 
 CACHED = 1 << 12
 """Probabilities that are made at a time: with what they are made of they stay in the first-level cache."""
-FEWEST = 32
-"""Queries at a time, however many keys there are: products of fewer are slow."""
+FEWEST = 16
+"""Queries at a time, however many keys there are; of a causal one no more, so that little is computed unseen."""
 
 
 # --- norms ---
@@ -157,8 +157,8 @@ def _attends(q: Array, k: Array, v: Array, mask: Any, keep: Any, heads: int, *re
     return fitting and forward and min(*q.strides[:2], *k.strides[:2]) >= q.strides[2] and gemm(q.dtype) is not None
 
 
-def _block(queries: int, keys: int) -> int:
-    return min(queries, max(FEWEST, CACHED // keys))
+def _block(queries: int, keys: int, causal: bool) -> int:
+    return min(queries, FEWEST if causal else max(FEWEST, CACHED // keys))
 
 
 def _attention(
@@ -170,7 +170,7 @@ def _attention(
     n, queries, width = q.shape
     keys, size = k.shape[1], width // heads
     whole = keeps_probabilities(n, heads, queries, keys)
-    block = _block(queries, keys)
+    block = _block(queries, keys, causal)
     gaps = [each // q.itemsize for each in (*q.strides[:2], *k.strides[:2])]
 
     def make(some: slice) -> list[Program]:
