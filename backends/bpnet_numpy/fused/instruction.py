@@ -7,7 +7,7 @@ import importlib
 import struct
 import warnings
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,17 +69,20 @@ _word_of = struct.Struct("<q").unpack
 class Program:
     """Compiled bodies with their words, run one behind the other. It keeps the arrays that the words point at."""
 
-    __slots__ = ("_execute", "arrays", "together", "words")
+    __slots__ = ("_execute", "arrays", "words")
 
-    def __init__(self, words: Array, arrays: tuple[Any, ...], together: Callable[[Array], None] | None = None) -> None:
+    def __init__(self, words: Array, arrays: tuple[Any, ...]) -> None:
         self.words = words
         self.arrays = arrays
-        self.together = together  # what runs it, if some of its parts are run at the same time
-        self._execute = together or machine().execute
+        self._execute = machine().execute
 
     def __call__(self) -> None:
         """Run it. Other threads of Python may run meanwhile."""
         self._execute(self.words)
+
+    def keeping(self, arrays: Iterable[Any]) -> Program:
+        """The same program, which keeps these arrays too."""
+        return Program(self.words, (*self.arrays, *arrays))
 
     @staticmethod
     def join(programs: Sequence[Program]) -> Program:
@@ -87,8 +90,7 @@ class Program:
         if len(programs) == 1:
             return programs[0]
         words = np.concatenate([each.words for each in programs])
-        arrays = tuple(array for each in programs for array in each.arrays)
-        return Program(words, arrays, next((each.together for each in programs if each.together), None))
+        return Program(words, tuple(array for each in programs for array in each.arrays))
 
 
 def instruction(name: str, dtype: np.dtype[Any], *operands: Any) -> Program:

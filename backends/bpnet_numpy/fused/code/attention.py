@@ -24,7 +24,7 @@ from bpnet_numpy.fused.code.intrinsics import (
     FLAGS,
     from_ordered,
     larger,
-    multiply,
+    matrix_product,
     number,
     ordered,
     real,
@@ -111,7 +111,7 @@ def attention(p: Any) -> None:
                 seen = max(1, _visible(causal, stop - 1, queries, keys))
                 ld = keys if whole else seen
                 P = word(a, 1) + item * (pair + start) * keys if whole else scratch
-                multiply(
+                matrix_product(
                     p, gemm, wide, AS_IT_IS, TRANSPOSED, n, seen, size, scale, q + item * start * q_row, q_row,
                     k, k_row, zero, P, ld,
                 )  # fmt: skip
@@ -137,7 +137,7 @@ def attention(p: Any) -> None:
                     if dropping:
                         keep = uint8s(word(a, 6) + (pair + start + i) * keys, keys)
                         _drop(p, vector(p, second + item * i * ld, ld), row, seen, keep, growth)
-                multiply(
+                matrix_product(
                     p, gemm, wide, AS_IT_IS, AS_IT_IS, n, size, seen, one, second if dropping else P, ld, v, k_row,
                     zero, y + item * start * width, width,
                 )  # fmt: skip
@@ -174,7 +174,7 @@ def attention_backward(p: Any) -> None:
                 ld = keys if whole else seen
                 P = word(a, 1) + item * (pair + start) * keys if whole else first
                 if not whole:
-                    multiply(
+                    matrix_product(
                         p, gemm, wide, AS_IT_IS, TRANSPOSED, n, seen, size, scale, q + item * start * q_row, q_row,
                         k, k_row, zero, P, ld,
                     )  # fmt: skip
@@ -193,11 +193,11 @@ def attention_backward(p: Any) -> None:
                         keep = uint8s(word(a, 6) + (pair + start + i) * keys, keys)
                         row = vector(p, P + item * i * ld, ld)
                         _drop(p, vector(p, third + item * i * ld, ld), row, seen, keep, growth)
-                multiply(
+                matrix_product(
                     p, gemm, wide, TRANSPOSED, AS_IT_IS, seen, size, n, one, Q, ld, dy + item * start * width, width,
                     more, dv, k_row,
                 )  # fmt: skip
-                multiply(
+                matrix_product(
                     p, gemm, wide, AS_IT_IS, TRANSPOSED, n, seen, size, scale, dy + item * start * width, width, v,
                     k_row, zero, second, ld,
                 )  # fmt: skip
@@ -210,11 +210,11 @@ def attention_backward(p: Any) -> None:
                     inner = scale * _inner(p, vector(p, dy + place, size), vector(p, y + place, size))
                     for j in range(seen):
                         row[j] = (row[j] - inner) * probability[j]
-                multiply(
+                matrix_product(
                     p, gemm, wide, AS_IT_IS, AS_IT_IS, n, size, seen, one, second, ld, k, k_row, zero,
                     dq + item * start * q_row, q_row,
                 )  # fmt: skip
-                multiply(
+                matrix_product(
                     p, gemm, wide, TRANSPOSED, AS_IT_IS, seen, size, n, one, second, ld, q + item * start * q_row,
                     q_row, more, dk, k_row,
                 )  # fmt: skip

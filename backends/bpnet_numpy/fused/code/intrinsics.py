@@ -281,7 +281,7 @@ product_of_64, product_of_32 = _product_of(I64), _product_of(I32)
 
 
 @njit(**FLAGS)
-def multiply(
+def matrix_product(
     p: Any, gemm: Any, bits: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, lda: Any, b: Any,
     ldb: Any, beta: Any, c: Any, ldc: Any,
 ) -> None:  # fmt: skip

@@ -1,10 +1,10 @@
-"""Parts of a program that run at the same time, on threads that wait for them.
+"""Threads that help with one job at a time, without the interpreter and without a system call while work goes on.
 
-The team's state is int64 numbers, eight a thread, so that none shares a cache line with another's. Of the first eight,
-[0] is 1 while a fork uses the team, [1] counts the programs that run. Of a helper's eight, [0] is the address of the
-part that it shall run, BEGUN while it runs, 0 else; [1] is 1 while it sleeps. Who claims a part by changing its address
-runs it: its helper, or the caller, once that has done its own. So nobody waits for a helper that has not begun, and
-what is computed does not depend on who does it. A part is its number of words, and its words.
+A job is a number of units; who is free takes the next one. So which thread computes a unit varies, what it computes
+does not, and a helper that the system has taken the processor from holds up no more than the unit that it is at.
+Who wants help while the helpers work for another thread does its units alone.
+
+State, as int64 words, each that several write in a cache line of its own:
 """
 
 from __future__ import annotations
@@ -12,165 +12,199 @@ from __future__ import annotations
 import platform
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from bpnet_numpy.fused.code.intrinsics import FLAGS, I64, call, set_threads, threads_of, word, words
+from bpnet_numpy.fused.code.intrinsics import FLAGS, threads_of, word
 
-BEGUN = 1
-PATIENCE = 2000  # looks at a part that a helper has begun, after which the processor is offered to others
-_PAUSE = {"x86_64": "llvm.x86.sse2.pause", "amd64": "llvm.x86.sse2.pause"}.get(platform.machine().lower())
+OWNER, OPEN, TAKEN, ACTIVE, SLEEPERS, STOP = (8 * i for i in range(6))
+FRONT, BACK, BODY, WORDS, UNITS, MUTEX, CONDITION, LOCK, UNLOCK, WAIT, BROADCAST, YIELD = range(48, 60)
+SIZE = 64  # words
+
+PATIENCE = 4000
+"""How often an idle helper looks for work before it sleeps: about a tenth of a millisecond."""
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+_X86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
 
 
-def _place(builder: Any, arguments: Any) -> Any:
-    return builder.gep(builder.inttoptr(arguments[0], I64.as_pointer()), [arguments[1]])
+def _place(builder: Any, address: Any, index: Any) -> Any:
+    return builder.gep(builder.inttoptr(address, I64.as_pointer()), [index])
 
 
 @intrinsic
-def look(typing: Any, address: Any, index: Any) -> Any:
-    """The number `index` at an address, as another thread left it with all that it wrote before."""
+def see(typing: Any, address: Any, index: Any) -> Any:
+    """The word as all threads see it now."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load_atomic(_place(builder, arguments), "acquire", 8)
+        return builder.load_atomic(_place(builder, *arguments), "seq_cst", 8)
 
-    return types.int64(types.intp, types.intp), generate
+    return types.int64(types.int64, types.int64), generate
 
 
 @intrinsic
 def show(typing: Any, address: Any, index: Any, value: Any) -> Any:
-    """Set the number `index` at an address, for other threads to see with all that was written before."""
+    """Set a word for all threads."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store_atomic(arguments[2], _place(builder, arguments), "release", 8)
+        builder.store_atomic(arguments[2], _place(builder, *arguments[:2]), "seq_cst", 8)
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.int64), generate
+    return types.void(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic
-def claim(typing: Any, address: Any, index: Any, old: Any, new: Any) -> Any:
-    """Change the number `index` at an address from `old` to `new`; whether it was `old`."""
+def change(typing: Any, address: Any, index: Any, difference: Any) -> Any:
+    """Add to a word; returns what it was."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(builder, arguments)
-        return builder.extract_value(builder.cmpxchg(place, arguments[2], arguments[3], "acq_rel", "acquire"), 1)
+        return builder.atomic_rmw("add", _place(builder, *arguments[:2]), arguments[2], "seq_cst")
 
-    return types.boolean(types.intp, types.intp, types.int64, types.int64), generate
-
-
-def _exchange(operation: str) -> Any:
-    @intrinsic
-    def exchange(typing: Any, address: Any, index: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.atomic_rmw(operation, _place(builder, arguments), arguments[2], "seq_cst")
-
-        return types.int64(types.intp, types.intp, types.int64), generate
-
-    return exchange
+    return types.int64(types.int64, types.int64, types.int64), generate
 
 
-put, add = _exchange("xchg"), _exchange("add")
-"""Set, or add to, the number `index` at an address, and return what it was; all threads see these in one order."""
+@intrinsic
+def exchange(typing: Any, address: Any, index: Any, value: Any) -> Any:
+    """Set a word; returns what it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("xchg", _place(builder, *arguments[:2]), arguments[2], "seq_cst")
+
+    return types.int64(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic
 def pause(typing: Any) -> Any:
-    """Let the processor know that this thread waits for another one."""
+    """Tell the processor that this thread waits for another one."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if _PAUSE is not None:
+        if _X86:
+            name, module = "llvm.x86.sse2.pause", builder.module
             kind = ir.FunctionType(ir.VoidType(), [])
-            builder.call(builder.module.declare_intrinsic(_PAUSE, (), kind), [])
+            builder.call(module.globals.get(name) or ir.Function(module, kind, name), [])
         return context.get_dummy_value()
 
     return types.void(), generate
 
 
-@njit(**FLAGS)
-def run(part: Any) -> None:
-    """Make the instructions of a part."""
-    end = part + 8 * (word(part, 0) + 1)
-    at = part + 8
-    while at < end:
-        call(word(at, 0), at + 16)
-        at += 8 * (word(at, 1) + 2)
+@intrinsic
+def take_part(typing: Any, body: Any, words: Any, team: Any, place: Any) -> Any:
+    """Call the compiled body at one address with the words at another, a team's state, and this thread's place."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, I64, I64])
+        body, words, *rest = arguments
+        builder.call(builder.inttoptr(body, kind.as_pointer()), [builder.inttoptr(words, pointer), *rest])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def system(typing: Any, function: Any, x: Any, y: Any) -> Any:
+    """Call a C function at an address with up to two pointers."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = ir.IntType(8).as_pointer()
+        body = builder.inttoptr(arguments[0], ir.FunctionType(I32, [place, place]).as_pointer())
+        builder.call(body, [builder.inttoptr(each, place) for each in arguments[1:]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
 
 
 @njit(**FLAGS)
-def wait(state: Any, index: Any, give_way: Any) -> None:
-    """Return when a helper has done its part."""
+def next_unit(team: Any, place: Any) -> Any:
+    """The number of a unit that nobody else makes, -1 where none is left: from the front at even places, else from the
+    back, so that what a thread makes lies beside each other."""
+    units = word(team, UNITS)
+    if change(team, TAKEN, 1) >= units:
+        return -1
+    if place % 2 == 0:
+        return change(team, FRONT, 1)
+    return units - 1 - change(team, BACK, 1)
+
+
+@njit(**FLAGS)
+def _sleep(team: Any) -> None:
+    """Wait until somebody opens a job."""
+    system(word(team, LOCK), word(team, MUTEX), 0)
+    change(team, SLEEPERS, 1)
+    while see(team, OPEN) == 0 and see(team, STOP) == 0:
+        system(word(team, WAIT), word(team, CONDITION), word(team, MUTEX))
+    change(team, SLEEPERS, -1)
+    system(word(team, UNLOCK), word(team, MUTEX), 0)
+
+
+@njit(**FLAGS)
+def wake(team: Any) -> None:
+    """Let those who sleep look again."""
+    system(word(team, LOCK), word(team, MUTEX), 0)
+    system(word(team, BROADCAST), word(team, CONDITION), 0)
+    system(word(team, UNLOCK), word(team, MUTEX), 0)
+
+
+def serve(team: int, place: int) -> None:
+    """What the helper at a place, 1 or more, does until it is told to stop."""
     looks = 0
-    while look(state, 8 * index) != 0:
-        pause()
+    while see(team, STOP) == 0:
+        if see(team, OPEN) != 0 and see(team, TAKEN) < word(team, UNITS):
+            change(team, ACTIVE, 1)
+            if see(team, OPEN) != 0:  # who closes a job waits for those who are active: this one's words stay
+                take_part(word(team, BODY), word(team, WORDS), team, place)
+            change(team, ACTIVE, -1)
+            looks = 0
+            continue
         looks += 1
-        if looks % PATIENCE == 0 and give_way != 0:
-            threads_of(give_way)
-
-
-def fork(p: Any) -> None:
-    """Words: state, OpenBLAS's functions that get and set its threads (or 0), what gives way, parts, their addresses.
-
-    Products of the parts use one thread each. Where OpenBLAS is to use one in all, so does this.
-    """
-    a = words(p)
-    state, n = word(a, 0), word(a, 4)
-    before = threads_of(word(a, 1)) if word(a, 1) != 0 else 2
-    together = before != 1 and claim(state, 0, 0, 1)
-    if word(a, 1) != 0 and before != 1:
-        set_threads(word(a, 2), 1)
-    if together:
-        for i in range(1, n):
-            show(state, 8 * i, word(a, 5 + i))
-    run(word(a, 5))
-    for i in range(1, n):
-        if not together or claim(state, 8 * i, word(a, 5 + i), 0):
-            run(word(a, 5 + i))
-        else:
-            wait(state, i, word(a, 3))
-    if together:
-        show(state, 0, 0)
-    if word(a, 1) != 0 and before != 1:
-        set_threads(word(a, 2), before)
-
-
-def serve(state: Any, index: Any, looks: Any) -> None:
-    """Run what is given to a helper, until nothing was for so many looks, and no program runs."""
-    put(state, 8 * index + 1, 0)
-    idle = 0
-    while True:
-        part = look(state, 8 * index)
-        if part > BEGUN and claim(state, 8 * index, part, BEGUN):
-            run(part)
-            show(state, 8 * index, 0)
-            idle = 0
-        elif look(state, 1) != 0:
-            idle = 0
         pause()
-        idle += 1
-        if idle > looks:
-            put(state, 8 * index + 1, 1)
-            if add(state, 1, 0) == 0:
-                return
-            put(state, 8 * index + 1, 0)
-            idle = 0
+        if looks > PATIENCE:
+            _sleep(team)
+            looks = 0
 
 
-def execute_together(program: Any, state: Any, size: Any, anyway: Any) -> Any:
-    """Run the instructions of a program that forks; where a helper of the team of that size sleeps, only `anyway`.
+def dismiss(team: int) -> None:
+    """Tell all helpers to stop."""
+    show(team, STOP, 1)
+    wake(team)
 
-    Returns whether it was run. Who sleeps says so before it looks whether a program runs, and who runs one says so
-    before it looks who sleeps: they cannot miss each other.
+
+@njit(**FLAGS)
+def shared(team: Any, threads: Any, body: Any, words: Any, units: Any) -> None:
+    """Make all units of a job, with the helpers where they are free.
+
+    team    : address of the state, 0: nobody helps
+    threads : address of the BLAS's function that tells how many threads are wanted, 0: as many as there are
+    body    : address of what is called with `words`, a team and a place, and asks for units until there are none
     """
-    add(state, 1, 1)
-    for i in range(1, size):
-        if not anyway and look(state, 8 * i + 1) != 0:
-            add(state, 1, -1)
-            return False
-    start = program.ctypes.data
-    i = 0
-    while i < program.size:
-        call(program[i], start + 8 * (i + 2))
-        i += program[i + 1] + 2
-    add(state, 1, -1)
-    return True
+    alone = team == 0 or units < 2
+    if not alone and threads != 0:
+        alone = threads_of(threads) < 2
+    if not alone:
+        alone = exchange(team, OWNER, 1) != 0
+    if alone:
+        own = np.zeros(SIZE, np.int64)
+        own[UNITS] = units
+        take_part(body, words, own.ctypes.data, 0)
+        own[UNITS] = 0  # what is used here is not freed before
+        return
+    show(team, BODY, body)
+    show(team, WORDS, words)
+    show(team, UNITS, units)
+    show(team, FRONT, 0)
+    show(team, BACK, 0)
+    show(team, TAKEN, 0)
+    show(team, OPEN, 1)
+    if see(team, SLEEPERS) > 0:
+        wake(team)
+    take_part(body, words, team, 0)
+    show(team, OPEN, 0)
+    looks = 0
+    while see(team, ACTIVE) != 0:
+        looks += 1
+        pause()
+        if looks > PATIENCE:
+            system(word(team, YIELD), 0, 0)
+    show(team, OWNER, 0)

@@ -10,7 +10,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.team import split
+from bpnet_numpy.fused.parts import split
 from bpnet_numpy.fused.variants.common import alike, check_place, fused, writable
 from bpnet_numpy.kernels.common import Array, first_like, floating, nothing
 

@@ -8,21 +8,12 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
-from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.team import pieces, split
-from bpnet_numpy.fused.variants.activations import PASS
+from bpnet_numpy.fused.blas import address, gemm
+from bpnet_numpy.fused.helpers import team
+from bpnet_numpy.fused.instruction import Program, instruction, machine
+from bpnet_numpy.fused.parts import split
+from bpnet_numpy.fused.variants.activations import CACHE_LINE, FLOAT32, PASS
 from bpnet_numpy.fused.variants.common import check_place, fused
-from bpnet_numpy.fused.variants.products import (
-    LEAST,
-    STEP,
-    at_once,
-    by_terms,
-    dealt,
-    one_product,
-    possible,
-    product,
-    shared,
-)
 from bpnet_numpy.kernels.common import Array, bound, floating
 from bpnet_numpy.kernels.linear import (
     linear_accepts,
@@ -30,8 +21,54 @@ from bpnet_numpy.kernels.linear import (
     linear_backward_accepts,
     linear_backward_allocate,
 )
+from bpnet_numpy.threads import FEW_ROWS, WORTH_DIVIDING, one_thread_is_enough, openblas
+from bpnet_numpy.threads import product as plain_product
 
 SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shift_tanh"}
+AS_IT_IS, TRANSPOSED = 111, 112
+
+
+def tiled(m: int, n: int, k: int) -> bool:
+    """Whether a product is made by tiles here and not by the BLAS: where the processor has registers for them, and
+    there is so much to multiply that the packing is little of it."""
+    return min(m, n, k) > 1 and m >= FEW_ROWS and m * n * k > WORTH_DIVIDING and bool(machine().VECTOR)
+
+
+def tiled_product(
+    out: Array, a: Array, b: Array, transpose_a: bool, transpose_b: bool, bias: Array | None = None, relu: bool = False
+) -> Call:
+    """The call that sets `out` to the product, then adds a bias and applies max(x, 0) where that is wanted."""
+    body = machine().address("multiply", out.dtype)
+    inner = a.shape[0] if transpose_a else a.shape[1]
+    operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1], 0 if bias is None else bias)
+    return instruction(
+        "tiled_product", out.dtype, *team(), body, transpose_a, transpose_b, *out.shape, inner, *operands, relu
+    )
+
+
+def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> list[Call]:
+    """The calls that set `out` to the product of two C-contiguous matrices, or of their transposes.
+
+    On one thread where more would not pay, as `bpnet_numpy.threads` says.
+    """
+    rows, inner = a.shape[::-1] if transpose_a else a.shape
+    check_place(out, (rows, b.shape[0] if transpose_b else b.shape[1]), a.dtype)
+    if a.shape[0] == 1 and a.size and b.size and not (transpose_a or transpose_b):
+        return [instruction("row_product", out.dtype, out, a, b, *b.shape)]
+    if tiled(*out.shape, inner):
+        return [tiled_product(out, a, b, transpose_a, transpose_b)]
+    found = gemm(out.dtype)
+    if found is None or 0 in a.shape or 0 in b.shape:
+        return [plain_product(a.T if transpose_a else a, b.T if transpose_b else b, out)]
+    flags = TRANSPOSED if transpose_a else AS_IT_IS, TRANSPOSED if transpose_b else AS_IT_IS
+    operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1])
+    call = instruction(found.body, out.dtype, found.address, *flags, *out.shape, inner, *operands)
+    library = openblas()
+    shapes = (out.shape[0], inner), (inner, out.shape[1])
+    if library is None or not one_thread_is_enough(*shapes, not transpose_b, library.kernel):
+        return [call]
+    threads = (address(library.get), address(library.set), np.zeros(1, np.int64))
+    return [instruction("one_thread", FLOAT32, *threads), call, instruction("threads_again", FLOAT32, *threads)]
 
 
 def _accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> bool:
@@ -39,33 +76,19 @@ def _accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = No
     return fitting and linear_accepts(x, W, b, activation, *settings) and (b is None or b.flags.c_contiguous)
 
 
-def _shift(y: Array, b: Array, activation: Kernel | None) -> Program:
-    """The program that adds the bias to the rows of y and applies the activation, where that can be in one pass."""
-    name = "shift" if activation is None else SHIFTED.get(activation, "shift")
-    return instruction(name, y.dtype, y, b, *y.shape)
-
-
 @fused(ops.linear, accepts=_accepts, allocate=linear_allocate)
 def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> list[Call]:
     n, m = W.shape
     check_place(out, (*x.shape[:-1], m), x.dtype)
-    y, x2 = out.reshape(-1, m), x.reshape(-1, n)
-    calls: list[Call]
-    if b is not None and len(y) >= m and possible(y, x2, W):  # what a thread has multiplied is then in its cache
-
-        def rows(some: slice) -> list[Program]:
-            return [one_product(y[some], x2[some], W), _shift(y[some], b, activation)]
-
-        calls = (
-            split(len(y), y.size * n, rows, least=LEAST, step=STEP)
-            if len(pieces(len(y), y.size * n, LEAST, STEP)) > 1
-            else [*at_once([one_product(y, x2, W)], (x2.shape, W.shape, True)), _shift(y, b, activation)]
-        )
-    else:
-        calls = product(y, x2, W)
-        if b is not None:
-            calls += split(len(y), y.size, lambda some: [_shift(y[some], b, activation)], least=PASS)
-    if activation is not None and (b is None or activation not in SHIFTED):
+    y, x = out.reshape(-1, m), x.reshape(-1, n)
+    if b is not None and activation in (None, ops.relu) and tiled(y.shape[0], m, n):
+        return [tiled_product(y, x, W, False, False, b, activation is not None)]
+    calls: list[Call] = product(y, x, W)
+    joined = b is not None and activation in SHIFTED
+    if b is not None:
+        name = SHIFTED[activation] if joined and activation is not None else "shift"
+        calls.append(instruction(name, y.dtype, y, b, *y.shape))
+    if activation is not None and not joined:
         calls += bound(activation, out, out, *settings)
     return calls
 
@@ -86,44 +109,25 @@ def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     if dx is not None:
         check_place(dx, x.shape, dy.dtype)
     dy, x = dy.reshape(-1, m), x.reshape(-1, n)
-    return derivatives(dx if dx is None else dx.reshape(x.shape), dW, db, dy, x, W.T)
-
-
-def derivatives(dx: Array | None, dW: Array | None, db: Array | None, dy: Array, x: Array, back: Array) -> list[Call]:
-    """The calls that set dx to dy back, dW to x^T dy, and db to the sum of the rows of dy, all at once."""
-    sums: list[Program] = []
-    after: list[Call] = []
+    calls: list[Call] = []
+    if dW is not None:
+        calls += product(dW, x, dy, transpose_a=True)
     if db is not None:
-        check_place(db, dy.shape[1:], dy.dtype)
-        ranges = [] if dW is None else by_terms(dW, x.T, dy)
-        if len(ranges) > 1:  # each thread sums the rows that it multiplies
-            terms = np.empty((len(ranges), len(db)), db.dtype)
-            sums = [column_sums(to, dy[some]) for to, some in zip(terms, ranges, strict=True)]
-            after = [column_sums(db, terms)]
-        else:
-            sums = [column_sums(db[some], dy[:, some]) for some in pieces(len(db), dy.size, PASS, STEP)]
-    return [*products_at_once([(dW, x.T, dy), (dx, dy, back)], sums), *after]
+        check_place(db, (m,), dy.dtype)
+        calls += column_sums(db, dy)
+    if dx is not None:
+        calls += product(dx.reshape(x.shape), dy, W, transpose_b=True)
+    return calls
 
 
-def products_at_once(
-    wanted: list[tuple[Array | None, Array, Array]], others: list[Program] | None = None
-) -> list[Call]:
-    """The calls that make all products (out, a, b) whose place is not None, and what else can be done beside them."""
-    products = [each for each in wanted if each[0] is not None]
-    for out, a, b in products:
-        check_place(out, (a.shape[0], b.shape[1]), a.dtype)
-    if all(possible(*each) for each in products):
-        hands = [shared(*each) for each in products]
-        if max((len(programs) for programs, _ in hands), default=0) > 1:
-            calls = dealt(*(programs for programs, _ in hands), others or [])
-            return [*calls, *(call for _, after in hands for call in after)]
-    rest = dealt(others) if others else []
-    return [*rest, *(call for each in products for call in product(*each))]
+def column_sums(out: Array, x: Array) -> list[Call]:
+    """The calls that set `out` to the sums of the columns of x, on all threads where that is long."""
 
+    def make(some: slice) -> list[Program]:
+        part = x[:, some]
+        return [instruction("sum_columns", x.dtype, out[some], part, *part.shape, x.strides[0] // x.itemsize)]
 
-def column_sums(out: Array, x: Array) -> Program:
-    """The program that sets `out` to the sums of the columns of x, whose rows have no gaps within."""
-    return instruction("sum_columns", x.dtype, out, x, *x.shape, x.strides[0] // x.itemsize)
+    return list(split(len(out), x.size, make, least=PASS, step=CACHE_LINE))
 
 
 @fused(
@@ -133,24 +137,22 @@ def column_sums(out: Array, x: Array) -> Program:
 )
 def _(out: Array, x: Array, W: Array) -> list[Call]:
     check_place(out, (*x.shape[:-1], W.shape[0]), x.dtype)
-    return product(out.reshape(-1, W.shape[0]), x.reshape(-1, W.shape[1]), W.T)
+    return product(out.reshape(-1, W.shape[0]), x.reshape(-1, W.shape[1]), W, transpose_b=True)
 
 
 @fused(
     ops.unembed_backward,
     accepts=lambda dy, x, W, *_: (
-        floating(dy, x, W)
-        and dy.ndim > 1
-        and x.size > 0
-        and (dy.shape[-1], x.shape[-1]) == W.shape
+        floating(dy, x, W) and dy.ndim > 1 and x.size > 0 and W.shape == (dy.shape[-1], x.shape[-1])
         and dy.shape[:-1] == x.shape[:-1]
     ),
     allocate=lambda dy, x, W, need_dx=True, need_dW=True: (
         np.empty_like(x) if need_dx else None,
         np.empty_like(W) if need_dW else None,
     ),
-)
+)  # fmt: skip
 def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     dx, dW = out
-    dy, x = dy.reshape(-1, W.shape[0]), x.reshape(-1, W.shape[1])
-    return products_at_once([(dW, dy.T, x), (None if dx is None else dx.reshape(x.shape), dy, W)])
+    rows, given = dy.reshape(-1, W.shape[0]), x.reshape(-1, W.shape[1])
+    calls: list[Call] = [] if dW is None else product(dW, rows, given, transpose_a=True)
+    return calls if dx is None else calls + product(dx.reshape(given.shape), rows, W)

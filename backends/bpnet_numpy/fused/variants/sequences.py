@@ -13,7 +13,7 @@ from bpnet.ops.attention import keeps_probabilities
 from bpnet.ops.random import keep_scale
 from bpnet_numpy.fused.blas import gemm
 from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.team import pieces, split, together
+from bpnet_numpy.fused.parts import pieces, split, together
 from bpnet_numpy.fused.variants.activations import CACHE_LINE, PASS, passes
 from bpnet_numpy.fused.variants.common import check_place, fused
 from bpnet_numpy.fused.variants.linear import column_sums
@@ -88,7 +88,7 @@ def _norm_backward(out: Any, dy: Array, h: Array, r: Array, gain: Array, centrin
         parts.append(instruction("norm_backward", dtype, *words))
     calls: list[Call] = [together(parts)]
     if len(ranges) > 1:
-        calls += [column_sums(each, partial[:, k]) for k, each in enumerate(wanted)]
+        calls += [call for k, each in enumerate(wanted) for call in column_sums(each, partial[:, k])]
     return calls
 
 
@@ -302,6 +302,5 @@ def _(out: Array, dy: Array, n_positions: int) -> list[Call]:
     length, width = dy.shape[-2:]
     check_place(out, (n_positions, width), dy.dtype)
     flat, target, rest = dy.reshape(-1, length * width), out[:length].reshape(-1), out[length:]
-    sums = [column_sums(target[some], flat[:, some]) for some in pieces(target.size, dy.size, PASS, CACHE_LINE)]
-    calls: list[Call] = [together(sums)]
+    calls = column_sums(target, flat)
     return [*calls, instruction("fill", dy.dtype, rest, rest.size, 0.0)] if rest.size else calls
