@@ -24,11 +24,13 @@ from numba.core import config
 
 from bpnet_numpy.fused.code import (
     attention,
+    convolution,
     counting,
     division,
     elementwise,
     fork,
     images,
+    lstm,
     matmul,
     norms,
     products,
@@ -67,6 +69,8 @@ _MODULES = (
     smooth,
     sequences,
     attention,
+    lstm,
+    convolution,
 )
 _addresses: dict[tuple[str, np.dtype[Any]], int] = {}
 _bodies: list[Any] = []  # compiled code lives as long as these
