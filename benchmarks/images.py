@@ -37,7 +37,7 @@ def problem() -> tuple[list[Array], Array, Array]:
     return [w.astype(np.float32) for w in weights], x.astype(np.float32), labels
 
 
-def bpnet_step(weights: list[Array], threads: int | None) -> Step:
+def bpnet_trainer(weights: list[Array]) -> Any:
     import bpnet as bp
 
     model = bp.Sequential(
@@ -54,7 +54,11 @@ def bpnet_step(weights: list[Array], threads: int | None) -> Step:
     ).initialize(backend="numpy")
     for index, w in zip((0, 3, 7, 9), weights, strict=True):
         model[index].weight.value = w  # type: ignore[attr-defined]
-    trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(RATE))
+    return bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(RATE))
+
+
+def bpnet_step(weights: list[Array], threads: int | None) -> Step:
+    trainer = bpnet_trainer(weights)
     return lambda x, labels: float(trainer.step(x, labels))
 
 

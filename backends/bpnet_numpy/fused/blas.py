@@ -18,9 +18,10 @@ _NAMES = (  # with the size of its integers in bits; what NumPy's own wheels hav
 
 
 class Gemm(NamedTuple):
-    """Where cblas_sgemm or cblas_dgemm begins, and the name of the body that calls it."""
+    """Where cblas_sgemm or cblas_dgemm begins, the bits of its sizes, and the name of the body that calls it."""
 
     address: int
+    bits: int
     body: str
 
 
@@ -44,7 +45,7 @@ def gemm(dtype: np.dtype[np.generic]) -> Gemm | None:
         except AttributeError:
             continue
         if _right(function, dtype, bits):
-            return Gemm(address(function), f"product_{bits}")
+            return Gemm(address(function), bits, f"product_{bits}")
     return None
 
 

@@ -7,7 +7,7 @@ import importlib
 import struct
 import warnings
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,10 @@ class Program:
     def __call__(self) -> None:
         """Run it. Other threads of Python may run meanwhile."""
         self._execute(self.words)
+
+    def keeping(self, arrays: Iterable[Any]) -> Program:
+        """The same program, which keeps these arrays too."""
+        return Program(self.words, (*self.arrays, *arrays))
 
     @staticmethod
     def join(programs: Sequence[Program]) -> Program:

@@ -22,15 +22,56 @@ import numpy as np
 from numba import cfunc, njit, types
 from numba.core import config
 
-from bpnet_numpy.fused.code import counting, elementwise, images, products, softmax, updates
+from bpnet_numpy.fused.code import (
+    attention,
+    convolution,
+    counting,
+    division,
+    elementwise,
+    fork,
+    images,
+    lstm,
+    matmul,
+    norms,
+    products,
+    sequences,
+    smooth,
+    softmax,
+    team,
+    updates,
+)
 from bpnet_numpy.fused.code.intrinsics import FLAGS, call
+from bpnet_numpy.fused.code.tiles import VECTOR
+
+__all__ = ["VECTOR", "address", "cache_folder", "dismiss", "execute", "serve", "team"]
 
 ENVIRONMENT_VARIABLE = "BPNET_CACHE_DIR"
 _SIGNATURES = {
     np.dtype("float32"): types.void(types.CPointer(types.float32)),
     np.dtype("float64"): types.void(types.CPointer(types.float64)),
 }
-_MODULES = (elementwise, products, softmax, updates, counting, images)
+_SHARES = {
+    np.dtype("float32"): types.void(types.CPointer(types.float32), types.int64, types.int64),
+    np.dtype("float64"): types.void(types.CPointer(types.float64), types.int64, types.int64),
+}
+"""Of bodies that a team makes: each thread calls them with the team and its place."""
+_MODULES = (
+    elementwise,
+    products,
+    softmax,
+    updates,
+    counting,
+    images,
+    matmul,
+    division,
+    fork,
+    norms,
+    smooth,
+    sequences,
+    attention,
+    lstm,
+    convolution,
+)
 _addresses: dict[tuple[str, np.dtype[Any]], int] = {}
 _bodies: list[Any] = []  # compiled code lives as long as these
 _lock = threading.RLock()
@@ -105,6 +146,21 @@ def _kept(compile_it: Any, function: Any) -> Any:
         return compile_it(cache=False)(function)
 
 
+class _Later:
+    """A function that is compiled when it is first called."""
+
+    def __init__(self, compile_it: Any, function: Any) -> None:
+        self._made = compile_it, function
+        self._compiled: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        if self._compiled is None:
+            self._compiled = _kept(*self._made)
+        return self._compiled(*args)
+
+
+serve = _Later(lambda cache: njit("void(int64, int64)", nogil=True, cache=cache, **FLAGS), team.serve)
+dismiss = _Later(lambda cache: njit("void(int64)", nogil=True, cache=cache, **FLAGS), team.dismiss)
 execute = _kept(lambda cache: njit("void(int64[::1])", nogil=True, cache=cache, **FLAGS), _execute)
 
 
@@ -118,6 +174,7 @@ def _compile(name: str, dtype: np.dtype[Any]) -> int:
     with _lock:
         if (name, dtype) not in _addresses:
             body = next(getattr(module, name) for module in _MODULES if hasattr(module, name))
-            _bodies.append(_kept(lambda cache: cfunc(_SIGNATURES[dtype], cache=cache, **FLAGS), body))
+            signature = (_SHARES if body.__code__.co_argcount > 1 else _SIGNATURES)[dtype]
+            _bodies.append(_kept(lambda cache: cfunc(signature, cache=cache, **FLAGS), body))
             _addresses[name, dtype] = int(_bodies[-1].address)
         return _addresses[name, dtype]

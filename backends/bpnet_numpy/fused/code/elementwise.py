@@ -180,10 +180,10 @@ def add(p: Any) -> None:
 
 
 def sum_columns(p: Any) -> None:
-    """The sum of each column. Words: out, x, rows, columns."""
+    """The sum of each column. Words: out, x, rows, columns, and how many numbers lie between the starts of two rows."""
     a = words(p)
     rows, columns = word(a, 2), word(a, 3)
-    out, x = vector(p, word(a, 0), columns), matrix(p, word(a, 1), rows, columns)
+    out, x = vector(p, word(a, 0), columns), matrix(p, word(a, 1), rows, word(a, 4))
     for j in range(columns):
         out[j] = real(p, 0)
     for i in range(rows):

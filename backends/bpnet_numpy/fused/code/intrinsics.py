@@ -15,6 +15,9 @@ from numba.extending import intrinsic
 FLAGS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
 """How everything here is compiled: no checks of divisors, products may be fused with sums; NaN and infinities stay."""
 
+ANY_ORDER: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+"""The same, and sums may be taken in another order, so that they become SIMD instructions."""
+
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -139,6 +142,46 @@ def bits(typing: Any, x: Any) -> Any:
     return kind(x), generate
 
 
+def _turned(builder: Any, k: Any) -> Any:
+    """All bits but the sign turned around where an integer is negative; its own inverse."""
+    size = k.type.width
+    sign = builder.ashr(k, ir.Constant(k.type, size - 1))
+    return builder.xor(k, builder.and_(sign, ir.Constant(k.type, (1 << (size - 1)) - 1)))
+
+
+@intrinsic
+def ordered(typing: Any, x: Any) -> Any:
+    """An integer of its size that grows with x. A positive NaN is the largest, a negative one the smallest."""
+    kind = types.int32 if x == types.float32 else types.int64
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _turned(builder, builder.bitcast(arguments[0], I32 if x == types.float32 else I64))
+
+    return kind(x), generate
+
+
+@intrinsic
+def from_ordered(typing: Any, like: Any, k: Any) -> Any:
+    """The number, of the type of `like`, of which `ordered` makes k."""
+    kind = types.int32 if like == types.float32 else types.int64
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        real = ir.FloatType() if like == types.float32 else ir.DoubleType()
+        return builder.bitcast(_turned(builder, arguments[1]), real)
+
+    return like(like, kind), generate
+
+
+@intrinsic
+def larger(typing: Any, a: Any, b: Any) -> Any:
+    """The larger of two integers of one type, and of that type."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.icmp_signed(">", *arguments), *arguments)
+
+    return a(a, a), generate
+
+
 @intrinsic
 def scaled_one(typing: Any, x: Any, low: Any) -> Any:
     """Two to the power k, of the type of x, where the lowest bits of `low` are k; no result is undefined."""
@@ -202,12 +245,12 @@ def set_threads(typing: Any, function: Any, n: Any) -> Any:
 
 
 def _product_of(integer: Any) -> Any:
-    """A call of cblas_?gemm at an address; `integer` is the type of its sizes."""
+    """A call of cblas_?gemm, c = alpha a b + beta c, at an address; `integer` is the type of its sizes."""
 
     @intrinsic
     def product(
-        typing: Any, p: Any, gemm: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any,
-        c: Any, ldc: Any,
+        typing: Any, p: Any, gemm: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, lda: Any, b: Any,
+        ldb: Any, beta: Any, c: Any, ldc: Any,
     ) -> Any:  # fmt: skip
         kind = ir.FloatType() if p.dtype == types.float32 else ir.DoubleType()
         place = ir.IntType(8).as_pointer()
@@ -221,16 +264,29 @@ def _product_of(integer: Any) -> Any:
             def at(x: Any) -> Any:
                 return builder.inttoptr(x, place)
 
-            _, gemm, ta, tb, m, n, k, a, lda, b, ldb, c, ldc = arguments
+            _, gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = arguments
             flags = [ir.Constant(I32, 101), builder.trunc(ta, I32), builder.trunc(tb, I32)]
-            first = [*flags, size(m), size(n), size(k), ir.Constant(kind, 1.0), at(a), size(lda), at(b), size(ldb)]
+            first = [*flags, size(m), size(n), size(k), alpha, at(a), size(lda), at(b), size(ldb)]
             body = builder.inttoptr(gemm, function.as_pointer())
-            builder.call(body, [*first, ir.Constant(kind, 0.0), at(c), size(ldc)])
+            builder.call(body, [*first, beta, at(c), size(ldc)])
             return context.get_dummy_value()
 
-        return types.void(p, *([types.int64] * 12)), generate
+        whole = [types.int64] * 6
+        return types.void(p, *whole, p.dtype, *([types.int64] * 4), p.dtype, types.int64, types.int64), generate
 
     return product
 
 
 product_of_64, product_of_32 = _product_of(I64), _product_of(I32)
+
+
+@njit(**FLAGS)
+def matrix_product(
+    p: Any, gemm: Any, bits: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, lda: Any, b: Any,
+    ldb: Any, beta: Any, c: Any, ldc: Any,
+) -> None:  # fmt: skip
+    """c = alpha a b + beta c, by a BLAS whose sizes have so many bits."""
+    if bits == 64:
+        product_of_64(p, gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+    else:
+        product_of_32(p, gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)

@@ -26,8 +26,8 @@ def product_64(p: Any) -> None:
     """c = a b, by a BLAS whose sizes are int64."""
     a = words(p)
     product_of_64(
-        p, word(a, 0), word(a, 1), word(a, 2), word(a, 3), word(a, 4), word(a, 5), word(a, 6), word(a, 7), word(a, 8),
-        word(a, 9), word(a, 10), word(a, 11),
+        p, word(a, 0), word(a, 1), word(a, 2), word(a, 3), word(a, 4), word(a, 5), real(p, 1), word(a, 6), word(a, 7),
+        word(a, 8), word(a, 9), real(p, 0), word(a, 10), word(a, 11),
     )  # fmt: skip
 
 
@@ -35,8 +35,8 @@ def product_32(p: Any) -> None:
     """c = a b, by a BLAS whose sizes are int32."""
     a = words(p)
     product_of_32(
-        p, word(a, 0), word(a, 1), word(a, 2), word(a, 3), word(a, 4), word(a, 5), word(a, 6), word(a, 7), word(a, 8),
-        word(a, 9), word(a, 10), word(a, 11),
+        p, word(a, 0), word(a, 1), word(a, 2), word(a, 3), word(a, 4), word(a, 5), real(p, 1), word(a, 6), word(a, 7),
+        word(a, 8), word(a, 9), real(p, 0), word(a, 10), word(a, 11),
     )  # fmt: skip
 
 

@@ -1,5 +1,15 @@
 """For which arguments compiled bodies are taken, and the words that they get."""
 
-from bpnet_numpy.fused.variants import activations, images, linear, losses, random, regularization, update
+from bpnet_numpy.fused.variants import (
+    activations,
+    images,
+    linear,
+    losses,
+    random,
+    recurrent,
+    regularization,
+    sequences,
+    update,
+)
 
-__all__ = ["activations", "images", "linear", "losses", "random", "regularization", "update"]
+__all__ = ["activations", "images", "linear", "losses", "random", "recurrent", "regularization", "sequences", "update"]

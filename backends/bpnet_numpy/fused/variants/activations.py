@@ -9,25 +9,40 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
-from bpnet_numpy.fused.instruction import instruction
+from bpnet_numpy.fused.instruction import Program, instruction
+from bpnet_numpy.fused.parts import split
 from bpnet_numpy.fused.variants.common import alike, check_place, fused, writable
 from bpnet_numpy.kernels.common import Array, first_like, floating, nothing
 
 FLOAT32 = np.dtype("float32")
+PASS = 1 << 14
+"""Numbers of a pass over memory that are worth a thread."""
+CACHE_LINE = 16
+
+
+def passes(name: str, arrays: tuple[Array, ...], settings: tuple[float, ...] = ()) -> list[Call]:
+    """One pass of a body over arrays of one size, divided among the threads."""
+    flat = [each.reshape(-1) for each in arrays]
+
+    def make(some: slice) -> list[Program]:
+        mine = [each[some] for each in flat]
+        return [instruction(name, mine[0].dtype, *mine, mine[0].size, *map(float, settings))]
+
+    return list(split(flat[0].size, flat[0].size, make, least=PASS, step=CACHE_LINE))
 
 
 def _forward(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda x, *_: floating(x), allocate=first_like)
     def _(out: Array, x: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return [instruction(kernel.name, x.dtype, out, x, x.size, *map(float, settings))]
+        return passes(kernel.name, (out, x), settings)
 
 
 def _pair(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda x, y, *_: floating(x, y) and alike(x, y), allocate=first_like)
     def _(out: Array, x: Array, y: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return [instruction(kernel.name, x.dtype, out, x, y, x.size, *map(float, settings))]
+        return passes(kernel.name, (out, x, y), settings)
 
 
 for each in (ops.relu, ops.leaky_relu, ops.sigmoid, ops.tanh):
@@ -65,7 +80,7 @@ def _(_: None, target: Array, source: Array) -> list[Call]:
 
 @fused(ops.add_, accepts=lambda x, y: floating(x, y) and alike(x, y) and writable(x), allocate=nothing)
 def _(_: None, target: Array, source: Array) -> list[Call]:
-    return [instruction("add", target.dtype, target, target, source, target.size)]
+    return passes("add", (target, target, source))
 
 
 def _fillable(target: Array, value: Any) -> bool:

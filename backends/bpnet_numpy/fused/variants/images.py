@@ -9,11 +9,26 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet.ops.windows import Window
-from bpnet_numpy.fused.instruction import instruction
+from bpnet_numpy.fused.blas import gemm
+from bpnet_numpy.fused.instruction import Program, instruction
+from bpnet_numpy.fused.parts import pieces, split, together
+from bpnet_numpy.fused.variants.activations import PASS
 from bpnet_numpy.fused.variants.common import check_place, fused
-from bpnet_numpy.fused.variants.linear import SHIFTED
+from bpnet_numpy.fused.variants.linear import SHIFTED, column_sums
 from bpnet_numpy.kernels.common import Array, bound, floating
-from bpnet_numpy.kernels.convolution import conv2d_allocate, convolve
+from bpnet_numpy.kernels.convolution import (
+    WIDE,
+    conv2d_allocate,
+    conv_backward_allocate,
+    convolve,
+    input_gradient,
+    turned,
+)
+
+GATHERED = 1 << 15
+"""Numbers that are gathered at a time: with what they are multiplied with they stay in the second-level cache."""
+LEAST = 1 << 18
+"""Multiplications that are worth a thread."""
 
 
 def _places(x: Array, window: Window) -> tuple[int, ...]:
@@ -22,8 +37,40 @@ def _places(x: Array, window: Window) -> tuple[int, ...]:
 
 def _convolves(x: Array, W: Array, b: Array | None, window: Window, groups: int, *_: Any) -> bool:
     fitting = x.ndim == W.ndim == 4 and W.shape[:2] == window.size and x.shape[3] == groups * W.shape[2]
-    shifting = b is not None and b.dtype == x.dtype and b.shape == W.shape[3:] and b.flags.c_contiguous
+    shifting = b is None or (b.dtype == x.dtype and b.shape == W.shape[3:] and b.flags.c_contiguous)
     return fitting and shifting and floating(x, W) and x.size > 0 and W.size > 0
+
+
+def _gathers(x: Array, window: Window, groups: int) -> bool:
+    """Whether windows of all channels are gathered by a compiled body."""
+    return groups == 1 and not window.plain and gemm(x.dtype) is not None
+
+
+def _layout(x: Array, window: Window) -> tuple[int, bool, int]:
+    """Rows of places that are gathered at a time, whether in rows, and how many numbers that are."""
+    rows, columns = window.places(x.shape[1], x.shape[2])
+    depth = window.size[0] * window.size[1] * x.shape[3]
+    step = max(1, min(rows, GATHERED // (columns * depth)))
+    return step, window.size[1] * x.shape[3] >= WIDE, step * columns * depth
+
+
+def _convolution(
+    out: Array, x: Array, W: Array, b: Array | None, window: Window, n_out: int, rectified: bool
+) -> list[Call]:
+    """The calls of a convolution whose weight is a matrix (KH KW C, O)."""
+    found = gemm(x.dtype)
+    assert found is not None
+    step, in_rows, size = _layout(x, window)
+
+    def make(some: slice) -> list[Program]:
+        scratch = np.empty(size, x.dtype)
+        arrays = (out[some], x[some], W, 0 if b is None else b, scratch)
+        settings = (rectified, step, in_rows, found.address, found.bits, x.itemsize)
+        return [
+            instruction("convolve", x.dtype, *arrays, len(x[some]), x.shape[3], n_out, *settings, *_words(x, window))
+        ]
+
+    return list(split(len(x), out.size * W.size // n_out, make, least=LEAST))
 
 
 @fused(ops.conv2d, accepts=_convolves, allocate=conv2d_allocate)
@@ -31,20 +78,81 @@ def _(
     out: Array,
     x: Array,
     W: Array,
-    b: Array,
+    b: Array | None,
     window: Window,
     groups: int,
     activation: Kernel | None = None,
     *settings: Any,
 ) -> list[Call]:
     check_place(out, (*_places(x, window), W.shape[3]), x.dtype)
+    if _gathers(x, window, groups):
+        rectified = activation is ops.relu and b is not None
+        calls = _convolution(out, x, W, b, window, W.shape[3], rectified)
+        return calls if activation is None or rectified else calls + bound(activation, out, out, *settings)
     name = "shift" if activation is None else SHIFTED.get(activation, "shift")
 
     def after(y: Array) -> list[Call]:
+        if b is None:
+            return [] if activation is None else bound(activation, y, y, *settings)
         calls: list[Call] = [instruction(name, y.dtype, y, b, y.size // y.shape[3], y.shape[3])]
         return calls if activation is None or name != "shift" else calls + bound(activation, y, y, *settings)
 
     return convolve(out, x, W, window, groups, after)
+
+
+def _goes_back(dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> bool:
+    fitting = dy.ndim == x.ndim == W.ndim == 4 and W.shape[:2] == window.size and x.shape[3] == W.shape[2]
+    shaped = fitting and floating(dy, x, W) and min(dy.size, x.size, W.size) > 0
+    return shaped and dy.shape == (*_places(x, window), W.shape[3]) and _gathers(x, window, groups)
+
+
+@fused(ops.conv2d_backward, accepts=_goes_back, allocate=conv_backward_allocate)
+def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> list[Call]:
+    dx, dW, db = out
+    calls: list[Call] = []
+    n_out = W.shape[3]
+    if dW is not None:
+        check_place(dW, W.shape, dy.dtype)
+        calls += _weight_gradient(dW, dy, x, window)
+    if db is not None:
+        check_place(db, (n_out,), dy.dtype)
+        calls += _sum_of_places(db, dy)
+    if dx is None:
+        return calls
+    check_place(dx, x.shape, dy.dtype)
+    back = turned(window)
+    if back is None:
+        return calls + input_gradient(dx, dy, W, window, groups)
+    other = np.empty((window.size[0] * window.size[1] * n_out, x.shape[3]), W.dtype)
+    calls.append(instruction("turned_weight", W.dtype, other, W, window.size[0] * window.size[1], x.shape[3], n_out))
+    return calls + _convolution(dx, dy, other, None, back, x.shape[3], False)
+
+
+def _weight_gradient(dW: Array, dy: Array, x: Array, window: Window) -> list[Call]:
+    """A thread sums over its samples; the sums are then added."""
+    found = gemm(x.dtype)
+    assert found is not None
+    step, in_rows, size = _layout(x, window)
+    parts = pieces(len(x), dy.size * dW.size // dW.shape[3], LEAST)
+    terms = np.empty((len(parts), dW.size), dW.dtype)
+    programs = []
+    for some, to in zip(parts, terms, strict=True):
+        arrays = (to if len(parts) > 1 else dW, dy[some], x[some], np.empty(size, x.dtype))
+        settings = (len(x[some]), x.shape[3], dW.shape[3], step, in_rows, found.address, found.bits, x.itemsize)
+        programs.append(instruction("convolve_weights", x.dtype, *arrays, *settings, *_words(x, window)))
+    return [together(programs), *(column_sums(dW.reshape(-1), terms) if len(parts) > 1 else [])]
+
+
+def _sum_of_places(db: Array, dy: Array) -> list[Call]:
+    """The sum over samples and places: by threads of their samples, since there are few channels."""
+    parts = pieces(len(dy), dy.size, PASS)
+    terms = np.empty((len(parts), len(db)), db.dtype)
+    programs = []
+    for some, to in zip(parts, terms, strict=True):
+        rows = dy[some].reshape(-1, dy.shape[3])
+        target = to if len(parts) > 1 else db
+        programs.append(instruction("sum_columns", dy.dtype, target, rows, *rows.shape, rows.shape[1]))
+    return [together(programs), *(column_sums(db, terms) if len(parts) > 1 else [])]
 
 
 def _words(x: Array, window: Window) -> tuple[int, ...]:
@@ -61,7 +169,11 @@ def _words(x: Array, window: Window) -> tuple[int, ...]:
 )
 def _(out: Array, x: Array, window: Window) -> list[Call]:
     check_place(out, (*_places(x, window), x.shape[3]), x.dtype)
-    return [instruction("max_pool2d", x.dtype, out, x, x.shape[0], x.shape[3], *_words(x, window))]
+
+    def make(some: slice) -> list[Program]:
+        return [instruction("max_pool2d", x.dtype, out[some], x[some], len(x[some]), x.shape[3], *_words(x, window))]
+
+    return list(split(len(x), x.size, make, least=PASS))
 
 
 @fused(
@@ -73,4 +185,9 @@ def _(out: Array, x: Array, window: Window) -> list[Call]:
 )
 def _(out: Array, dy: Array, x: Array, window: Window) -> list[Call]:
     check_place(out, x.shape, x.dtype)
-    return [instruction("max_pool2d_backward", x.dtype, out, dy, x, x.shape[0], x.shape[3], *_words(x, window))]
+
+    def make(some: slice) -> list[Program]:
+        arrays = (out[some], dy[some], x[some])
+        return [instruction("max_pool2d_backward", x.dtype, *arrays, len(x[some]), x.shape[3], *_words(x, window))]
+
+    return list(split(len(x), x.size, make, least=PASS))

@@ -9,21 +9,41 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.fused.blas import address, gemm
-from bpnet_numpy.fused.instruction import instruction
-from bpnet_numpy.fused.variants.activations import FLOAT32
+from bpnet_numpy.fused.helpers import team
+from bpnet_numpy.fused.instruction import Program, instruction, machine
+from bpnet_numpy.fused.parts import split
+from bpnet_numpy.fused.variants.activations import CACHE_LINE, FLOAT32, PASS
 from bpnet_numpy.fused.variants.common import check_place, fused
-from bpnet_numpy.kernels.common import Array, bound
+from bpnet_numpy.kernels.common import Array, bound, floating
 from bpnet_numpy.kernels.linear import (
     linear_accepts,
     linear_allocate,
     linear_backward_accepts,
     linear_backward_allocate,
 )
-from bpnet_numpy.threads import one_thread_is_enough, openblas
+from bpnet_numpy.threads import FEW_ROWS, WORTH_DIVIDING, one_thread_is_enough, openblas
 from bpnet_numpy.threads import product as plain_product
 
 SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shift_tanh"}
 AS_IT_IS, TRANSPOSED = 111, 112
+
+
+def tiled(m: int, n: int, k: int) -> bool:
+    """Whether a product is made by tiles here and not by the BLAS: where the processor has registers for them, and
+    there is so much to multiply that the packing is little of it."""
+    return min(m, n, k) > 1 and m >= FEW_ROWS and m * n * k > WORTH_DIVIDING and bool(machine().VECTOR)
+
+
+def tiled_product(
+    out: Array, a: Array, b: Array, transpose_a: bool, transpose_b: bool, bias: Array | None = None, relu: bool = False
+) -> Call:
+    """The call that sets `out` to the product, then adds a bias and applies max(x, 0) where that is wanted."""
+    body = machine().address("multiply", out.dtype)
+    inner = a.shape[0] if transpose_a else a.shape[1]
+    operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1], 0 if bias is None else bias)
+    return instruction(
+        "tiled_product", out.dtype, *team(), body, transpose_a, transpose_b, *out.shape, inner, *operands, relu
+    )
 
 
 def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> list[Call]:
@@ -35,6 +55,8 @@ def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transp
     check_place(out, (rows, b.shape[0] if transpose_b else b.shape[1]), a.dtype)
     if a.shape[0] == 1 and a.size and b.size and not (transpose_a or transpose_b):
         return [instruction("row_product", out.dtype, out, a, b, *b.shape)]
+    if tiled(*out.shape, inner):
+        return [tiled_product(out, a, b, transpose_a, transpose_b)]
     found = gemm(out.dtype)
     if found is None or 0 in a.shape or 0 in b.shape:
         return [plain_product(a.T if transpose_a else a, b.T if transpose_b else b, out)]
@@ -58,8 +80,10 @@ def _accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = No
 def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> list[Call]:
     n, m = W.shape
     check_place(out, (*x.shape[:-1], m), x.dtype)
-    y = out.reshape(-1, m)
-    calls: list[Call] = product(y, x.reshape(-1, n), W)
+    y, x = out.reshape(-1, m), x.reshape(-1, n)
+    if b is not None and activation in (None, ops.relu) and tiled(y.shape[0], m, n):
+        return [tiled_product(y, x, W, False, False, b, activation is not None)]
+    calls: list[Call] = product(y, x, W)
     joined = b is not None and activation in SHIFTED
     if b is not None:
         name = SHIFTED[activation] if joined and activation is not None else "shift"
@@ -90,7 +114,45 @@ def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
         calls += product(dW, x, dy, transpose_a=True)
     if db is not None:
         check_place(db, (m,), dy.dtype)
-        calls.append(instruction("sum_columns", dy.dtype, db, dy, *dy.shape))
+        calls += column_sums(db, dy)
     if dx is not None:
         calls += product(dx.reshape(x.shape), dy, W, transpose_b=True)
     return calls
+
+
+def column_sums(out: Array, x: Array) -> list[Call]:
+    """The calls that set `out` to the sums of the columns of x, on all threads where that is long."""
+
+    def make(some: slice) -> list[Program]:
+        part = x[:, some]
+        return [instruction("sum_columns", x.dtype, out[some], part, *part.shape, x.strides[0] // x.itemsize)]
+
+    return list(split(len(out), x.size, make, least=PASS, step=CACHE_LINE))
+
+
+@fused(
+    ops.unembed,
+    accepts=lambda x, W: floating(x, W) and x.ndim > 1 and W.ndim == 2 and x.size > 0 and x.shape[-1] == W.shape[1],
+    allocate=lambda x, W: np.empty((*x.shape[:-1], W.shape[0]), x.dtype),
+)
+def _(out: Array, x: Array, W: Array) -> list[Call]:
+    check_place(out, (*x.shape[:-1], W.shape[0]), x.dtype)
+    return product(out.reshape(-1, W.shape[0]), x.reshape(-1, W.shape[1]), W, transpose_b=True)
+
+
+@fused(
+    ops.unembed_backward,
+    accepts=lambda dy, x, W, *_: (
+        floating(dy, x, W) and dy.ndim > 1 and x.size > 0 and W.shape == (dy.shape[-1], x.shape[-1])
+        and dy.shape[:-1] == x.shape[:-1]
+    ),
+    allocate=lambda dy, x, W, need_dx=True, need_dW=True: (
+        np.empty_like(x) if need_dx else None,
+        np.empty_like(W) if need_dW else None,
+    ),
+)  # fmt: skip
+def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
+    dx, dW = out
+    rows, given = dy.reshape(-1, W.shape[0]), x.reshape(-1, W.shape[1])
+    calls: list[Call] = [] if dW is None else product(dW, rows, given, transpose_a=True)
+    return calls if dx is None else calls + product(dx.reshape(given.shape), rows, W)

@@ -9,11 +9,26 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.adaptive import LION_FLUSH_EVERY
-from bpnet_numpy.fused.instruction import instruction
+from bpnet_numpy.fused.helpers import team
+from bpnet_numpy.fused.instruction import instruction, machine
 from bpnet_numpy.fused.variants.activations import FLOAT32
 from bpnet_numpy.fused.variants.common import alike, fused, plain_number, single, writable
 from bpnet_numpy.kernels.common import Array, floating, nothing
 from bpnet_numpy.kernels.update import one_dimensional
+
+LONG = 1 << 16
+"""Elements from which a pass is divided among threads."""
+
+
+def update(name: str, arrays: int, ok: Array, rate: Any, counters: Any, value: Array, *operands: Any) -> list[Call]:
+    """The calls of a pass over `value` and the `arrays` - 1 first operands, on all threads where it is long."""
+    words = (ok, rate, counters, value.size, value, *operands)
+    if value.size < LONG:
+        return [instruction(name, value.dtype, *words)]
+    made = machine().address(name, value.dtype)
+    share = machine().address("share", value.dtype)
+    return [instruction("divided", value.dtype, *team(), share, made, len(words), 3, 4, arrays, *words)]
+
 
 FLAG, RATE, COUNTERS = np.dtype("bool"), np.dtype("float64"), np.dtype("int64")
 
@@ -38,7 +53,7 @@ def _counters(counters: Array) -> bool:
 
 @fused(ops.sgd_, accepts=lambda w, g, ok, rate, _: _flat(w, g) and _guarded(ok, rate), allocate=nothing)
 def _(_: None, value: Array, grad: Array, ok: Array, rate: Array, weight_decay: float) -> list[Call]:
-    return [instruction("sgd", value.dtype, ok, rate, 0, value.size, value, grad, float(weight_decay))]
+    return update("sgd", 2, ok, rate, 0, value, grad, float(weight_decay))
 
 
 @fused(
@@ -59,7 +74,7 @@ def _(
     nesterov: bool,
 ) -> list[Call]:
     numbers = (float(weight_decay), float(momentum), bool(nesterov), _tiny(velocity, momentum))
-    return [instruction("sgd_momentum", value.dtype, ok, rate, counters, value.size, value, grad, velocity, *numbers)]
+    return update("sgd_momentum", 3, ok, rate, counters, value, grad, velocity, *numbers)
 
 
 def _moments(m: Array, v: Array, beta1: float, beta2: float) -> tuple[float, float]:
@@ -75,8 +90,8 @@ def _moments(m: Array, v: Array, beta1: float, beta2: float) -> tuple[float, flo
 def _(
     _: None, value: Array, grad: Array, m: Array, v: Array, ok: Array, rate: Array, counters: Array, *numbers: float
 ) -> list[Call]:
-    operands = (ok, rate, counters, value.size, value, grad, m, v, *map(float, numbers))
-    return [instruction("adam", value.dtype, *operands, *_moments(m, v, *numbers[:2]))]
+    operands = (value, grad, m, v, *map(float, numbers), *_moments(m, v, *numbers[:2]))
+    return update("adam", 4, ok, rate, counters, *operands)
 
 
 @fused(
@@ -96,16 +111,15 @@ def _(
     counters: Array,
     *numbers: float,
 ) -> list[Call]:
-    operands = (ok, rate, counters, value.size, value, grad, m, v, top, *map(float, numbers))
-    return [instruction("amsgrad", value.dtype, *operands, *_moments(m, v, *numbers[:2]))]
+    operands = (value, grad, m, v, top, *map(float, numbers), *_moments(m, v, *numbers[:2]))
+    return update("amsgrad", 5, ok, rate, counters, *operands)
 
 
 @fused(
     ops.adagrad_, accepts=lambda w, g, total, ok, rate, *_: _flat(w, g, total) and _guarded(ok, rate), allocate=nothing
 )
 def _(_: None, value: Array, grad: Array, total: Array, ok: Array, rate: Array, *numbers: float) -> list[Call]:
-    operands = (ok, rate, 0, value.size, value, grad, total, *map(float, numbers))
-    return [instruction("adagrad", value.dtype, *operands)]
+    return update("adagrad", 3, ok, rate, 0, value, grad, total, *map(float, numbers))
 
 
 @fused(
@@ -133,7 +147,7 @@ def _(
     slots = (square, *(0 if slot is None else slot for slot in (mean, velocity)))
     numbers = (float(rho), float(epsilon), float(momentum), float(weight_decay))
     limits = (_tiny(value, 1 - rho), _tiny(value, momentum))
-    return [instruction("rmsprop", value.dtype, ok, rate, counters, value.size, value, grad, *slots, *numbers, *limits)]
+    return update("rmsprop", 5, ok, rate, counters, value, grad, *slots, *numbers, *limits)
 
 
 @fused(
@@ -145,9 +159,7 @@ def _(
     _: None, value: Array, grad: Array, m: Array, ok: Array, rate: Array, counters: Array, *numbers: float
 ) -> list[Call]:
     limits = (_tiny(m), _tiny(m, 1e-8), LION_FLUSH_EVERY)
-    return [
-        instruction("lion", value.dtype, ok, rate, counters, value.size, value, grad, m, *map(float, numbers), *limits)
-    ]
+    return update("lion", 3, ok, rate, counters, value, grad, m, *map(float, numbers), *limits)
 
 
 @fused(
@@ -157,7 +169,7 @@ def _(
 )
 def _(_: None, average: Array, value: Array, ok: Array, counters: Array, decay: float) -> list[Call]:
     numbers = (float(decay), _tiny(average, 1 - decay))
-    return [instruction("average", value.dtype, ok, 0, counters, value.size, average, value, *numbers)]
+    return update("average", 2, ok, 0, counters, average, value, *numbers)
 
 
 @fused(

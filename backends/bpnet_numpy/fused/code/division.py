@@ -1,0 +1,46 @@
+"""Passes over long arrays, divided among the threads of a team.
+
+Words: team, the BLAS's function that tells its threads or 0, the body of a share, the body that is divided, how many
+words it has, which of them is the number of elements, the first of those that are addresses of as many, how many these
+are; then its words. An address that is 0 stays 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bpnet_numpy.fused.code.intrinsics import call, int64s, vector, word, words
+from bpnet_numpy.fused.code.team import next_unit, shared
+
+TEAM, THREADS, SHARE, BODY, COUNT, LENGTH, FIRST, ARRAYS, WORDS = range(9)
+
+UNIT = 1 << 14
+"""Elements of a unit: what a pass has of them in all arrays finds room in the second-level cache."""
+
+
+def share(p: Any, team: Any, place: Any) -> None:
+    """One thread's part."""
+    a = words(p)
+    count, length, size = word(a, COUNT), word(a, LENGTH), vector(p, a, 1).itemsize
+    given = int64s(a + 8 * WORDS, count)
+    now = np.empty(count, np.int64)
+    for i in range(count):
+        now[i] = given[i]
+    unit = next_unit(team, place)
+    while unit >= 0:
+        start = unit * UNIT
+        now[length] = min(given[length] - start, UNIT)
+        for i in range(word(a, FIRST), word(a, FIRST) + word(a, ARRAYS)):
+            now[i] = given[i] + start * size if given[i] != 0 else 0
+        call(word(a, BODY), now.ctypes.data)
+        unit = next_unit(team, place)
+    now[0] = 0  # what is used here is not freed before
+
+
+def divided(p: Any) -> None:
+    """A pass over all elements."""
+    a = words(p)
+    n = word(a, WORDS + word(a, LENGTH))
+    shared(word(a, TEAM), word(a, THREADS), word(a, SHARE), a, (n + UNIT - 1) // UNIT)

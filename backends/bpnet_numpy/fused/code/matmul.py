@@ -1,0 +1,198 @@
+"""Matrix products by tiles in vector registers, divided among the threads of a team.
+
+Every thread packs a chunk of the first factor's rows, in panels of the rows that a tile has; what another one has
+packed would come slower from its cache. Then it takes panels of the second factor's columns, packs each where it stays
+in the first-level cache, and goes down the rows with it. The sum of an element is always made in the same order, whoever
+makes it: the number of threads changes no bit.
+[Goto and van de Geijn 2008; Van Zee and van de Geijn 2015: BLIS]
+
+Words of a product: team, the BLAS's function that tells its threads or 0, the body of a pass, whether
+the factors are transposed, m, n, k, a, its row length, b, its row length, c, its row length, bias or 0, whether max(x, 0)
+follows. Behind them a pass finds the first step of its part of the sum and their number, and into how many chunks the
+rows are divided.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from bpnet_numpy.fused.code.intrinsics import FLAGS, int64s, vector, word, words
+from bpnet_numpy.fused.code.team import next_unit, shared
+from bpnet_numpy.fused.code.tiles import ROWS, move, room, shift_row, tile, turn, width
+
+(TEAM, THREADS, MULTIPLY, TA, TB, M, N, K, A, LDA, B, LDB, C, LDC, BIAS, RECTIFIED) = range(16)
+STEP, LENGTH, CHUNKS = range(16, 19)
+WORDS = 19
+
+PIECE = 256
+"""Steps of a sum that stay in registers: so long is the panel of columns that the first-level cache holds."""
+STEPS = 1024
+HELD = 1 << 20
+"""Bytes of packed rows that stay in the second-level cache."""
+GRAIN = 8
+"""Into how many units a product is divided at least, where it has as many panels."""
+PANEL = 64 * 2 * PIECE
+"""Bytes of a packed panel of columns: two vectors of the widest kind for each step."""
+
+
+@njit(**FLAGS)
+def _pieces(n: Any, most: Any) -> Any:
+    """Into how many parts of nearly the same length n is divided, none longer than `most`."""
+    return (n + most - 1) // most
+
+
+@njit(**FLAGS)
+def _part(n: Any, parts: Any, i: Any) -> Any:
+    """Where part i begins."""
+    return n * i // parts
+
+
+@njit(**FLAGS)
+def _pack_rows(p: Any, a: Any, packed: Any, start: Any, rows: Any) -> None:
+    """Pack the rows from `start`, for the steps of this pass."""
+    panels = _pieces(rows, ROWS)
+    for panel in range(panels):
+        first = _part(rows, panels, panel)
+        _pack_panel(p, a, packed, start, rows, first, _part(rows, panels, panel + 1) - first)
+
+
+@njit(**FLAGS)
+def _pack_panel(p: Any, a: Any, packed: Any, row: Any, rows: Any, first: Any, high: Any) -> None:
+    size = vector(p, word(a, A), 1).itemsize
+    length, stride, lanes = word(a, LENGTH), word(a, LDA), width(p)
+    pieces = _pieces(length, PIECE)
+    for q in range(pieces):
+        start, stop = _part(length, pieces, q), _part(length, pieces, q + 1)
+        out = packed + (rows * start + first * (stop - start)) * size
+        if word(a, TA) != 0:
+            source = word(a, A) + ((word(a, STEP) + start) * stride + row + first) * size
+            for s in range(stop - start):
+                done = 0
+                while done < high:
+                    move(
+                        p, source + (s * stride + done) * size, out + (s * high + done) * size, min(high - done, lanes)
+                    )
+                    done += lanes
+            continue
+        source = word(a, A) + ((row + first) * stride + word(a, STEP) + start) * size
+        whole = (stop - start) // lanes * lanes
+        for s in range(0, whole, lanes):
+            done = 0
+            while done < high:
+                left = min(high - done, lanes)
+                turn(p, source + (done * stride + s) * size, stride, left, out + (s * high + done) * size, high, left)
+                done += lanes
+        to, come = vector(p, out, high * (stop - start)), vector(p, source, (high - 1) * stride + stop - start)
+        for s in range(whole, stop - start):
+            for i in range(high):
+                to[s * high + i] = come[i * stride + s]
+
+
+@njit(**FLAGS)
+def _pack_columns(p: Any, a: Any, out: Any, step: Any, length: Any, column: Any, columns: Any, wide: Any) -> None:
+    """Pack `columns` columns as `wide` ones, a whole number of vectors."""
+    stride, lanes, size = word(a, LDB), width(p), vector(p, word(a, B), 1).itemsize
+    if word(a, TB) == 0:
+        source = word(a, B) + (step * stride + column) * size
+        if columns == 2 * lanes:
+            for s in range(length):
+                move(p, source + s * stride * size, out + s * wide * size, lanes)
+                move(p, source + (s * stride + lanes) * size, out + (s * wide + lanes) * size, lanes)
+            return
+        to, come = vector(p, out, length * wide), vector(p, source, (length - 1) * stride + columns)
+        for s in range(length):
+            for j in range(columns):
+                to[s * wide + j] = come[s * stride + j]
+            for j in range(columns, wide):
+                to[s * wide + j] = 0
+        return
+    source = word(a, B) + (column * stride + step) * size
+    whole = length // lanes * lanes
+    for done in range(0, wide, lanes):
+        left = min(columns - done, lanes)
+        for s in range(0, whole, lanes):
+            turn(p, source + (done * stride + s) * size, stride, left, out + (s * wide + done) * size, wide, lanes)
+        come = vector(p, source, (columns - 1) * stride + length)
+        to = vector(p, out, length * wide)
+        for s in range(whole, length):
+            for j in range(lanes):
+                to[s * wide + done + j] = come[(done + min(j, left - 1)) * stride + s]
+
+
+@njit(**FLAGS)
+def _multiply_panel(p: Any, a: Any, packed: Any, row: Any, rows: Any, column: Any) -> None:
+    """Pack one panel of columns and multiply the packed rows with it."""
+    size, lanes = vector(p, word(a, A), 1).itemsize, width(p)
+    length, stride = word(a, LENGTH), word(a, LDC)
+    columns = min(word(a, N) - column, 2 * lanes)
+    vectors = 2 if columns > lanes else 1
+    panels, pieces = _pieces(rows, ROWS), _pieces(length, PIECE)
+    corner = word(a, C) + (row * stride + column) * size
+    right = room(p, PANEL)
+    for q in range(pieces):
+        start, stop = _part(length, pieces, q), _part(length, pieces, q + 1)
+        _pack_columns(p, a, right, word(a, STEP) + start, stop - start, column, columns, vectors * lanes)
+        adding = 1 if word(a, STEP) + start > 0 else 0
+        ahead, leap = right, 0
+        if word(a, TB) == 0:
+            leap = word(a, LDB) * size
+            if q + 1 < pieces:
+                ahead = word(a, B) + (word(a, STEP) + stop) * leap + column * size
+            else:
+                ahead = word(a, B) + word(a, STEP) * leap + (column + columns) * size
+        for panel in range(panels):
+            first, last = _part(rows, panels, panel), _part(rows, panels, panel + 1)
+            left = packed + (rows * start + first * (stop - start)) * size
+            tile(
+                p, last - first, vectors, left, right, corner + first * stride * size, stop - start, stride, columns,
+                adding, ahead, leap,
+            )  # fmt: skip
+    if word(a, BIAS) != 0 and word(a, STEP) + length == word(a, K):
+        bias = word(a, BIAS) + column * size
+        for i in range(rows):
+            shift_row(p, corner + i * stride * size, bias, columns, word(a, RECTIFIED))
+
+
+def multiply(p: Any, team: Any, place: Any) -> None:
+    """One thread's share of a pass: panels of columns, with the chunk of rows that they belong to."""
+    a = words(p)
+    chunks, m, wide = word(a, CHUNKS), word(a, M), 2 * width(p)
+    panels = _pieces(word(a, N), wide)
+    space = np.empty(vector(p, word(a, A), 1).itemsize * _pieces(m, chunks) * word(a, LENGTH) + 64, np.uint8)
+    packed = (space.ctypes.data + 63) // 64 * 64
+    there = -1
+    unit = next_unit(team, place)
+    while unit >= 0:
+        chunk = unit // panels
+        row = _part(m, chunks, chunk)
+        rows = _part(m, chunks, chunk + 1) - row
+        if chunk != there:
+            _pack_rows(p, a, packed, row, rows)
+            there = chunk
+        _multiply_panel(p, a, packed, row, rows, unit % panels * wide)
+        unit = next_unit(team, place)
+    space[0] = 0  # what is used here is not freed before
+
+
+def tiled_product(p: Any) -> None:
+    """c = a b, and bias and max(x, 0) behind it."""
+    a = words(p)
+    size = vector(p, word(a, A), 1).itemsize
+    m, n, k = word(a, M), word(a, N), word(a, K)
+    panels, passes = _pieces(n, 2 * width(p)), _pieces(k, STEPS)
+    chunks = max(
+        _pieces(m, max(ROWS, HELD // (size * _pieces(k, passes)))), min(_pieces(m, ROWS), _pieces(GRAIN, panels))
+    )
+    now = np.empty(WORDS, np.int64)
+    own = int64s(a, STEP)
+    for i in range(STEP):
+        now[i] = own[i]
+    now[CHUNKS] = chunks
+    for s in range(passes):
+        now[STEP] = _part(k, passes, s)
+        now[LENGTH] = _part(k, passes, s + 1) - now[STEP]
+        shared(word(a, TEAM), word(a, THREADS), word(a, MULTIPLY), now.ctypes.data, chunks * panels)
+    now[0] = 0

@@ -1,0 +1,53 @@
+"""Programs that the threads of `helpers` run at the same time.
+
+How work is divided depends on its size and on the number of threads that are wanted when it is bound, never on who is
+free: every part is the same whoever runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from bpnet_numpy.fused.blas import address
+from bpnet_numpy.fused.helpers import team, wanted
+from bpnet_numpy.fused.instruction import Program, instruction, machine
+from bpnet_numpy.threads import openblas
+
+Array = Any
+FLOAT32 = np.dtype("float32")
+
+
+def together(parts: Sequence[Program]) -> Program:
+    """A program that runs these programs at the same time; no part may touch what another one writes."""
+    if len(parts) == 1:
+        return parts[0]
+    library = openblas()
+    state, tell = team()
+    laid = [np.concatenate((np.array([each.words.size], np.int64), each.words)) for each in parts]
+    functions = (tell, 0 if library is None else address(library.set), machine().address("fork_share", FLOAT32))
+    whole = instruction("fork", FLOAT32, state, *functions, len(parts), *laid)
+    return whole.keeping(array for each in parts for array in each.arrays)
+
+
+def pieces(n: int, work: int, least: int, step: int = 1) -> list[slice]:
+    """Ranges of n rows of equal length, nearly, whose ends are multiples of `step`: one for every thread, fewer where
+    the work of one would be less than `least`."""
+    return ranges(n, max(1, min(wanted(), work // max(1, least), n // step)), step)
+
+
+def ranges(n: int, count: int, step: int = 1) -> list[slice]:
+    """So many ranges of n rows, nearly equal, whose ends are multiples of `step`."""
+    ends = [round(n / step * k / count) * step for k in range(count)] + [n]
+    return [slice(a, b) for a, b in pairwise(ends)]
+
+
+def split(n: int, work: int, make: Callable[[slice], list[Program]], *, least: int, step: int = 1) -> list[Program]:
+    """One program of what `make` returns for ranges of n rows, which are made at the same time.
+
+    work : what there is to do in all, least : what is worth a thread, in the same unit; make : rows -> programs
+    """
+    return [together([Program.join(make(rows)) for rows in pieces(n, work, least, step)])]
