@@ -119,11 +119,19 @@ def test_the_cupy_section_says_that_the_script_is_the_same_and_has_not_run_on_a_
 def test_local_links_exist(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith("#"):
-            anchors = [h.lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)]
-            assert target[1:] in anchors, f"{page.name}: {target}"
-        elif "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        there = page.parent / name if name else page
+        assert there.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(there), f"{page.name}: {target}"
+
+
+def anchors(page: Path) -> list[str]:
+    """What headings of a page are linked to by."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), flags=re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings]
 
 
 def test_the_table_names_what_there_is() -> None:

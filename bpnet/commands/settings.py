@@ -117,7 +117,7 @@ def _usable_backend(choice: str | None) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _shape(text: str) -> tuple[int | str, ...]:
+def _named_shape(text: str) -> tuple[int | str, ...]:
     axes = [axis.strip() for axis in text.split(",")]
     found = tuple(int(axis) if re.fullmatch("[1-9][0-9]{0,8}", axis) else axis for axis in axes)
     wrong = [axis for axis in found if isinstance(axis, str) and (not axis.isidentifier() or axis == "batch")]
@@ -209,7 +209,7 @@ class ExportSettings(_Settings):
 
     model: Annotated[str, AfterValidator(_model_file)] = Field(title="MODEL")
     out: Annotated[str, AfterValidator(_writable)] | None = None
-    input_shape: Annotated[tuple[int | str, ...], BeforeValidator(_shape)] | None = None
+    input_shape: Annotated[tuple[int | str, ...], BeforeValidator(_named_shape)] | None = None
     opset: int = Field(18, ge=18, description="an integer of at least 18")
 
 

@@ -15,7 +15,18 @@ from typing import Any
 import bpnet
 
 # Public modules that `import bpnet` leaves alone, so that they are not in its __all__.
-FURTHER = ("auditing", "callbacks", "explain", "interop.onnx", "interop.torch", "nnfs", "recipes", "schedules", "sklearn", "testing")
+FURTHER = (
+    "auditing",
+    "callbacks",
+    "explain",
+    "interop.onnx",
+    "interop.torch",
+    "nnfs",
+    "recipes",
+    "schedules",
+    "sklearn",
+    "testing",
+)
 # group: the modules of bpnet (their first part) whose names it has, in the order in which it shows them.
 GROUPS: dict[str, tuple[str, ...]] = {
     "layers": ("layers", "parameter"),
