@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import array_api_strict as strict
 
-import bpnet as bp
-from bpnet.testing.strict import StrictBackend
+from bpnet.testing.strict import StrictBackend, register
 
 __all__ = ["StrictBackend", "register", "strict"]
-
-
-def register() -> None:
-    if "strict" not in bp.backend_names():
-        bp.register_backend("strict", StrictBackend)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import bpnet as bp
 from bpnet import losses, ops, recipes
 from bpnet.auditing import Row
+from bpnet.auditing.gradients import hold
 from bpnet.commands import app
 from bpnet.dispatch import Variant
 from bpnet.plan import Plan
@@ -738,3 +739,28 @@ def test_a_step_on_pytorch_does_not_part_from_one_on_numpy(name: str) -> None:
         report = bp.audit(run.model, run.trainer.loss, *samples, against="torch", optimizer=optimizer)
         assert report.passed, str(report)
         assert {row.what for row in report.rows} == {"forward", "backward", "update"}
+
+
+def test_a_small_kink_beside_the_point_is_no_wrong_gradient() -> None:
+    """One of 4,000 units turns within the step: its share of the slope is below what the first look sees."""
+    weight = np.ones(4000)
+    shift = np.full(4000, -0.5)
+    shift[7] = -1.0 - 2e-7  # of x = 1; within the step of 1e-6, not within a sixteenth of it
+
+    def function(x: Any) -> Any:
+        return np.array([np.sum(weight * np.maximum(x[0] + shift, 0))])
+
+    def backward(x: Any, dy: Any) -> Any:
+        return np.array([np.sum(weight * (x[0] + shift > 0)) * dy[0]])
+
+    def upstream(y: Any) -> list[Any]:
+        return [np.ones(1)]
+
+    found = hold(np.ones(1), function, backward, upstream, seed=0, factors={}, suspects=lambda case: {})
+    assert found.agrees, found.diagnosis
+    assert found.kinks == 1
+    wrong = hold(
+        np.ones(1), function, lambda x, dy: backward(x, dy) * (1 + 2e-4), upstream, seed=0, factors={},
+        suspects=lambda case: {},
+    )  # fmt: skip
+    assert not wrong.agrees

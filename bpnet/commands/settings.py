@@ -186,13 +186,18 @@ class ExplainSettings(_OnBackend):
     html: Annotated[str, AfterValidator(_writable)] | None = None
 
 
-class AuditSettings(_OnBackend):
+class AuditAllSettings(_OnBackend):
+    """Of `bpnet audit --all`."""
+
+    samples: int = Field(8, ge=1, description=POSITIVE)
+    seed: int = Field(0, ge=0, le=MAX_SEED, description=SEED)
+
+
+class AuditSettings(AuditAllSettings):
     """Of `bpnet audit`."""
 
     subject: str = Field(title="RECIPE")
     against: Annotated[str, AfterValidator(_other_side)] | None = None
-    samples: int = Field(8, ge=1, description=POSITIVE)
-    seed: int = Field(0, ge=0, le=MAX_SEED, description=SEED)
 
 
 Known = TypeVar("Known", bound=_Settings)

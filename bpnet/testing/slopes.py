@@ -50,12 +50,15 @@ def random_directions(shape: tuple[int, ...], seed: int, n: int = N_DIRECTIONS) 
     return [rng.normal(size=shape) for _ in range(n)]
 
 
-def slopes(f: Callable[[Any], Any], x: Any, directions: list[Any]) -> Slopes:
-    """Difference `f`, a function of float64 NumPy arrays, at `x` along each direction."""
+def slopes(f: Callable[[Any], Any], x: Any, directions: list[Any], apart: float = APART) -> Slopes:
+    """Difference `f`, a function of float64 NumPy arrays, at `x` along each direction.
+
+    apart : the relative difference of one-sided quotients from which a smaller step is taken, too
+    """
     at = np.ravel(f(x))
     rows, slack, blocked, beside = [], [], [], 0
     for direction in directions:
-        value, room, on_kink, near = _along(f, x, at, direction)
+        value, room, on_kink, near = _along(f, x, at, direction, apart)
         rows.append(value)
         slack.append(room)
         blocked.append(on_kink)
@@ -63,13 +66,13 @@ def slopes(f: Callable[[Any], Any], x: Any, directions: list[Any]) -> Slopes:
     return Slopes(np.array(rows), np.array(slack), np.array(blocked, dtype=bool), beside)
 
 
-def _along(f: Callable[[Any], Any], x: Any, at: Any, direction: Any) -> tuple[Any, Any, bool, bool]:
+def _along(f: Callable[[Any], Any], x: Any, at: Any, direction: Any, apart: float) -> tuple[Any, Any, bool, bool]:
     touched = np.abs(x[direction != 0])
     step = STEP * max(1.0, float(np.max(touched, initial=0.0)))
     value, gap = _quotients(f, x, at, step * direction, step)
     slack = np.zeros_like(value)
     noise = 1e-7 * float(np.max(np.abs(at), initial=0.0))
-    limit = APART * float(np.max(np.abs(value), initial=0.0)) + noise
+    limit = apart * float(np.max(np.abs(value), initial=0.0)) + noise
     doubtful = gap > limit
     if not np.any(doubtful):
         return value, slack, False, False

@@ -10,8 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.backend import backend_names, register_backend
 from bpnet.dispatch import Array
 from bpnet.errors import BackendError
+
+STRICT = "strict"
+
+
+def register() -> None:
+    """Make it known as the backend "strict", and "strict:device1" for its second device, unless it is."""
+    if STRICT not in backend_names():
+        register_backend(STRICT, StrictBackend)
 
 
 class StrictBackend:
@@ -24,7 +33,7 @@ class StrictBackend:
             raise BackendError(
                 f"array_api_strict cannot be imported ({error}); install it with pip install array-api-strict"
             ) from error
-        self.name = "strict" if device is None else f"strict:{device}"
+        self.name = STRICT if device is None else f"{STRICT}:{device}"
         self.xp: Any = strict
         self.array_type: Any = type(strict.asarray(0))
         self.device = strict.Device(device or "CPU_DEVICE")
