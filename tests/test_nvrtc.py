@@ -93,6 +93,19 @@ def test_elementwise_kernels_move_16_bytes_at_once() -> None:
             assert re.search(r"st\.global\.v[24]\.", body), name
 
 
+@cache
+def of_attention() -> str:
+    text, _, _ = nvrtc.compiled(("attention<float, 4, 64>",), "compute_90", "ptx")
+    return text.decode() if isinstance(text, bytes) else text
+
+
+def test_attention_multiplies_what_lies_in_shared_memory_side_by_side() -> None:
+    """Fused products and sums in float32, of four numbers that are read at once, and all arrays in registers."""
+    assert of_attention().count("fma.rn.ftz.f32") > 64
+    assert "ld.shared.v4.f32" in of_attention()
+    assert not re.search(r"ld\.shared\.f32|(ld|st)\.local|\.f64 \t", of_attention())
+
+
 def test_products_and_sums_are_not_fused_and_float32_denormals_count_as_zero() -> None:
     body = assembly()["adam<float, false>"]
     assert "sqrt.rn.ftz.f32" in body
