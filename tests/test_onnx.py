@@ -39,6 +39,12 @@ REFERENCE_ERRS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def the_same_numbers_in_any_order_of_the_tests() -> None:
+    global RNG
+    RNG = np.random.default_rng(4)
+
+
 def session(proto: Any) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 4
