@@ -259,6 +259,11 @@ def to_numpy(x: Any) -> Any:
         raise DTypeError(f"cannot bring a {type_name(x)} to NumPy: {error}") from error
 
 
+def host_if_foreign(x: Any, backend: Backend) -> Any:
+    """`x` itself where `backend` takes it (its own arrays, the host's), else a host copy."""
+    return x if isinstance(x, backend.array_type) else to_numpy(x)
+
+
 def type_name(x: Any) -> str:
     """The qualified name of the type of `x`, for messages: "numpy.ndarray"."""
     cls = type(x)

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from bpnet import beside
 from bpnet.abilities import Uploader
-from bpnet.backend import to_numpy
+from bpnet.backend import host_if_foreign, to_numpy
+from bpnet.beside import brought, divided, dtype_beside
 from bpnet.data.checks import check_finite, check_ids, check_label_form, check_range, check_weights
 from bpnet.data.dataset import Dataset, as_array, batches
 from bpnet.data.lazy import LazyRows
 from bpnet.data.prefetch import prefetch
 from bpnet.dispatch import Array, namespace
 from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
-from bpnet.inference import host_if_foreign
 from bpnet.layers.base import Layer
 from bpnet.losses import Loss
 from bpnet.metrics import Metric
@@ -36,16 +37,18 @@ def _looked_at(found: Iterable[tuple[Any, ...]], n_ids: int | None) -> Generator
         yield batch
 
 
-def _sent(found: Iterable[tuple[Any, ...]], uploader: Uploader, door: Door) -> Generator[Any, None, None]:
+def _sent(
+    found: Iterable[tuple[Any, ...]], uploader: Uploader, door: Door, side: tuple[str, ...]
+) -> Generator[Any, None, None]:
     for batch in found:
-        yield uploader.send(door.host_batch(*batch))
+        yield uploader.send(door.host_batch(*batch, side=side))
 
 
 def _uploaded(
-    found: Iterable[tuple[Any, ...]], uploader: Uploader, door: Door
+    found: Iterable[tuple[Any, ...]], uploader: Uploader, door: Door, side: tuple[str, ...]
 ) -> Generator[tuple[Array, ...], None, None]:
     """The batches on the device, each until the next one is asked for; a thread reads and sends meanwhile."""
-    sent = prefetch(_sent(found, uploader, door))
+    sent = prefetch(_sent(found, uploader, door, side))
     try:
         for each in sent:
             yield uploader.receive(each)
@@ -92,12 +95,16 @@ class Door:
         """Whether `y` is to be integer labels; one-dimensional floating numbers are to be, and are refused."""
         return self.loss.kind_of(y) == "labels" or (self.loss.targets == "labels" and y.ndim == 1)
 
-    def batch(self, x: Any, y: Any, weight: Any = None) -> tuple[Array, ...]:
-        """The inputs of a step: (x, y), or (x, y, weight) where there are weights."""
-        return (self.x(x), self.y(y)) if weight is None else (self.x(x), self.y(y), self.values(weight))
+    def batch(self, x: Any, y: Any, *more: Any, side: tuple[str, ...] = ()) -> tuple[Array, ...]:
+        """The inputs of a step: (x, y), then the weights where there are any, then the side inputs of these names."""
+        weight, given = divided(more, side)
+        weights = () if weight is None else (self.values(weight),)
+        return (self.x(x), self.y(y), *weights, *brought(given, self.model).values())
 
-    def host_batch(self, x: Any, y: Any, weight: Any = None) -> tuple[Any, ...]:
+    def host_batch(self, x: Any, y: Any, *more: Any, side: tuple[str, ...] = ()) -> tuple[Any, ...]:
         """The same on the host, in the dtypes that `batch` has."""
+        weight, given = divided(more, side)
+        arrays = [np.asarray(to_numpy(each), dtype=dtype_beside(each, self.model)) for each in given.values()]
         dtype, x, y = self.model.store.dtype, as_array(x, "x"), as_array(y, "y")
         if self._labels(y) and not namespace(y).isdtype(y.dtype, "integral"):
             check_label_form(y, 1)
@@ -106,7 +113,8 @@ class Door:
             check_ids(x, ids)
         target = np.asarray(to_numpy(y), dtype="int64" if self._labels(y) else dtype)
         values = np.asarray(to_numpy(x), dtype=dtype if ids is None else "int64")
-        return (values, target) if weight is None else (values, target, np.asarray(to_numpy(weight), dtype=dtype))
+        weights = [] if weight is None else [np.asarray(to_numpy(weight), dtype=dtype)]
+        return (values, target, *weights, *arrays)
 
     def batches(self, data: Dataset, batch_size: int, **order: Any) -> Generator[tuple[Any, ...], None, None]:
         """The batches of `data` in the `order` of `bpnet.data.batches`.
@@ -118,14 +126,15 @@ class Door:
         if not may_exceed_memory(data.x):
             return found
         looked_at, uploader = _looked_at(found, self.model.input_ids), getattr(self.model.backend, "uploader", None)
-        return prefetch(looked_at) if uploader is None else _uploaded(looked_at, uploader(), self)
+        return prefetch(looked_at) if uploader is None else _uploaded(looked_at, uploader(), self, tuple(data.side))
 
     def moved(self, data: Dataset) -> Dataset:
         """The data on the model's device where that is not the host, so that batches are taken there."""
         if self.model.backend.array_type is np.ndarray or may_exceed_memory(data.x):
             return data
         weight = None if data.weight is None else self.values(data.weight)
-        return Dataset(self.x(data.x), self.y(data.y), weight=weight, name=data.name, split=data.split)
+        side = brought(data.side, self.model)
+        return Dataset(self.x(data.x), self.y(data.y), weight=weight, side=side, name=data.name, split=data.split)
 
     def check(self, data: Dataset, names: tuple[str, str, str] = ("x", "y", "sample_weight")) -> Array:
         """Raise unless model, loss and metrics belong together and can take the data, and every value is a good one.
@@ -148,6 +157,7 @@ class Door:
         if data.weight is not None:
             check_weights(data.weight, name_weight)
             check_range(data.weight, name_weight, dtype)
+        beside.check(data, self.model)
         try:
             prediction = self._probe(data, name_y)
         except (ShapeError, DTypeError) as error:
@@ -173,7 +183,7 @@ class Door:
         if smallest > 1:
             return
         try:
-            self.model.forward(self.x(data.x[:smallest, ...]))
+            self.model.forward(self.x(data.x[:smallest, ...]), **self._first(data, smallest))
         except ShapeError as error:
             raise ShapeError(f"{error} (found with the smallest batch, {smallest} of {n} samples)") from error
         finally:
@@ -182,7 +192,7 @@ class Door:
 
     def _probe(self, data: Dataset, name_y: str) -> Array:
         """The model's output for the first sample, which the loss and the metrics can take."""
-        prediction = self.model(self.x(data.x[:1, ...]))
+        prediction = self.model(self.x(data.x[:1, ...]), **self._first(data, 1))
         if prediction.shape[0] != 1:
             raise DataError(f"the model made {prediction.shape[0]} outputs of 1 sample; the first axis is the samples'")
         if prediction.ndim == 2 and self._labels(data.y):
@@ -192,6 +202,10 @@ class Door:
         for metric in self.metrics:
             metric.measure(prediction, target)
         if self.loss.wants.endswith("probabilities"):
-            some = self.x(data.x[: min(64, len(data)), ...])
-            check_probabilities(to_numpy(self.model(some)), self.loss)
+            n = min(64, len(data))
+            check_probabilities(to_numpy(self.model(self.x(data.x[:n, ...]), **self._first(data, n))), self.loss)
         return prediction
+
+    def _first(self, data: Dataset, n: int) -> dict[str, Array]:
+        """The side inputs of the first n samples."""
+        return brought({name: array[:n, ...] for name, array in data.side.items()}, self.model)

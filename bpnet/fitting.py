@@ -134,7 +134,7 @@ class Fit:
             if self._snapshot is not None:
                 self._restore(self._snapshot)
                 shown.begin(len(history))
-            step = Step(trainer, self.micro_batch_size, counted=True)
+            step = Step(trainer, self.micro_batch_size, counted=True, side=tuple(data.side))
             trainer._stop = self.position.stopped
             while len(history) < self.epochs and not self.position.stopped:
                 if not self._epoch(step, data, shown, interrupt):

@@ -18,6 +18,7 @@ from bpnet.backend import get_backend, to_numpy
 from bpnet.contracts import all_finite
 from bpnet.data.dataset import epoch_order
 from bpnet.dispatch import Kernel, recording
+from bpnet.errors import StateError
 from bpnet.layers.base import Layer
 from bpnet.step import Step
 from bpnet.trace import flat, is_array
@@ -167,6 +168,8 @@ def find(fit: Fit, done: int) -> Failure:
 
     Raises whatever a model that cannot be copied raises.
     """
+    if fit.data.side:
+        raise StateError("a batch with side inputs cannot be kept in a bundle")
     trainer = fit.trainer
     epoch = {"seed": trainer.seed, "epoch": trainer.epoch, "shuffle": fit.shuffle}
     batches = trainer._door.batches(fit.data, fit.batch_size, skip=done, **epoch)

@@ -104,6 +104,7 @@ def fingerprint(data: Dataset) -> dict[str, Any]:
     Of memory maps and of rows that are made when they are needed, some rows spread over all stand for the content.
     """
     parts = {"x": data.x, "y": data.y, "sample_weight": data.weight}
+    parts |= {f"side input {name}": array for name, array in data.side.items()}
     return {"samples": len(data), **{name: _digested(each) for name, each in parts.items() if each is not None}}
 
 

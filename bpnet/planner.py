@@ -25,6 +25,7 @@ class _Kind:
         self.plan: Plan | None = None
         self.version = -1
         self.refusal = ""
+        self.labels: tuple[str, ...] = ("x", "y", "weight")
         self.uncaptured = ""  # why its plan is no graph
         self.replays = 0
         self.used = 0
@@ -85,6 +86,8 @@ class Planner:
             if len(self._kinds) >= self.MAX_KINDS:
                 del self._kinds[min(self._kinds, key=lambda each: self._kinds[each].used)]
             kind = self._kinds[key] = _Kind()
+            if hasattr(step, "labels"):
+                kind.labels = step.labels(len(inputs))
         kind.used = self._clock = self._clock + 1
         if self.capture == "on" and (kind.refusal or kind.uncaptured):
             raise StateError(
@@ -256,7 +259,7 @@ class Planner:
         """For every kind of step that was decided on, the calls of its plan, or why it has none."""
         lines = []
         for (name, *shapes), kind in self._kinds.items():
-            what = f"{name} for {', '.join(f'{n} {s}' for n, s in zip(('x', 'y', 'weight'), shapes, strict=False))}"
+            what = f"{name} for {', '.join(f'{n} {s}' for n, s in zip(kind.labels, shapes, strict=False))}"
             if kind.plan is not None:
                 how = ", captured as one graph" if kind.plan.captured else ""
                 how = f", call by call, because {kind.uncaptured}" if kind.uncaptured else how

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bpnet import ops
+from bpnet.beside import divided
 from bpnet.dispatch import Array
 
 if TYPE_CHECKING:
@@ -16,27 +17,38 @@ class Step:
     """Forward, loss, backward, update.
 
     micro_batch_size : samples at a time, None for all
+    side             : the names of the side inputs, which stand behind x, y and the weights, in this order
     counted          : whether the loss and the metrics are added to the epoch's sums. In a fit, where they are, the
                        flag `ok` stays down once it is; else every batch is judged by itself.
     """
 
-    def __init__(self, trainer: Trainer, micro_batch_size: int | None, *, counted: bool) -> None:
+    def __init__(
+        self, trainer: Trainer, micro_batch_size: int | None, *, counted: bool, side: tuple[str, ...] = ()
+    ) -> None:
         self.trainer = trainer
+        self.side = side
         self.size = micro_batch_size
         self.counted = counted
         parts = "" if micro_batch_size is None else f", {micro_batch_size} at a time"
-        self.name = f"{'counted step' if counted else 'step'}{parts}"
+        given = f" with {', '.join(side)}" if side else ""
+        self.name = f"{'counted step' if counted else 'step'}{parts}{given}"
 
-    def __call__(self, x: Array, y: Array, weight: Array | None = None) -> Array:
-        """Train on one batch; return its loss, a 0-d array."""
+    def labels(self, n: int) -> tuple[str, ...]:
+        """What the inputs of a step are, where there are n of them."""
+        weighted = n - len(self.side) > 2
+        return ("x", "y", *(("weight",) if weighted else ()), *self.side)
+
+    def __call__(self, x: Array, y: Array, *more: Array) -> Array:
+        """Train on one batch; return its loss, a 0-d array. more : the weights, where there are any, the side inputs"""
+        weight, side = divided(more, self.side)
         trainer, loss = self.trainer, self.trainer.loss
         model, store, totals = trainer.model, trainer.model.store, trainer.totals
         if not self.counted:
             ops.fill_(store.ok, True)
         value: Array = None
         total: Any = None
-        for part in self.parts(x, y, weight):
-            prediction = model.forward(part[0])
+        for part in self.parts(x, y, weight, *side.values()):
+            prediction = model.forward(part[0], **dict(zip(side, part[3:], strict=True)))
             if total is None:
                 total = loss.total_weight((x.shape[0], *prediction.shape[1:]), y, weight)
             part_value = loss.forward(prediction, part[1], total, part[2])
@@ -56,13 +68,12 @@ class Step:
             totals.count_loss(value, total)
         return value
 
-    def parts(self, x: Array, y: Array, weight: Array | None) -> Iterator[tuple[Array, Array, Array | None]]:
+    def parts(self, x: Array, *others: Array | None) -> Iterator[tuple[Any, ...]]:
         """The micro-batches of a batch, in order."""
         n, size = x.shape[0], self.size
         if size is None or size >= n:
-            yield x, y, weight
+            yield x, *others
             return
         for start in range(0, n, size):
             stop = min(start + size, n)
-            cut = [None if each is None else ops.rows(each, start, stop) for each in (x, y, weight)]
-            yield cut[0], cut[1], cut[2]
+            yield tuple(None if each is None else ops.rows(each, start, stop) for each in (x, *others))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bpnet import ops
 from bpnet.backend import Backend
+from bpnet.beside import check_names, divided
 from bpnet.callbacks.base import Callback
 from bpnet.checkpoint import Checkpoint, as_checkpoint, find
 from bpnet.checks import flag
-from bpnet.data.dataset import Dataset, as_dataset, as_validation, check_batch_size
+from bpnet.data.dataset import Dataset, as_dataset, as_side, as_validation, check_batch_size
 from bpnet.dispatch import Array
 from bpnet.door import Door
 from bpnet.errors import ConfigError
@@ -26,13 +27,12 @@ from bpnet.layers.base import Layer
 from bpnet.losses import Loss
 from bpnet.metrics import Metric
 from bpnet.optimizers import Optimizer
-from bpnet.pairing import plain_weights
 from bpnet.planner import Planner
 from bpnet.random import check_seed
 from bpnet.shortage import explained
 from bpnet.snapshot import Snapshot
 from bpnet.step import Step
-from bpnet.store import AVERAGE, Store
+from bpnet.store import Store
 from bpnet.totals import Totals
 from bpnet.working import Working
 
@@ -171,19 +171,31 @@ class Trainer(Working):
 
     # --- one step ---
 
-    def step(self, x: Any, y: Any, *, sample_weight: Any = None, micro_batch_size: int | None = None) -> Array:
+    def step(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        micro_batch_size: int | None = None,
+        side: Mapping[str, Any] | None = None,
+    ) -> Array:
         """Train on one batch: forward, loss, backward, update. Return the loss, a 0-d array on the device.
 
         x : (N, ...), y : as the loss wants, sample_weight : (N,) or None; any array library, moved and cast
         micro_batch_size : samples that go through the model at a time; their gradients are added up, each divided by
                            the whole batch's weight, so that they sum to the batch's also where the last part is smaller
+        side : arrays by name, one row a sample, that `forward` takes by keyword: a mask, lengths
         Values are not checked here: a batch whose loss is NaN or infinite changes nothing, which the returned loss
         shows.
         """
-        step = self._whole_batch
-        if micro_batch_size is not None:
-            step = Step(self, check_batch_size(micro_batch_size, "micro_batch_size"), counted=False)
-        return self._run(step, (x, y) if sample_weight is None else (x, y, sample_weight))
+        step, beside = self._whole_batch, as_side(side)
+        check_names(beside, self.model)
+        if micro_batch_size is not None or beside:
+            size = None if micro_batch_size is None else check_batch_size(micro_batch_size, "micro_batch_size")
+            step = Step(self, size, counted=False, side=tuple(beside))
+        weights = () if sample_weight is None else (sample_weight,)
+        return self._run(step, (x, y, *weights, *beside.values()))
 
     def _run(self, step: Step, given: tuple[Any, ...]) -> Array:
         """Make one step on a batch of any kind: from its plan where there is one that takes it as it is."""
@@ -213,7 +225,7 @@ class Trainer(Working):
         unplanned = self._unplanned
         if unplanned:
             self._check_capture()
-        inputs = self._door.batch(*given)
+        inputs = self._door.batch(*given, side=step.side)
         self.optimizer.check(self.model)  # before another optimizer's state is lost
         self.optimizer.prepare(store)
         if unplanned:
@@ -231,6 +243,7 @@ class Trainer(Working):
         y: Any = None,
         *,
         sample_weight: Any = None,
+        side: Mapping[str, Any] | None = None,
         validation_data: Any = None,
         epochs: int = 10,
         batch_size: int = 32,
@@ -245,6 +258,7 @@ class Trainer(Working):
 
         x, y             : arrays of any library, or x alone a Dataset
         sample_weight    : (N,) how much each sample counts in the loss; a Dataset brings its own
+        side             : arrays by name that the model takes by keyword, such as a mask; a Dataset brings its own
         validation_data  : a Dataset, (x, y) or (x, y, sample_weight), evaluated after every epoch
         micro_batch_size : samples that go through the model at a time; see `step`
         shuffle          : a new order every epoch, a function of (seed, epoch); the last partial batch is kept
@@ -261,7 +275,7 @@ class Trainer(Working):
         be written or read, or the bundle could not be. What does not fit the checkpoint to resume from is refused with
         what differs.
         """
-        data = as_dataset(x, y, sample_weight)
+        data = as_dataset(x, y, sample_weight, side)
         check_batch_size(batch_size)
         shuffle, progress = flag("shuffle", shuffle), flag("progress", progress)
         if micro_batch_size is not None:
@@ -272,6 +286,11 @@ class Trainer(Working):
         prediction = door.check(data)
         validation = None if validation_data is None else as_validation(validation_data)
         if validation is not None:
+            if data.side.keys() != validation.side.keys():
+                raise ConfigError(
+                    f"the data have the side inputs {', '.join(data.side) or 'none'}, the validation data "
+                    f"{', '.join(validation.side) or 'none'}; give both the same: Dataset(x, y, side=...)"
+                )
             door.check(validation, ("validation x", "validation y", "validation sample_weight"))
         checkpoint = as_checkpoint(checkpoint)
         found = find(resume, checkpoint)
@@ -309,20 +328,6 @@ class Trainer(Working):
             self._totals = Totals(store.backend, self._metrics)
         self._totals.prepare(prediction, self._door.y(data.y[:1, ...]))
 
-    def _check_schedule(self, steps: int) -> None:
-        """Raise ConfigError where the optimizer's warm-up, or what is left of it, would outlast the training."""
-        warmup = getattr(self.optimizer.schedule, "warmup_steps", 0)
-        if not steps or warmup <= steps:
-            return
-        store = self.model.store
-        taken = store.steps_taken if store.continues(self.optimizer) else 0
-        if warmup > taken + steps:
-            before = f" after {taken} before it" if taken else ""
-            raise ConfigError(
-                f"the schedule warms up for {warmup} steps, and this fit has {steps}{before}; take fewer, or train "
-                "for longer"
-            )
-
     # --- files ---
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -347,9 +352,17 @@ class Trainer(Working):
 
     # --- inference ---
 
-    def evaluate(self, x: Any, y: Any = None, *, sample_weight: Any = None, batch_size: int = 256) -> dict[str, Any]:
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        sample_weight: Any = None,
+        side: Mapping[str, Any] | None = None,
+        batch_size: int = 256,
+    ) -> dict[str, Any]:
         """Return the loss and the metrics over the data (a Dataset, or x and y), by name. Nothing is changed."""
-        data = as_dataset(x, y, sample_weight)
+        data = as_dataset(x, y, sample_weight, side)
         check_batch_size(batch_size)
         self._door.check(data)
         with self.working():
@@ -361,35 +374,20 @@ class Trainer(Working):
         with self.averaged(), contextlib.closing(door.batches(data, batch_size, shuffle=False)) as found:
             penalty = self.model.penalty()
             for number, batch in enumerate(found):
-                x, y, *weight = door.batch(*batch)
-                prediction = self.model(x)
+                x, y, *more = door.batch(*batch, side=tuple(data.side))
+                weight, beside = divided(tuple(more), tuple(data.side))
+                weights = () if weight is None else (weight,)
+                prediction = self.model(x, **beside)
                 if not number:
                     totals.prepare(prediction, y)
-                value = self.loss(prediction, y, *weight)
+                value = self.loss(prediction, y, *weights)
                 if penalty is not None:
                     value = ops.add(value, penalty)
-                totals.count_loss(value, self.loss.total_weight(prediction.shape, y, *weight))
+                totals.count_loss(value, self.loss.total_weight(prediction.shape, y, *weights))
                 totals.count(prediction, y)
         return totals.read()
 
-    def predict(self, x: Any, *, batch_size: int = 256) -> Any:
+    def predict(self, x: Any, *, batch_size: int = 256, side: Mapping[str, Any] | None = None) -> Any:
         """Return the model's outputs for `x`, in the caller's kind of array (NumPy for lists)."""
         with self.working(), self.averaged():
-            return predict(self.model, x, batch_size=batch_size)
-
-    def averaged(self) -> contextlib.AbstractContextManager[Any]:
-        """In the block, the model has the parameters that evaluation uses.
-
-        Those are the moving averages where the optimizer keeps any, and else the parameters as they are.
-        """
-        store = self.model.store
-        keeps = self.optimizer.average is not None and AVERAGE in store.slots and not store.holds_average
-        return self.model.averaged() if keeps else contextlib.nullcontext()
-
-    def plan_report(self) -> str:
-        """For every kind of step so far, the calls of its plan, or why it runs eagerly."""
-        if self.plan and not plain_weights(self.loss):
-            return "every step is eager: the loss has weights of its own, which may depend on values"
-        if self._planner is None:
-            return "no step has been made yet" if self.plan else "plans are off (plan=False)"
-        return self._planner.report() or "no kind of step has been made twice yet"
+            return predict(self.model, x, batch_size=batch_size, side=side)

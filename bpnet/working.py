@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from bpnet.abilities import check_abilities, check_capture, check_matmul_precision, check_precision, scope_of
 from bpnet.backend import Backend, get_backend
@@ -12,9 +13,10 @@ from bpnet.dispatch import Tracked
 from bpnet.errors import ConfigError, StateError
 from bpnet.layers.base import Layer
 from bpnet.losses import Loss
+from bpnet.optimizers import Optimizer
 from bpnet.pairing import plain_weights
 from bpnet.planner import Planner
-from bpnet.store import Store
+from bpnet.store import AVERAGE, Store
 
 
 class Working(Tracked):
@@ -22,6 +24,7 @@ class Working(Tracked):
 
     model: Layer
     loss: Loss
+    optimizer: Optimizer
     plan: bool
     seed: int
     _planner: Planner | None = None
@@ -129,4 +132,35 @@ class Working(Tracked):
         if self.capture == "on" and self._unplanned:
             raise StateError(
                 f"Trainer(capture='on'): a graph is made of a plan, and with {self._unplanned} there is none"
+            )
+
+    def averaged(self) -> contextlib.AbstractContextManager[Any]:
+        """In the block, the model has the parameters that evaluation uses.
+
+        Those are the moving averages where the optimizer keeps any, and else the parameters as they are.
+        """
+        store = self.model.store
+        keeps = self.optimizer.average is not None and AVERAGE in store.slots and not store.holds_average
+        return self.model.averaged() if keeps else contextlib.nullcontext()
+
+    def plan_report(self) -> str:
+        """For every kind of step so far, the calls of its plan, or why it runs eagerly."""
+        if self.plan and not plain_weights(self.loss):
+            return "every step is eager: the loss has weights of its own, which may depend on values"
+        if self._planner is None:
+            return "no step has been made yet" if self.plan else "plans are off (plan=False)"
+        return self._planner.report() or "no kind of step has been made twice yet"
+
+    def _check_schedule(self, steps: int) -> None:
+        """Raise ConfigError where the optimizer's warm-up, or what is left of it, would outlast the training."""
+        warmup = getattr(self.optimizer.schedule, "warmup_steps", 0)
+        if not steps or warmup <= steps:
+            return
+        store = self.model.store
+        taken = store.steps_taken if store.continues(self.optimizer) else 0
+        if warmup > taken + steps:
+            before = f" after {taken} before it" if taken else ""
+            raise ConfigError(
+                f"the schedule warms up for {warmup} steps, and this fit has {steps}{before}; take fewer, or train "
+                "for longer"
             )

@@ -39,6 +39,7 @@ LEVELS = {
     "contracts": 5,
     "costing": 5,
     "forensics": 5,
+    "beside": 5,
     "bundle": 5,
     "door": 5,
     "fitting": 5,

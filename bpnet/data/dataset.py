@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,8 @@ class Dataset:
 
     x : (N, ...) array of any library, or nested lists; y : (N,) labels or (N, ...) values
     weight : (N,) numbers, how much each sample counts in the loss; None counts all alike
+    side : arrays (N, ...) by name, which the model's `forward` takes by keyword: a mask, lengths. They go with their
+           samples through batches, shuffling and splits
     name, split : what it is, for messages and results; classes : names of the classes, if any
     x and y may be memory maps (`bpnet.data.memmap`): only the batches are then read, sorted by their place in the file.
     Raises ShapeError when the lengths differ, DataError when there are no samples.
@@ -65,6 +67,7 @@ class Dataset:
         y: Any,
         *,
         weight: Any = None,
+        side: Mapping[str, Any] | None = None,
         name: str = "data",
         split: str = "",
         classes: tuple[str, ...] = (),
@@ -72,12 +75,15 @@ class Dataset:
         self.x = as_array(x, "x")
         self.y = as_array(y, "y")
         self.weight = None if weight is None else as_array(weight, "sample_weight")
+        self.side = as_side(side)
         self.name = name
         self.split = split
         self.classes = classes
         check_lengths(self.x, self.y)
         if self.weight is not None:
             check_lengths(self.x, self.weight, name_y="sample_weight")
+        for each, array in self.side.items():
+            check_lengths(self.x, array, name_y=each)
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -111,13 +117,24 @@ class Dataset:
 
     def _of(self, take: Callable[[Any], Any], split: str) -> Dataset:
         weight = None if self.weight is None else take(self.weight)
-        return Dataset(take(self.x), take(self.y), weight=weight, name=self.name, split=split, classes=self.classes)
+        about: dict[str, Any] = {"name": self.name, "split": split, "classes": self.classes}
+        side = {name: take(array) for name, array in self.side.items()}
+        return Dataset(take(self.x), take(self.y), weight=weight, side=side, **about)
 
     def batches(
         self, batch_size: int, *, seed: int = 0, epoch: int = 0, shuffle: bool = True
     ) -> Iterator[tuple[Any, ...]]:
         """The same as `bpnet.data.batches(self, ...)`."""
         return batches(self, batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+
+
+def as_side(side: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Side inputs as arrays by name, in the order of their names; ConfigError, DTypeError for what are none."""
+    if side is None:
+        return {}
+    if not isinstance(side, Mapping) or not all(isinstance(name, str) for name in side):
+        raise ConfigError(f'side must be arrays by name, as {{"lengths": [3, 2]}}, got {side!r:.80}')
+    return {name: as_array(side[name], name) for name in sorted(side)}
 
 
 def check_batch_size(batch_size: Any, name: str = "batch_size") -> int:
@@ -154,6 +171,8 @@ def batches(
 ) -> Generator[tuple[Any, ...], None, None]:
     """Give (x, y) batches, or (x, y, weight) where the data have weights; the last batch may be smaller.
 
+    The side inputs of data that have such stand behind these, in the order of their names.
+
     The order is a function of (seed, epoch) alone, and every sample comes once. Batches are of the data's library and
     dtype: new arrays, or views without shuffling. Of a memory map each batch's rows are read in the order of the file.
     skip : how many batches of that order to leave out at its start, without making them
@@ -161,7 +180,8 @@ def batches(
     batch_size = check_batch_size(batch_size)
     shuffle = flag("shuffle", shuffle)
     order = epoch_order(len(data), seed, epoch) if shuffle else None
-    takers = [_Taker(array, order) for array in (data.x, data.y, data.weight) if array is not None]
+    arrays = (data.x, data.y, data.weight, *data.side.values())
+    takers = [_Taker(array, order) for array in arrays if array is not None]
     for start in range(skip * batch_size, len(data), batch_size):
         stop = min(start + batch_size, len(data))
         if order is None:
@@ -201,17 +221,19 @@ class _Taker:
         return namespace(self.array).take(self.array, rows, axis=0)
 
 
-def as_dataset(x: Any, y: Any = None, weight: Any = None) -> Dataset:
+def as_dataset(x: Any, y: Any = None, weight: Any = None, side: Mapping[str, Any] | None = None) -> Dataset:
     """Return `x` where it is a Dataset, else that of x and y; ConfigError when there is too much or too little."""
     if isinstance(x, Dataset):
         if y is not None:
             raise ConfigError("a Dataset brings its own targets; pass it alone")
         if weight is not None:
             raise ConfigError("a Dataset brings its own weights: Dataset(x, y, weight=...)")
+        if side is not None:
+            raise ConfigError("a Dataset brings its own side inputs: Dataset(x, y, side=...)")
         return x
     if y is None:
         raise ConfigError("pass x and y, or a Dataset")
-    return Dataset(x, y, weight=weight)
+    return Dataset(x, y, weight=weight, side=side)
 
 
 def as_validation(data: Any) -> Dataset:
