@@ -123,7 +123,9 @@ def described(call: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.profile_networks", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.profile_networks", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--workload", choices=list(WORKLOADS), default="gpt")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--parts", action="store_true", help="every call, and not kernels alike as one")
