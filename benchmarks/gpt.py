@@ -50,9 +50,9 @@ def text() -> Array:
     return np.where(place < V, place, 0)
 
 
-def batches(n: int) -> list[tuple[Array, Array]]:
+def batches(n: int, size: int = BATCH) -> list[tuple[Array, Array]]:
     ids = text()
-    starts = np.random.default_rng(0).integers(0, len(ids) - T - 1, size=(n, BATCH))
+    starts = np.random.default_rng(0).integers(0, len(ids) - T - 1, size=(n, size))
     x = ids[starts[..., None] + np.arange(T)]
     return [(each, ids[start[:, None] + np.arange(1, T + 1)]) for each, start in zip(x, starts, strict=True)]
 
@@ -240,18 +240,24 @@ class Floor:
 
 
 def child(name: str, weights: str, threads: int) -> None:
+    """Answer as a peer of this benchmark."""
+    answer(name, weights, threads, {"bpnet": Ours, "torch": Torch, "jax": Jax, "floor": Floor}, batches(CURVE))
+
+
+def answer(
+    name: str, weights: str, threads: int, made: dict[str, Any], given_batches: list[tuple[Array, Array]]
+) -> None:
     """Take one command a line (a number of steps) and answer with the losses and the seconds of each."""
-    made: dict[str, Any] = {"bpnet": Ours, "torch": Torch, "jax": Jax, "floor": Floor}
     with np.load(weights) as archive:
         values = dict(archive)
     kind, _, compiled = name.partition("-")
     peer = made[kind](values, threads, **({"compiled": True} if compiled else {}))
-    given = [peer.batch(x, y) for x, y in batches(CURVE)]
+    given = [peer.batch(x, y) for x, y in given_batches]
     done = 0
     for line in sys.stdin:
         losses, seconds = [], []
         for _ in range(int(line)):
-            batch = given[done % CURVE]
+            batch = given[done % len(given)]
             start = perf_counter()
             losses.append(peer.step(*batch))
             seconds.append(perf_counter() - start)
@@ -260,13 +266,13 @@ def child(name: str, weights: str, threads: int) -> None:
 
 
 class Process:
-    """A child."""
+    """A child: a peer of the benchmark that `module` is."""
 
-    def __init__(self, name: str, weights: str, threads: int) -> None:
+    def __init__(self, name: str, weights: str, threads: int, module: str = "benchmarks.gpt") -> None:
         env = {key: value for key, value in os.environ.items() if key not in DISTORTING}
         pools = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
         env |= dict.fromkeys(pools, str(threads)) | {"JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, "-m", "benchmarks.gpt", "--child", name, weights, "--threads", str(threads)]
+        command = [sys.executable, "-m", module, "--child", name, weights, "--threads", str(threads)]
         self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, steps: int) -> tuple[list[float], list[float]]:

@@ -15,6 +15,24 @@ from bpnet_numpy.fused.code.elementwise import _sigmoid, _tanh
 from bpnet_numpy.fused.code.intrinsics import FLAGS, matrix_product, real, vector, word, words
 
 AS_IT_IS, TRANSPOSED = 111, 112
+SMALL = 100**3
+
+
+@njit(**FLAGS)
+def _by_columns(
+    p: Any, gemm: Any, wide: Any, tb: Any, m: Any, n: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, beta: Any, c: Any,
+    ldc: Any, item: Any,
+) -> None:  # fmt: skip
+    """c = a b + beta c, so many columns at a time that OpenBLAS multiplies without packing b, which would take as long
+    as the product of few rows. [OpenBLAS, interface/gemm.c: small matrices are of up to 100^3 multiplications]"""
+    step = SMALL // (m * k) // 16 * 16
+    step = n if step < 16 else min(n, step)
+    for j in range(0, n, step):
+        right = b + item * (j if tb == AS_IT_IS else j * ldb)
+        columns = min(step, n - j)
+        matrix_product(
+            p, gemm, wide, AS_IT_IS, tb, m, columns, k, real(p, 1), a, lda, right, ldb, beta, c + item * j, ldc
+        )
 
 
 @njit(**FLAGS)
@@ -46,9 +64,9 @@ def lstm(p: Any) -> None:
         t = steps - 1 - step if backwards else step
         z_t = word(a, 3) + item * t * 4 * width
         if step > 0:
-            matrix_product(
-                p, word(a, 11), word(a, 12), AS_IT_IS, AS_IT_IS, samples, 4 * width, width, one,
-                word(a, 0) + item * before * width, steps * width, word(a, 4), 4 * width, one, z_t, steps * 4 * width,
+            _by_columns(
+                p, word(a, 11), word(a, 12), AS_IT_IS, samples, 4 * width, width, word(a, 0) + item * before * width,
+                steps * width, word(a, 4), 4 * width, one, z_t, steps * 4 * width, item,
             )  # fmt: skip
         for s in range(samples):
             z = vector(p, z_t + item * s * steps * 4 * width, 4 * width)
@@ -124,7 +142,7 @@ def lstm_backward(p: Any) -> None:
                 else:
                     _copy(state, vector(p, word(a, 3) + item * (s * steps + before) * width, width))
         if not last:
-            matrix_product(
-                p, word(a, 13), word(a, 14), AS_IT_IS, TRANSPOSED, samples, width, 4 * width, one,
-                word(a, 0) + item * t * 4 * width, steps * 4 * width, word(a, 6), 4 * width, zero, dhs, width,
+            _by_columns(
+                p, word(a, 13), word(a, 14), TRANSPOSED, samples, width, 4 * width, word(a, 0) + item * t * 4 * width,
+                steps * 4 * width, word(a, 6), 4 * width, zero, dhs, width, item,
             )  # fmt: skip

@@ -177,7 +177,7 @@ def _attention(
         scratch = np.empty(3 * block * keys, q.dtype)
         samples = [each if each is None else each[some] for each in (y, kept, q, k, v, mask, keep)]
         arrays = [0 if each is None else each for each in samples]
-        sizes = (len(samples[0]), heads, queries, keys, size, causal, whole, block)
+        sizes = (len(y[some]), heads, queries, keys, size, causal, whole, block)
         scales = (1 / math.sqrt(size), float(keep_scale(rate)))
         rest = [each[some] for each in more] or [0] * 4
         words = (*arrays, *sizes, scratch, *gaps, *scales, found.address, found.bits, *rest, q.itemsize)

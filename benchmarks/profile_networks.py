@@ -1,4 +1,4 @@
-"""Where the time of a planned step goes: `python -m benchmarks.profile --workload gpt`.
+"""Where the time of a planned step goes: `python -m benchmarks.profile_networks --workload gpt`.
 
 The plan of a training step is bound once more, call by call, and its calls are made in order with a clock between them;
 of every call the median over the rounds counts. Beside it stand the arithmetic that its kernel declares, and the bytes
@@ -123,7 +123,9 @@ def described(call: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.profile_networks", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--workload", choices=list(WORKLOADS), default="gpt")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--parts", action="store_true", help="every call, and not kernels alike as one")
