@@ -130,7 +130,7 @@ def test_an_initializer_of_a_constant_and_those_with_names_can_be_given() -> Non
         ("Dense(3, 4)\x00", "layer"),
         ("Residual(" * 2000 + ")" * 2000, "layer"),
         ("a" * 30_000, "may have 20,000 characters, got 30,000"),
-        (7, 'must be a layer as text, such as "AvgPool2d(...)", got 7'),
+        (7, 'must be a layer as text, such as "AvgPool1d(...)", got 7'),
     ],
 )
 def test_a_text_that_is_no_layer_is_refused_with_the_part_that_is_wrong(text: Any, says: str) -> None:
