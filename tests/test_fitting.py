@@ -183,7 +183,8 @@ def test_steps_stay_planned_over_epochs_with_validation(monkeypatch: pytest.Monk
     from bpnet import planner
 
     recorded: list[Any] = []
-    monkeypatch.setattr(planner, "Trace", lambda *given: recorded.append(given) or Trace(*given))
+    noting = staticmethod(lambda *given: recorded.append(given) or Trace(*given))
+    monkeypatch.setattr(planner.Planner, "trace_class", noting)
     each = trainer()
     for _ in range(2):
         each.fit(X, Y, validation_data=(X, Y), epochs=5, batch_size=5, progress=False)
