@@ -11,6 +11,8 @@ from bpnet.dispatch import Kernel, Variant
 from bpnet_numpy.fused.instruction import usable
 
 NAME = "fused"
+LONG = 1 << 16
+"""Elements from which a pass is divided among threads."""
 Array = Any
 
 

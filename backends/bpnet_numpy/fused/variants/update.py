@@ -12,13 +12,9 @@ from bpnet.ops.adaptive import LION_FLUSH_EVERY
 from bpnet_numpy.fused.helpers import team
 from bpnet_numpy.fused.instruction import instruction, machine
 from bpnet_numpy.fused.variants.activations import FLOAT32
-from bpnet_numpy.fused.variants.common import alike, fused, plain_number, single, writable
+from bpnet_numpy.fused.variants.common import LONG, alike, fused, plain_number, single, writable
 from bpnet_numpy.kernels.common import Array, floating, nothing
 from bpnet_numpy.kernels.update import one_dimensional
-
-LONG = 1 << 16
-"""Elements from which a pass is divided among threads."""
-
 
 def update(name: str, arrays: int, ok: Array, rate: Any, counters: Any, value: Array, *operands: Any) -> list[Call]:
     """The calls of a pass over `value` and the `arrays` - 1 first operands, on all threads where it is long."""
