@@ -82,6 +82,8 @@ def team() -> tuple[int, int]:
             atexit.register(dismiss)
             if hasattr(os, "register_at_fork"):
                 os.register_at_fork(after_in_child=_forget)
+        if not _threads:
+            _state[code.STOP] = 0  # after `dismiss`
         while _state[code.MUTEX] and len(_threads) < wanted() - 1:
             place = len(_threads) + 1
             thread = threading.Thread(

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from bpnet.dispatch import Kernel, Variant
+from bpnet.dispatch import Call, Kernel, Variant
 from bpnet_numpy.fused.instruction import usable
+from bpnet_numpy.fused.prepared import Prepared
 
 NAME = "fused"
 LONG = 1 << 16
@@ -22,7 +23,12 @@ def fused(kernel: Kernel, *, allocate: Callable[..., Any], accepts: Callable[...
     def takes(*args: Any) -> bool:
         return accepts(*args) and usable()
 
-    return kernel.register_bound(np.ndarray, allocate=allocate, accepts=takes, name=NAME)
+    def decorate(bind: Callable[..., list[Call]]) -> Variant:
+        variant = kernel.register_bound(np.ndarray, allocate=allocate, accepts=takes, name=NAME)(bind)
+        kernel.shortcut = Prepared(kernel, variant)
+        return variant
+
+    return decorate
 
 
 def plain_number(x: Any) -> bool:
