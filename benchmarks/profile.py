@@ -1,8 +1,8 @@
 """Where a planned step or inference spends its time, call by call: `python -m benchmarks.profile --workload mnist`.
 
 A plan joins its compiled bodies into one call. Here they stay apart, so that each can be timed while the plan is
-replayed on rotating batches; that adds about 0.3 µs to each. A row is a median over the replays, with the rate at which a
-product is computed, or else at which the bytes of a call's arrays come and go, each counted once.
+replayed on rotating batches; that adds about 0.3 µs to each. A row is a median over the replays, with the rate at which
+a product is computed, or else at which the bytes of a call's arrays come and go, each counted once.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from time import perf_counter
 from typing import Any
 from unittest.mock import patch
 
-from bpnet.plan import Plan
 from benchmarks import machine
 from benchmarks.peers.ours import Bpnet
 from benchmarks.workloads import WORKLOADS, Workload
+from bpnet.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -243,12 +243,12 @@ class Plan:
         _, root = self._lifetimes({result})
         if root.get(result, result) in trace.input_values:
             return None
-        found = []
+        found: list[list[Callable[[Array], None]]] = []
         for buffer in self._inputs:
             points = [getattr(call, "pointer_to", lambda _: None)(buffer) for call in self._calls]
-            if None in points:
+            found.append([point for point in points if point is not None])
+            if len(found[-1]) < len(points):
                 return None
-            found.append(points)
         return found
 
     def _views(self, step: Step, body: Callable[..., Array], args: tuple[Any, ...]) -> bool:

@@ -40,13 +40,21 @@ def test_an_array_that_is_given_twice_is_not_taken_for_two_and_two_not_for_one()
 def test_results_are_arrays_of_their_own() -> None:
     x = numbers(5, 3)
     first, second = ops.relu(x), ops.relu(x)
-    assert first is not second and not np.shares_memory(first, second)
+    assert first is not second
+    assert not np.shares_memory(first, second)
     first[:] = 7
     np.testing.assert_array_equal(second, np.maximum(x, 0))
 
 
 def test_every_shape_dtype_layout_and_constant_is_a_kind_of_its_own() -> None:
-    for x in (numbers(3, 4), numbers(4, 3), numbers(12), numbers(3, 4).astype(float), numbers(4, 3).T, numbers(6, 4)[::2]):
+    for x in (
+        numbers(3, 4),
+        numbers(4, 3),
+        numbers(12),
+        numbers(3, 4).astype(float),
+        numbers(4, 3).T,
+        numbers(6, 4)[::2],
+    ):
         for slope in (0.25, 0.5, 0, 1, True):
             np.testing.assert_array_equal(ops.leaky_relu(x, slope), np.where(x > 0, x, x.dtype.type(slope) * x))
 

@@ -55,9 +55,7 @@ def factors(m: int, n: int, k: int, dtype: str, seed: int = 0) -> tuple[Array, A
     return tuple(rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), (n,)))  # type: ignore[return-value]
 
 
-def product(
-    a: Array, b: Array, turned_a: bool, turned_b: bool, bias: Array | None = None, relu: bool = False
-) -> Array:
+def product(a: Array, b: Array, turned_a: bool, turned_b: bool, bias: Array | None = None, relu: bool = False) -> Array:
     """a b by tiles, from factors that lie transposed where that is asked for; what is around the result must stay."""
     whole = np.full((a.shape[0] + 2, b.shape[1]), 7, a.dtype)
     left = np.ascontiguousarray(a.T) if turned_a else a
@@ -136,7 +134,8 @@ def test_threads_of_python_that_compute_at_once_get_what_each_gets_alone() -> No
 @pytest.mark.usefixtures("three_threads")
 def test_helpers_sleep_wake_and_end() -> None:
     state, _ = helpers.team()
-    assert len(helpers._threads) == 2 and state
+    assert state
+    assert len(helpers._threads) == 2
     sleepers = machine().team.SLEEPERS
     for _ in range(3):
         for _ in range(5000):
@@ -189,7 +188,8 @@ def test_a_forked_process_computes_the_same_and_starts_helpers_of_its_own() -> N
 
 @tiles
 def test_which_products_are_made_by_tiles_depends_on_shapes_alone() -> None:
-    assert linear.tiled(128, 512, 784) and linear.tiled(10_000, 10, 512)
+    assert linear.tiled(128, 512, 784)
+    assert linear.tiled(10_000, 10, 512)
     assert not linear.tiled(8, 4096, 4096)  # reading the matrix is what takes time
     assert not linear.tiled(64, 128, 64)  # a small product
     assert not linear.tiled(1 << 20, 1, 4)
@@ -228,7 +228,7 @@ def test_a_divided_update_gives_the_same_bits(make: Any, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("three_threads")
-@pytest.mark.parametrize("n, m", [(784, 512), (1001, 130), (3, 40_000), (70_000, 1)])
+@pytest.mark.parametrize(("n", "m"), [(784, 512), (1001, 130), (3, 40_000), (70_000, 1)])
 def test_a_divided_row_gives_the_same_bits(n: int, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     x, W = rng.standard_normal((1, n)).astype(np.float32), rng.standard_normal((n, m)).astype(np.float32)

@@ -95,8 +95,8 @@ class Program:
         return Program(words, tuple(array for each in programs for array in each.arrays), tuple(places))
 
     def pointer_to(self, buffer: Array) -> Callable[[Array], None] | None:
-        """A function that lets the program read another C-contiguous array of that shape and dtype where it was bound to
-        `buffer`, and None where it does not reach as far: where its arrays are views of something larger.
+        """A function that lets the program read another C-contiguous array of that shape and dtype where it was bound
+        to `buffer`, and None where it does not reach as far: where its arrays are views of something larger.
 
         The program does not keep that array; it must be there whenever the program runs.
         """

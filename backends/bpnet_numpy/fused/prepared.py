@@ -58,9 +58,9 @@ class Prepared:
         if len(self._known) >= MOST:
             self._known.clear()
         template = None
-        if self.kernel.choose(args) is self.variant and not guarded(_ndarray):
-            if all(each.flags.c_contiguous for each in arrays):
-                template = _Template.of(self.variant, args)
+        compiled = self.kernel.choose(args) is self.variant and not guarded(_ndarray)
+        if compiled and all(each.flags.c_contiguous for each in arrays):
+            template = _Template.of(self.variant, args)
         self._known[kind] = template
         return template
 
@@ -82,8 +82,8 @@ class _Template:
     def of(cls, variant: Variant, args: tuple[Any, ...]) -> _Template | None:
         """None where a bound call is more than a program, or a result not an array of its own.
 
-        It is bound to arrays that stand for the arguments, so that each is known by its address, also where one array is
-        given twice.
+        It is bound to arrays that stand for the arguments, so that each is known by its address, also where one array
+        is given twice.
         """
         stand_ins = tuple(_stand_in(arg) if type(arg) is _ndarray else arg for arg in args)
         out = variant.allocate(*stand_ins)  # type: ignore[misc]

@@ -2,12 +2,12 @@
 
 Every thread packs a chunk of the first factor's rows, in panels of the rows that a tile has; what another one has
 packed would come slower from its cache. Then it takes panels of the second factor's columns, packs each where it stays
-in the first-level cache, and goes down the rows with it. The sum of an element is always made in the same order, whoever
-makes it: the number of threads changes no bit.
+in the first-level cache, and goes down the rows with it. The sum of an element is always made in the same order,
+whoever makes it: the number of threads changes no bit.
 [Goto and van de Geijn 2008; Van Zee and van de Geijn 2015: BLIS]
 
-Words of a product: team, the BLAS's function that tells its threads or 0, the body of a pass, whether
-the factors are transposed, m, n, k, a, its row length, b, its row length, c, its row length, bias or 0, whether max(x, 0)
+Words of a product: team, the BLAS's function that tells its threads or 0, the body of a pass, whether the
+factors are transposed, m, n, k, a, its row length, b, its row length, c, its row length, bias or 0, whether max(x, 0)
 follows. Behind them a pass finds the first step of its part of the sum and their number, and into how many chunks the
 rows are divided.
 """
@@ -72,7 +72,9 @@ def _pack_panel(p: Any, a: Any, packed: Any, row: Any, rows: Any, first: Any, hi
             for s in range(stop - start):
                 done = 0
                 while done < high:
-                    move(p, source + (s * stride + done) * size, out + (s * high + done) * size, min(high - done, lanes))
+                    move(
+                        p, source + (s * stride + done) * size, out + (s * high + done) * size, min(high - done, lanes)
+                    )
                     done += lanes
             continue
         source = word(a, A) + ((row + first) * stride + word(a, STEP) + start) * size
@@ -181,7 +183,9 @@ def tiled_product(p: Any) -> None:
     size = vector(p, word(a, A), 1).itemsize
     m, n, k = word(a, M), word(a, N), word(a, K)
     panels, passes = _pieces(n, 2 * width(p)), _pieces(k, STEPS)
-    chunks = max(_pieces(m, max(ROWS, HELD // (size * _pieces(k, passes)))), min(_pieces(m, ROWS), _pieces(GRAIN, panels)))
+    chunks = max(
+        _pieces(m, max(ROWS, HELD // (size * _pieces(k, passes)))), min(_pieces(m, ROWS), _pieces(GRAIN, panels))
+    )
     now = np.empty(WORDS, np.int64)
     own = int64s(a, STEP)
     for i in range(STEP):

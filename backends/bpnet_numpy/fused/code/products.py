@@ -101,7 +101,7 @@ def row_share(p: Any, team: Any, place: Any) -> None:
 
 
 def row_product_divided(p: Any) -> None:
-    """The same by a team. Words: team, the BLAS's function that tells its threads or 0, the body of a share; y, x, W, n,
-    m; the number of parts."""
+    """The same by a team. Words: team, the BLAS's function that tells its threads or 0, the body of a share; y, x, W,
+    n, m; the number of parts."""
     a = words(p)
     shared(word(a, 0), word(a, 1), word(a, 2), a, word(a, 8))

@@ -1,7 +1,7 @@
 """Pieces of matrix products in the processor's vector registers, which no loop that LLVM finds by itself comes near.
 
-A tile is what registers hold of a product: up to `rows` rows by up to two vectors of columns. Its factors are packed, so
-that each step of the sum reads one column of the first and one row of the second, all beside each other.
+A tile is what registers hold of a product: up to `rows` rows by up to two vectors of columns. Its factors are packed,
+so that each step of the sum reads one column of the first and one row of the second, all beside each other.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
 
 @intrinsic
 def tile(
-    typing: Any, p: Any, rows: Any, vectors: Any, a: Any, b: Any, c: Any, k: Any, stride: Any, columns: Any, adding: Any,
-    ahead: Any, leap: Any,
+    typing: Any, p: Any, rows: Any, vectors: Any, a: Any, b: Any, c: Any, k: Any, stride: Any, columns: Any,
+    adding: Any, ahead: Any, leap: Any,
 ) -> Any:  # fmt: skip
     """A tile of a product, by the numbers of its rows and its vectors; see `_tile`."""
 
@@ -258,7 +258,9 @@ def shift_row(typing: Any, p: Any, row: Any, bias: Any, count: Any, rectified: A
         for j in range(2):
             mask = _mask(b, n, b.sub(count, _whole(j * n)))
             place = _at(b, row, _whole(j * n), vector)
-            x = b.fadd(_load_some(b, place, vector, mask), _load_some(b, _at(b, bias, _whole(j * n), vector), vector, mask))
+            x = b.fadd(
+                _load_some(b, place, vector, mask), _load_some(b, _at(b, bias, _whole(j * n), vector), vector, mask)
+            )
             negative = b.select(b.fcmp_ordered("<=", x, zero), zero, x)
             _store_some(b, b.select(cut, negative, x), place, mask)
         return context.get_dummy_value()

@@ -60,7 +60,7 @@ def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transp
         parts = min(READERS, max(1, b.shape[1] // 64))
         share = machine().address("row_share", out.dtype)
         return [instruction("row_product_divided", out.dtype, *team(), share, out, a, b, *b.shape, parts)]
-    if tiled(*out.shape, inner):
+    if tiled(rows, out.shape[1], inner):
         return [tiled_product(out, a, b, transpose_a, transpose_b)]
     found = gemm(out.dtype)
     if found is None or 0 in a.shape or 0 in b.shape:

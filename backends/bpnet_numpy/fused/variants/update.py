@@ -16,6 +16,7 @@ from bpnet_numpy.fused.variants.common import LONG, alike, fused, plain_number, 
 from bpnet_numpy.kernels.common import Array, floating, nothing
 from bpnet_numpy.kernels.update import one_dimensional
 
+
 def update(name: str, arrays: int, ok: Array, rate: Any, counters: Any, value: Array, *operands: Any) -> list[Call]:
     """The calls of a pass over `value` and the `arrays` - 1 first operands, on all threads where it is long."""
     words = (ok, rate, counters, value.size, value, *operands)
