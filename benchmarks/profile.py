@@ -73,7 +73,8 @@ def planned(workload: Workload, threads: int) -> tuple[Plan, list[tuple[Any, ...
         free = [plan for shape in peer.model._inference.shapes.values() for plan in shape.free]
         if not free:
             raise ValueError(f"the inference of {workload.title} is not planned")
-        return free[0], [(x,) for x, _ in peer.batches]
+        plan = max(free, key=lambda each: len(each._inputs[0]))  # many samples go through in blocks
+        return plan, [(x[: len(plan._inputs[0])],) for x, _ in peer.batches]
     (plan,) = peer.trainer._planner.plans().values()
     return plan, list(peer.batches)
 

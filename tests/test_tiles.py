@@ -26,7 +26,7 @@ if fused.why_not():
 
 from bpnet_numpy.fused import helpers  # noqa: E402
 from bpnet_numpy.fused.instruction import machine  # noqa: E402
-from bpnet_numpy.fused.variants import linear, update  # noqa: E402
+from bpnet_numpy.fused.variants import common, linear  # noqa: E402
 
 Array = Any
 tiles = pytest.mark.skipif(not machine().VECTOR, reason="no tiles are made for this processor")
@@ -212,7 +212,7 @@ OPTIMIZERS: list[Any] = [
 @pytest.mark.parametrize("make", OPTIMIZERS)
 def test_a_divided_update_gives_the_same_bits(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(long: int) -> bytes:
-        monkeypatch.setattr(update, "LONG", long)
+        monkeypatch.setattr(common, "LONG", long)
         model = bp.Sequential(bp.Dense(123, 401)).initialize(seed=1)
         rng = np.random.default_rng(0)
         optimizer = make()
@@ -241,3 +241,19 @@ def test_a_divided_row_gives_the_same_bits(n: int, m: int, monkeypatch: pytest.M
         found.append(out)
     assert found[0].tobytes() == found[1].tobytes()
     np.testing.assert_allclose(found[0], x.astype(float) @ W, rtol=0, atol=1e-3)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "add", "relu_backward", "tanh_backward"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_divided_elementwise_body_gives_the_same_bits(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 1234, 71)).astype(dtype)
+    settings = (0.1,) if name.startswith("leaky") else ()
+    arguments = (x, y) if name == "add" or name.endswith("backward") else (x, *settings)
+    found = []
+    for long in (1 << 10, 1 << 30):
+        monkeypatch.setattr(common, "LONG", long)
+        forget()
+        found.append(getattr(bp.ops, name)(*arguments).tobytes())
+    assert found[0] == found[1]

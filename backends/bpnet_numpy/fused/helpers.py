@@ -1,7 +1,7 @@
 """The threads that help compiled bodies: as many as NumPy's OpenBLAS may use, this one included.
 
 They belong to the process, are started when the first body that divides its work is bound, wait without using the
-processor when there has been no work for a tenth of a millisecond, and end with the interpreter. A forked process
+processor when there has been no work for a millisecond, and end with the interpreter. A forked process
 starts its own. Where the system has no POSIX threads nobody helps.
 """
 

@@ -66,6 +66,10 @@ _bits_of = struct.Struct("<d").pack
 _word_of = struct.Struct("<q").unpack
 
 
+def _nothing(_: Array) -> None:
+    """What points a program at an array that it does not read."""
+
+
 class Program:
     """Compiled bodies with their words, run one behind the other. It keeps the arrays that the words point at.
 
@@ -108,6 +112,8 @@ class Program:
         ]
         if any(offset for _, offset in found):
             return None
+        if not found:
+            return _nothing
         words, places = self.words, [place for place, _ in found]
 
         def point(array: Array) -> None:

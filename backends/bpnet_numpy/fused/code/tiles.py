@@ -111,6 +111,11 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
     entry, loop, behind = (function.append_basic_block(each) for each in ("entry", "loop", "behind"))
     b = ir.IRBuilder(entry)
     a, c, b_ = (b.inttoptr(each, kind.as_pointer()) for each in (a, c, b_))
+    for i in range(rows):  # what is written at the end comes into the cache meanwhile
+        row = b.gep(c, [b.mul(stride, _whole(i))])
+        for line in range(0, vectors * VECTOR, 64):
+            place = b.bitcast(b.gep(row, [_whole(line // size)]), BYTES)
+            b.call(fetch, [place, *(ir.Constant(I32, each) for each in (1, 3, 1))])
     b.branch(loop)
     b.position_at_end(loop)
     step = b.phi(I64)

@@ -10,7 +10,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.fused.instruction import instruction
-from bpnet_numpy.fused.variants.common import alike, check_place, fused, writable
+from bpnet_numpy.fused.variants.common import alike, check_place, elements, fused, writable
 from bpnet_numpy.kernels.common import Array, first_like, floating, nothing
 
 FLOAT32 = np.dtype("float32")
@@ -20,14 +20,14 @@ def _forward(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda x, *_: floating(x), allocate=first_like)
     def _(out: Array, x: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return [instruction(kernel.name, x.dtype, out, x, x.size, *map(float, settings))]
+        return elements(kernel.name, x, 0, 2, out, x, x.size, *map(float, settings))
 
 
 def _pair(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda x, y, *_: floating(x, y) and alike(x, y), allocate=first_like)
     def _(out: Array, x: Array, y: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return [instruction(kernel.name, x.dtype, out, x, y, x.size, *map(float, settings))]
+        return elements(kernel.name, x, 0, 3, out, x, y, x.size, *map(float, settings))
 
 
 for each in (ops.relu, ops.leaky_relu, ops.sigmoid, ops.tanh):
