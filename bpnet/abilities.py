@@ -28,7 +28,10 @@ class Uploader(Protocol):
 
 
 class Abilities(Protocol):
-    """The optional methods of a backend."""
+    """The optional methods of a backend, and what it may say of itself."""
+
+    block: int
+    """How many samples go through a model at a time where it is called on more of them."""
 
     def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
         """A block in which this thread works on the backend's device and stream, in that precision of products.
