@@ -7,12 +7,13 @@ and a call copies them, sets the addresses in them, and runs.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from bpnet.dispatch import MISSED, Kernel, Variant, guarded
-from bpnet_numpy.fused.instruction import Program, address_of, machine
+from bpnet_numpy.fused.instruction import ELSEWHERE, Program, address_of, machine
 
 Array = Any
 MOST = 512
@@ -95,6 +96,8 @@ class _Template:
         if not calls or not all(isinstance(call, Program) for call in calls):
             return None
         program = Program.join(calls)  # type: ignore[arg-type]
+        if ELSEWHERE in program.places:  # its parts point at arrays too
+            return None
         known = [each for each in (*stand_ins, *made) if type(each) is _ndarray]
         ranges = [(address_of(each), each.nbytes) for each in known]
         places, own = [], list[Array]()
@@ -106,6 +109,8 @@ class _Template:
             else:
                 places.append((word, len(known) + len(own), 0))
                 own.append(array)
+        if not _apart(own):
+            return None
         kinds = tuple(None if each is None else (each.shape, each.dtype) for each in results)
         return cls(program, tuple(places), kinds, not isinstance(out, tuple), own)
 
@@ -121,6 +126,12 @@ class _Template:
         if self._single:
             return out[0] if out else None
         return tuple(out)
+
+
+def _apart(arrays: list[Array]) -> bool:
+    """Whether each array is whole and has its memory for itself, so that a copy of each can take its place."""
+    ranges = sorted((address_of(each), address_of(each) + each.nbytes) for each in arrays)
+    return all(each.flags.c_contiguous for each in arrays) and all(a[1] <= b[0] for a, b in pairwise(ranges))
 
 
 def _stand_in(array: Array) -> Array:
