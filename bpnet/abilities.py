@@ -32,9 +32,11 @@ class Abilities(Protocol):
     """The optional methods and attributes of a backend.
 
     precisions : the names of those in which its own bodies multiply, as "bf16"; what is not there is emulated
+    block      : how many samples go through a model at a time where it is called on more of them
     """
 
     precisions: tuple[str, ...]
+    block: int
 
     def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
         """A block in which this thread works on the backend's device and stream, in that precision of products.

@@ -130,6 +130,20 @@ def joined(calls: list[Call]) -> list[Call]:
     return found
 
 
+MISSED: Any = object()
+"""What a shortcut returns for arguments that it does not know."""
+
+
+class Shortcut(Protocol):
+    """Makes calls of a kernel that were prepared for arguments like these before."""
+
+    def __call__(self, args: tuple[Any, ...]) -> Any:
+        """The result, or MISSED."""
+
+    def forget(self) -> None:
+        """Know no arguments any more: another variant may now be the one for them."""
+
+
 class Variant:
     """One body of a kernel for one array library.
 
@@ -150,6 +164,7 @@ class Variant:
         bind: Callable[..., list[Call]] | None = None,
         allocate: Callable[..., Any] | None = None,
     ) -> None:
+        self.allocate = allocate
         self.body = body
         self.name = name
         self.accepts = accepts
@@ -167,6 +182,7 @@ class Kernel:
     name        : the function's name; one that ends in `_` writes into its first argument
     view        : the result shares its argument's memory where it can (reshape)
     elementwise : the result has the first argument's shape and may be written over it
+    shortcut    : asked before variants are; it does what the variant that it stands for would do, or returns MISSED
     activation_at : how many arguments stand before an elementwise kernel, and its settings, that it may apply to its
                     result; 0 where it takes none
     flops       : what a call costs (`bpnet.ops.costs` says what counts): a number for each element of the first
@@ -199,6 +215,7 @@ class Kernel:
         self.__wrapped__ = reference
         self._registered: dict[type, list[Variant]] = {}
         self._table: dict[type, tuple[Variant, ...]] = {}
+        self.shortcut: Shortcut | None = None
         _KERNELS.append(self)
 
     def __call__(self, *args: Any) -> Any:
@@ -208,6 +225,10 @@ class Kernel:
             if recorder is not None:
                 with recording(None):
                     return recorder.run(self, args)
+        if self.shortcut is not None:
+            found = self.shortcut(args)
+            if found is not MISSED:
+                return found
         return self.choose(args).body(*args)
 
     def choose(self, args: tuple[Any, ...]) -> Variant:
@@ -269,8 +290,13 @@ class Kernel:
 
     def _add(self, array_type: type, variant: Variant) -> Variant:
         self._registered.setdefault(array_type, []).insert(0, variant)
-        self._table.clear()
+        self._clear()
         return variant
+
+    def _clear(self) -> None:
+        self._table.clear()
+        if self.shortcut is not None:
+            self.shortcut.forget()
 
     def variants(self) -> list[tuple[type, Variant]]:
         """Every registered variant with its array type, in the order they are asked."""
@@ -345,10 +371,15 @@ def guard(array_type: type) -> Callable[[Callable[..., None]], Callable[..., Non
 
         _GUARDS[array_type] = Variant(refuse, "guard", accepts)
         for each in _KERNELS:
-            each._table.clear()
+            each._clear()
         return refuse
 
     return decorate
+
+
+def guarded(array_type: type) -> bool:
+    """Whether every call on arrays of that type is to be seen by a guard."""
+    return any(base in _GUARDS for base in array_type.__mro__)
 
 
 @contextmanager

@@ -177,15 +177,31 @@ class Plan:
         self._graph: Call | None = None
         writer = getattr(backend, "writer", None)
         self._writers = None if writer is None else [writer(buffer) for buffer in self._inputs]
+        self._pointers = self._read_in_place(trace, result)
 
-    def replay(self, *inputs: Array) -> Array:
-        """Make the step with `inputs`, of the recorded shapes and dtypes; return a copy of its result."""
-        if self._writers is None:
+    def bring(self, *inputs: Array) -> None:
+        """Let the calls find the inputs, of the recorded shapes and dtypes: where they are, or in the plan's buffers.
+
+        What the calls are pointed at must be there as long as they are made.
+        """
+        if self._pointers is not None:
+            for points, buffer, array in zip(self._pointers, self._inputs, inputs, strict=True):
+                flags = array.flags
+                if not (flags.c_contiguous and flags.aligned and array.shape == buffer.shape):
+                    buffer[...] = array
+                    array = buffer
+                for point in points:
+                    point(array)
+        elif self._writers is None:
             for buffer, array in zip(self._inputs, inputs, strict=True):
                 buffer[...] = array
         else:
             for write, array in zip(self._writers, inputs, strict=True):
                 write(array)
+
+    def replay(self, *inputs: Array) -> Array:
+        """Make the step with `inputs`, of the recorded shapes and dtypes; return a copy of its result."""
+        self.bring(*inputs)
         if self._graph is not None:
             self._graph()
         else:
@@ -243,6 +259,22 @@ class Plan:
                     pool.setdefault((value.shape, value.dtype), []).append(self._buffers[value])
         self.prepared = any(getattr(call, "func", None) is not _write_result for call in self._calls)
         self._calls = joined(self._calls)
+
+    def _read_in_place(self, trace: Trace, result: Value) -> list[list[Callable[[Array], None]]] | None:
+        """For each input the functions that point the calls at another array; None where some call cannot be pointed.
+
+        A call has `pointer_to(buffer)` where it knows everything that it reads.
+        """
+        _, root = self._lifetimes({result})
+        if root.get(result, result) in trace.input_values:
+            return None
+        found: list[list[Callable[[Array], None]]] = []
+        for buffer in self._inputs:
+            points = [getattr(call, "pointer_to", lambda _: None)(buffer) for call in self._calls]
+            found.append([point for point in points if point is not None])
+            if len(found[-1]) < len(points):
+                return None
+        return found
 
     def _views(self, step: Step, body: Callable[..., Array], args: tuple[Any, ...]) -> bool:
         """Make the result of a view once and for all, if it really shares the memory of a buffer of this plan."""

@@ -14,7 +14,20 @@ import numpy as np
 import pytest
 
 import bpnet as bp
-from benchmarks import cpu, goals, growth, machine, overhead, page, programs, report, revision, roofline, threads
+from benchmarks import (
+    cpu,
+    goals,
+    growth,
+    machine,
+    overhead,
+    page,
+    profile,
+    programs,
+    report,
+    revision,
+    roofline,
+    threads,
+)
 from benchmarks.harness import Harness, Settings, failures
 from benchmarks.metrics import METRICS, disagreement
 from benchmarks.peers import PEERS, PeerSpec
@@ -152,6 +165,15 @@ def test_saved_reports_can_be_judged_together(tmp_path: Path, capsys: pytest.Cap
     assert goals.main([str(tmp_path / "tiny.json"), str(tmp_path / "import.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].split() == ["import", "NUMPY", "1.00", "1.30", "1.50", "goal", "1.00", "1.50", "least"]
+
+
+@pytest.mark.lenient  # strict mode watches every call, so that no inference is planned
+def test_a_profile_names_every_call_of_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert profile.main(["--workload", "digits", "--workload", "many", "--seconds", "0.01"]) == 0
+    step, inference = capsys.readouterr().out.split("\n\n")[:2]
+    assert step.startswith("digits 64-128-10, batch 64: ")
+    assert sum("GFLOP/s" in line for line in step.splitlines()) == 5  # two forward, dW and dx, and dW of the first
+    assert sum("GFLOP/s" in line for line in inference.splitlines()) == 3
 
 
 def test_overhead_reports_a_slope_for_both_metrics(tmp_path: Path) -> None:

@@ -52,6 +52,43 @@ def test_every_call_gives_the_bits_of_the_layers_own_calls(name: str, dtype: str
     assert plans(model) == (0 if name == "nothing" else 2)
 
 
+def test_many_samples_go_through_in_blocks_which_give_the_same_bits_planned_or_not() -> None:
+    block = bp.get_backend("numpy").block  # type: ignore[attr-defined]
+    rng = np.random.default_rng(0)
+    for n in (block, block + 1, 3 * block, 3 * block + 5):
+        model = models()["mlp"]().initialize(seed=3)
+        x = rng.standard_normal((n, 5)).astype(np.float32)
+        parts = [eager(model, x[i : i + block]) for i in range(0, n, block)]
+        results = [model(x) for _ in range(4)]
+        np.testing.assert_allclose(model(np.asfortranarray(x)), results[0], rtol=0, atol=1e-5)
+        assert {result.tobytes() for result in results} == {np.concatenate(parts).tobytes()}
+        assert plans(model) >= 1
+
+
+def test_blocks_are_not_cut_where_the_first_axis_is_not_that_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bp.Sequential(bp.Dense(5, 3)).initialize(seed=3)
+    monkeypatch.setattr(model, "_in_order", lambda x: model.layers[0](x)[:7])
+    x = np.random.default_rng(0).standard_normal((2000, 5)).astype(np.float32)
+    np.testing.assert_array_equal(model(x), model.layers[0](x)[:7])
+
+
+def test_an_input_is_read_where_it_lies_and_left_alone() -> None:
+    model = models()["mlp"]().initialize(seed=3)
+    rng = np.random.default_rng(0)
+    batches = [rng.standard_normal((4, 5)).astype(np.float32) for _ in range(9)]
+    batches[6] = np.asfortranarray(batches[6])
+    batches[7].flags.writeable = False
+    batches[8] = np.frombuffer(b"\0" + batches[8].tobytes(), np.float32, offset=1).reshape(4, 5)  # not aligned
+    copies = [x.copy() for x in batches]
+    for x, same in zip(batches, copies, strict=True):
+        assert model(x).tobytes() == eager(model, same).tobytes()
+        x = x.copy()
+    del batches[:6]
+    for x, same in zip(batches, copies[6:], strict=True):
+        np.testing.assert_array_equal(x, same)
+        assert model(x).tobytes() == eager(model, same).tobytes()
+
+
 def test_a_result_is_nobody_elses() -> None:
     model = models()["mlp"]().initialize()
     x = np.ones((2, 5), np.float32)

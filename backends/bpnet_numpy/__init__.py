@@ -11,6 +11,8 @@ from bpnet.errors import BackendError
 __all__ = ["NumpyBackend"]
 
 ALIGNMENT = 256  # bytes; every parameter starts at such a multiple
+BLOCK = 512
+"""Samples: what a layer some hundreds wide makes of them stays in the second-level cache."""
 
 
 class NumpyBackend:
@@ -22,6 +24,7 @@ class NumpyBackend:
         self.name = "numpy"
         self.xp: Any = np
         self.array_type: Any = np.ndarray
+        self.block = BLOCK
         import bpnet_numpy.kernels  # noqa: F401  (registers the variants)
         from bpnet_numpy import threads
 

@@ -10,6 +10,7 @@ from bpnet.dispatch import Array
 from bpnet.errors import ConfigError, ShapeError, StateError
 from bpnet.layers.base import Layer
 from bpnet.layers.planned import infer
+from bpnet.parameter import Parameter
 
 
 class Container(Layer):
@@ -157,11 +158,10 @@ class Sequential(Container):
         """
         some_frozen = False
         for index, layer in enumerate(self.layers):
-            parameters = layer.parameters()
-            counts = layer.streams() or layer.statistics()
-            if counts or any(parameter.trainable for parameter in parameters.values()):
+            trained = any(parameter.trainable for _, parameter in layer._members(Parameter))
+            if trained or layer.streams() or layer.statistics():
                 return index if some_frozen else 0
-            some_frozen = some_frozen or bool(parameters)
+            some_frozen = some_frozen or bool(layer.parameters())
         return len(self.layers) if some_frozen else 0
 
     def input_shapes(self, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -4,6 +4,9 @@ Only models whose layers are all bpnet's own are planned: what those do depends 
 and a plan is made anew when one of those has been set. The results are the same bits as those of the layers' own calls,
 which the first replay is held to. A plan is taken out while it runs, so that threads which share a model never share
 buffers: a thread that finds none computes without one, and another plan is made in time.
+
+Many samples go through all layers in blocks, where the backend says how many of them its caches hold (`block`): so that
+what a layer writes is still there when the next one reads it. Blocks are cut by shapes alone, planned or not.
 """
 
 from __future__ import annotations
@@ -49,13 +52,28 @@ class Inference:
         self.bytes = 0
         self.shapes: dict[Any, _Shape] = {}
         self.trusted = all(type(layer).__module__.startswith("bpnet.layers.") for _, layer in model.walk())
+        self.block: int | None = getattr(store.backend, "block", None) if self.trusted else None
 
     def holds(self, store: Store | None) -> bool:
         """Whether the plans are still those of the model."""
         return self.store is store and self.values is store.values and self.version == version()
 
     def run(self, x: Array, compute: Callable[[Array], Array]) -> Array:
-        """compute(x), by a plan where there is a free one for arrays like `x`."""
+        """compute(x), in blocks where there are many samples, by plans where they are free for arrays like these."""
+        if self.block is None or x.ndim < 2 or x.shape[0] <= self.block:
+            return self._planned(x, compute)
+        first = self._planned(x[: self.block], compute)
+        if first.ndim == 0 or first.shape[0] != self.block:
+            return compute(x)  # the first axis is not that of samples
+        xp = self.store.backend.xp
+        y = xp.empty((x.shape[0], *first.shape[1:]), dtype=first.dtype)
+        y[: self.block] = first
+        for start in range(self.block, x.shape[0], self.block):
+            part = slice(start, start + self.block)
+            y[part] = self._planned(x[part], compute)
+        return y
+
+    def _planned(self, x: Array, compute: Callable[[Array], Array]) -> Array:
         known = self.shapes.get(x.shape)
         if known is None:
             if not self.trusted or len(self.shapes) >= MAX_PLANS:

@@ -5,6 +5,8 @@ bound. Which body runs depends on shapes and dtypes alone, never on a measuremen
 
     instruction.py  a prepared call, and how neighbours become one program
     machine.py      compiles, keeps on disk, runs
+    prepared.py     calls outside of a plan: what was bound is bound again to other arrays
+    helpers.py      the threads that share long bodies
     blas.py         NumPy's own matrix product by address
     code/           the bodies
     variants/       for which arguments they are taken, and with which words

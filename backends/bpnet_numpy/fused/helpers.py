@@ -1,8 +1,8 @@
 """The threads that help compiled bodies: as many as NumPy's OpenBLAS may use, this one included.
 
 They belong to the process, are started when the first body that divides its work is bound, wait without using the
-processor when there has been no work for a tenth of a millisecond, and end with the interpreter. A forked process starts
-its own. Where the system has no POSIX threads nobody helps.
+processor when there has been no work for a millisecond, and end with the interpreter. A forked process
+starts its own. Where the system has no POSIX threads nobody helps.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def team() -> tuple[int, int]:
             atexit.register(dismiss)
             if hasattr(os, "register_at_fork"):
                 os.register_at_fork(after_in_child=_forget)
+        if not _threads:
+            _state[code.STOP] = 0  # after `dismiss`
         while _state[code.MUTEX] and len(_threads) < wanted() - 1:
             place = len(_threads) + 1
             thread = threading.Thread(

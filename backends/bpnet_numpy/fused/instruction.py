@@ -66,14 +66,25 @@ _bits_of = struct.Struct("<d").pack
 _word_of = struct.Struct("<q").unpack
 
 
+ELSEWHERE = -1
+
+
+def _nothing(_: Array) -> None:
+    """What points a program at an array that it does not read."""
+
+
 class Program:
-    """Compiled bodies with their words, run one behind the other. It keeps the arrays that the words point at."""
+    """Compiled bodies with their words, run one behind the other. It keeps the arrays that the words point at.
 
-    __slots__ = ("_execute", "arrays", "words")
+    places : which words these are, array by array; ELSEWHERE: words of its parts
+    """
 
-    def __init__(self, words: Array, arrays: tuple[Any, ...]) -> None:
+    __slots__ = ("_execute", "arrays", "places", "words")
+
+    def __init__(self, words: Array, arrays: tuple[Any, ...], places: tuple[int, ...]) -> None:
         self.words = words
         self.arrays = arrays
+        self.places = places
         self._execute = machine().execute
 
     def __call__(self) -> None:
@@ -81,8 +92,9 @@ class Program:
         self._execute(self.words)
 
     def keeping(self, arrays: Iterable[Any]) -> Program:
-        """The same program, which keeps these arrays too."""
-        return Program(self.words, (*self.arrays, *arrays))
+        """The same program, which keeps these arrays too: its parts, which lie elsewhere, point at them."""
+        more = tuple(arrays)
+        return Program(self.words, (*self.arrays, *more), (*self.places, *[ELSEWHERE] * len(more)))
 
     @staticmethod
     def join(programs: Sequence[Program]) -> Program:
@@ -90,19 +102,51 @@ class Program:
         if len(programs) == 1:
             return programs[0]
         words = np.concatenate([each.words for each in programs])
-        return Program(words, tuple(array for each in programs for array in each.arrays))
+        starts = np.cumsum([0, *(each.words.size for each in programs)]).tolist()
+        places = (
+            place if place == ELSEWHERE else start + place
+            for start, each in zip(starts, programs, strict=False)
+            for place in each.places
+        )
+        return Program(words, tuple(array for each in programs for array in each.arrays), tuple(places))
+
+    def pointer_to(self, buffer: Array) -> Callable[[Array], None] | None:
+        """A function that lets the program read another C-contiguous array of that shape and dtype where it was bound
+        to `buffer`, and None where it does not reach as far: where its arrays are views of something larger.
+
+        The program does not keep that array; it must be there whenever the program runs.
+        """
+        start = address_of(buffer)
+        found = [
+            (place, address_of(array) - start)
+            for place, array in zip(self.places, self.arrays, strict=True)
+            if start <= address_of(array) < start + buffer.nbytes
+        ]
+        if any(offset or place == ELSEWHERE for place, offset in found):
+            return None
+        if not found:
+            return _nothing
+        words, places = self.words, [place for place, _ in found]
+
+        def point(array: Array) -> None:
+            there = address_of(array)
+            for place in places:
+                words[place] = there
+
+        return point
 
 
 def instruction(name: str, dtype: np.dtype[Any], *operands: Any) -> Program:
     """A program of one body. operands : arrays, whole numbers, and floats"""
     words = [machine().address(name, dtype), len(operands)]
-    arrays = []
+    arrays, places = [], []
     for each in operands:
         if isinstance(each, np.ndarray):
             arrays.append(each)
+            places.append(len(words))
             words.append(address_of(each))
         elif isinstance(each, float):
             words += _word_of(_bits_of(each))
         else:
             words.append(int(each))
-    return Program(np.frombuffer(array("q", words), np.int64), tuple(arrays))
+    return Program(np.frombuffer(array("q", words), np.int64), tuple(arrays), tuple(places))

@@ -178,3 +178,16 @@ def _compile(name: str, dtype: np.dtype[Any]) -> int:
             _bodies.append(_kept(lambda cache: cfunc(signature, cache=cache, **FLAGS), body))
             _addresses[name, dtype] = int(_bodies[-1].address)
         return _addresses[name, dtype]
+
+
+def named(words: Any) -> tuple[str, tuple[int, int, int]]:
+    """The name of an instruction's body, and m, n, k of a product, else zeros."""
+    names = {found: name for (name, _), found in _addresses.items()}
+    name, operands = names.get(int(words[0]), "?"), [int(each) for each in words[2:]]
+    if name == "divided":
+        return f"{names.get(operands[division.BODY], '?')}, divided", (0, 0, 0)
+    places = {"tiled_product": (matmul.M, matmul.N, matmul.K), "product_64": (3, 4, 5), "product_32": (3, 4, 5)}
+    if name not in places:
+        return name, (0, 0, 0)
+    m, n, k = (operands[place] for place in places[name])
+    return f"{name} {m}x{k}x{n}", (m, n, k)

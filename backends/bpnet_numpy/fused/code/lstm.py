@@ -20,8 +20,8 @@ SMALL = 100**3
 
 @njit(**FLAGS)
 def _by_columns(
-    p: Any, gemm: Any, wide: Any, tb: Any, m: Any, n: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, beta: Any, c: Any,
-    ldc: Any, item: Any,
+    p: Any, gemm: Any, wide: Any, tb: Any, m: Any, n: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, beta: Any,
+    c: Any, ldc: Any, item: Any,
 ) -> None:  # fmt: skip
     """c = a b + beta c, so many columns at a time that OpenBLAS multiplies without packing b, which would take as long
     as the product of few rows. [OpenBLAS, interface/gemm.c: small matrices are of up to 100^3 multiplications]"""

@@ -2,12 +2,12 @@
 
 Every thread packs a chunk of the first factor's rows, in panels of the rows that a tile has; what another one has
 packed would come slower from its cache. Then it takes panels of the second factor's columns, packs each where it stays
-in the first-level cache, and goes down the rows with it. The sum of an element is always made in the same order, whoever
-makes it: the number of threads changes no bit.
+in the first-level cache, and goes down the rows with it. The sum of an element is always made in the same order,
+whoever makes it: the number of threads changes no bit.
 [Goto and van de Geijn 2008; Van Zee and van de Geijn 2015: BLIS]
 
-Words of a product: team, the BLAS's function that tells its threads or 0, the body of a pass, whether
-the factors are transposed, m, n, k, a, its row length, b, its row length, c, its row length, bias or 0, whether max(x, 0)
+Words of a product: team, the BLAS's function that tells its threads or 0, the body of a pass, whether the
+factors are transposed, m, n, k, a, its row length, b, its row length, c, its row length, bias or 0, whether max(x, 0)
 follows. Behind them a pass finds the first step of its part of the sum and their number, and into how many chunks the
 rows are divided.
 """

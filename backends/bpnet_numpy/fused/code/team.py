@@ -23,8 +23,8 @@ OWNER, OPEN, TAKEN, ACTIVE, SLEEPERS, STOP = (8 * i for i in range(6))
 FRONT, BACK, BODY, WORDS, UNITS, MUTEX, CONDITION, LOCK, UNLOCK, WAIT, BROADCAST, YIELD = range(48, 60)
 SIZE = 64  # words
 
-PATIENCE = 4000
-"""How often an idle helper looks for work before it sleeps: about a tenth of a millisecond."""
+PATIENCE = 40_000
+"""How often an idle helper looks for work before it sleeps: about a millisecond."""
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 _X86 = platform.machine().lower() in ("x86_64", "amd64", "i686")

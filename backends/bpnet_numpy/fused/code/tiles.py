@@ -1,7 +1,7 @@
 """Pieces of matrix products in the processor's vector registers, which no loop that LLVM finds by itself comes near.
 
-A tile is what registers hold of a product: up to `rows` rows by up to two vectors of columns. Its factors are packed, so
-that each step of the sum reads one column of the first and one row of the second, all beside each other.
+A tile is what registers hold of a product: up to `rows` rows by up to two vectors of columns. Its factors are packed,
+so that each step of the sum reads one column of the first and one row of the second, all beside each other.
 """
 
 from __future__ import annotations
@@ -111,6 +111,11 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
     entry, loop, behind = (function.append_basic_block(each) for each in ("entry", "loop", "behind"))
     b = ir.IRBuilder(entry)
     a, c, b_ = (b.inttoptr(each, kind.as_pointer()) for each in (a, c, b_))
+    for i in range(rows):  # what is written at the end comes into the cache meanwhile
+        row = b.gep(c, [b.mul(stride, _whole(i))])
+        for line in range(0, vectors * VECTOR, 64):
+            place = b.bitcast(b.gep(row, [_whole(line // size)]), BYTES)
+            b.call(fetch, [place, *(ir.Constant(I32, each) for each in (1, 3, 1))])
     b.branch(loop)
     b.position_at_end(loop)
     step = b.phi(I64)
@@ -162,8 +167,8 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
 
 @intrinsic
 def tile(
-    typing: Any, p: Any, rows: Any, vectors: Any, a: Any, b: Any, c: Any, k: Any, stride: Any, columns: Any, adding: Any,
-    ahead: Any, leap: Any,
+    typing: Any, p: Any, rows: Any, vectors: Any, a: Any, b: Any, c: Any, k: Any, stride: Any, columns: Any,
+    adding: Any, ahead: Any, leap: Any,
 ) -> Any:  # fmt: skip
     """A tile of a product, by the numbers of its rows and its vectors; see `_tile`."""
 

@@ -11,7 +11,7 @@ from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.fused.instruction import Program, instruction
 from bpnet_numpy.fused.parts import split
-from bpnet_numpy.fused.variants.common import alike, check_place, fused, writable
+from bpnet_numpy.fused.variants.common import alike, check_place, elements, fused, writable
 from bpnet_numpy.kernels.common import Array, first_like, floating, nothing
 
 FLOAT32 = np.dtype("float32")
@@ -35,14 +35,14 @@ def _forward(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda x, *_: floating(x), allocate=first_like)
     def _(out: Array, x: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return passes(kernel.name, (out, x), settings)
+        return elements(kernel.name, x, 0, 2, out, x, x.size, *map(float, settings))
 
 
 def _pair(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda x, y, *_: floating(x, y) and alike(x, y), allocate=first_like)
     def _(out: Array, x: Array, y: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return passes(kernel.name, (out, x, y), settings)
+        return elements(kernel.name, x, 0, 3, out, x, y, x.size, *map(float, settings))
 
 
 for each in (ops.relu, ops.leaky_relu, ops.sigmoid, ops.tanh):

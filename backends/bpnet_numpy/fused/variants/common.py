@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from bpnet.dispatch import Kernel, Variant
-from bpnet_numpy.fused.instruction import usable
+from bpnet.dispatch import Call, Kernel, Variant
+from bpnet_numpy.fused.helpers import team
+from bpnet_numpy.fused.instruction import instruction, machine, usable
+from bpnet_numpy.fused.prepared import Prepared
 
 NAME = "fused"
+LONG = 1 << 16
+"""Elements from which a pass is divided among threads."""
 Array = Any
 
 
@@ -20,7 +24,25 @@ def fused(kernel: Kernel, *, allocate: Callable[..., Any], accepts: Callable[...
     def takes(*args: Any) -> bool:
         return accepts(*args) and usable()
 
-    return kernel.register_bound(np.ndarray, allocate=allocate, accepts=takes, name=NAME)
+    def decorate(bind: Callable[..., list[Call]]) -> Variant:
+        variant = kernel.register_bound(np.ndarray, allocate=allocate, accepts=takes, name=NAME)(bind)
+        kernel.shortcut = Prepared(kernel, variant)
+        return variant
+
+    return decorate
+
+
+def elements(name: str, x: Array, first: int, arrays: int, *operands: Any) -> list[Call]:
+    """The calls of a body that treats each element of `x` and others like it alike, on all threads where it is long.
+
+    first, arrays : where the operands begin that are addresses of as many elements, and how many they are; their number
+                    `x.size` is the operand before them, or behind them where they are the first
+    """
+    if x.size < LONG:
+        return [instruction(name, x.dtype, *operands)]
+    length = first - 1 if first else arrays
+    bodies = machine().address("share", x.dtype), machine().address(name, x.dtype)
+    return [instruction("divided", x.dtype, *team(), *bodies, len(operands), length, first, arrays, *operands)]
 
 
 def plain_number(x: Any) -> bool:

@@ -13,7 +13,7 @@ from bpnet_numpy.fused.helpers import team
 from bpnet_numpy.fused.instruction import Program, instruction, machine
 from bpnet_numpy.fused.parts import split
 from bpnet_numpy.fused.variants.activations import CACHE_LINE, FLOAT32, PASS
-from bpnet_numpy.fused.variants.common import check_place, fused
+from bpnet_numpy.fused.variants.common import LONG, check_place, fused
 from bpnet_numpy.kernels.common import Array, bound, floating
 from bpnet_numpy.kernels.linear import (
     linear_accepts,
@@ -26,6 +26,8 @@ from bpnet_numpy.threads import product as plain_product
 
 SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shift_tanh"}
 AS_IT_IS, TRANSPOSED = 111, 112
+READERS = 4
+"""Into how many parts the columns are cut that a row is multiplied with, where there are so many."""
 
 
 def tiled(m: int, n: int, k: int) -> bool:
@@ -54,8 +56,12 @@ def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transp
     rows, inner = a.shape[::-1] if transpose_a else a.shape
     check_place(out, (rows, b.shape[0] if transpose_b else b.shape[1]), a.dtype)
     if a.shape[0] == 1 and a.size and b.size and not (transpose_a or transpose_b):
-        return [instruction("row_product", out.dtype, out, a, b, *b.shape)]
-    if tiled(*out.shape, inner):
+        if b.size < LONG:
+            return [instruction("row_product", out.dtype, out, a, b, *b.shape)]
+        parts = min(READERS, max(1, b.shape[1] // 64))
+        share = machine().address("row_share", out.dtype)
+        return [instruction("row_product_divided", out.dtype, *team(), share, out, a, b, *b.shape, parts)]
+    if tiled(rows, out.shape[1], inner):
         return [tiled_product(out, a, b, transpose_a, transpose_b)]
     found = gemm(out.dtype)
     if found is None or 0 in a.shape or 0 in b.shape:

@@ -9,25 +9,16 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.adaptive import LION_FLUSH_EVERY
-from bpnet_numpy.fused.helpers import team
-from bpnet_numpy.fused.instruction import instruction, machine
+from bpnet_numpy.fused.instruction import instruction
 from bpnet_numpy.fused.variants.activations import FLOAT32
-from bpnet_numpy.fused.variants.common import alike, fused, plain_number, single, writable
+from bpnet_numpy.fused.variants.common import alike, elements, fused, plain_number, single, writable
 from bpnet_numpy.kernels.common import Array, floating, nothing
 from bpnet_numpy.kernels.update import one_dimensional
-
-LONG = 1 << 16
-"""Elements from which a pass is divided among threads."""
 
 
 def update(name: str, arrays: int, ok: Array, rate: Any, counters: Any, value: Array, *operands: Any) -> list[Call]:
     """The calls of a pass over `value` and the `arrays` - 1 first operands, on all threads where it is long."""
-    words = (ok, rate, counters, value.size, value, *operands)
-    if value.size < LONG:
-        return [instruction(name, value.dtype, *words)]
-    made = machine().address(name, value.dtype)
-    share = machine().address("share", value.dtype)
-    return [instruction("divided", value.dtype, *team(), share, made, len(words), 3, 4, arrays, *words)]
+    return elements(name, value, 4, arrays, ok, rate, counters, value.size, value, *operands)
 
 
 FLAG, RATE, COUNTERS = np.dtype("bool"), np.dtype("float64"), np.dtype("int64")
