@@ -30,8 +30,8 @@ def halves(*arrays: Array) -> bool:
 def rounding(out: Array, x: Array) -> list[Call]:
     """The call that writes the bits of the rounded `x` to `out`."""
     flat, target = x.reshape(-1).view(WORDS), out.reshape(-1)
-    words, odd = np.empty((2, min(CHUNK, max(1, flat.size))), WORDS)
-    nan = np.empty(words.shape, bool)
+    words, odd = np.empty((2, min(CHUNK, max(1, flat.size))), WORDS, like=x)
+    nan = np.empty(words.shape, bool, like=x)
 
     def call() -> None:
         for start in range(0, flat.size, CHUNK):
@@ -61,16 +61,16 @@ def widening(out: Array, bits: Array) -> list[Call]:
 
 def widened(bits: Array) -> tuple[Array, list[Call]]:
     """An array, and the calls that write the numbers of `bits` to it."""
-    wide = np.empty(bits.shape, SINGLE)
+    wide = np.empty(bits.shape, SINGLE, like=bits)
     return wide, widening(wide, bits)
 
 
-@ops.to_bf16.register_bound(np.ndarray, accepts=single, allocate=lambda x: np.empty(x.shape, BITS))
+@ops.to_bf16.register_bound(np.ndarray, accepts=single, allocate=lambda x: np.empty(x.shape, BITS, like=x))
 def _(out: Array, x: Array) -> list[Call]:
     return rounding(out, x)
 
 
-@ops.from_bf16.register_bound(np.ndarray, accepts=halves, allocate=lambda bits: np.empty(bits.shape, SINGLE))
+@ops.from_bf16.register_bound(np.ndarray, accepts=halves, allocate=lambda bits: np.empty(bits.shape, SINGLE, like=bits))
 def _(out: Array, bits: Array) -> list[Call]:
     return widening(out, bits)
 
@@ -85,7 +85,7 @@ def _(_: None, target: Array, source: Array) -> list[Call]:
 @ops.linear_bf16.register_bound(
     np.ndarray,
     accepts=lambda x, W, b, *_: halves(x, W) and (b is None or single(b)) and x.ndim > 1 and x.size > 0 and W.size > 0,
-    allocate=lambda x, W, *_: np.empty((*x.shape[:-1], W.shape[1]), SINGLE),
+    allocate=lambda x, W, *_: np.empty((*x.shape[:-1], W.shape[1]), SINGLE, like=x),
 )
 def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> list[Call]:
     (wide_x, first), (wide_W, second) = widened(x.reshape(-1, W.shape[0])), widened(W)
@@ -103,9 +103,9 @@ def gradients(
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Where dx, dW and db go; None for what is not needed."""
     return (
-        np.empty(x.shape, SINGLE) if need_dx else None,
-        np.empty(W.shape, SINGLE) if need_dW else None,
-        np.empty(W.shape[1:], SINGLE) if need_db else None,
+        np.empty(x.shape, SINGLE, like=x) if need_dx else None,
+        np.empty(W.shape, SINGLE, like=W) if need_dW else None,
+        np.empty(W.shape[1:], SINGLE, like=W) if need_db else None,
     )
 
 
@@ -118,15 +118,15 @@ def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     dx, dW, db = out
     dy = dy.reshape(-1, W.shape[1])
     calls: list[Call] = []
-    rounded = np.empty(dy.shape, SINGLE)
+    rounded = np.empty(dy.shape, SINGLE, like=dy)
     if dx is not None or dW is not None:
-        half = np.empty(dy.shape, BITS)
+        half = np.empty(dy.shape, BITS, like=dy)
         calls += rounding(half, dy) + widening(rounded, half)
     if dW is not None:
         wide, made = widened(x.reshape(-1, W.shape[0]))
         calls += [*made, product(wide.T, rounded, dW)]
     if db is not None:
-        calls.append(partial(np.dot, ones(dy.shape[0], SINGLE), dy, db))
+        calls.append(partial(np.dot, ones(dy.shape[0], dy), dy, db))
     if dx is not None:
         wide, made = widened(W)
         calls += [*made, product(rounded, wide.T, dx.reshape(-1, W.shape[0]))]

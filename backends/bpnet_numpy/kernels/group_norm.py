@@ -25,12 +25,15 @@ class _Block:
         self.whole, *rest = (each[: self.m] for each in scratch)
         self.by_channel = rest
         self.share = constant(groups / (self.places * self.channels), x.dtype)
-        self.one = ones(self.places, x.dtype)[None, :]
+        self.one = ones(self.places, x)[None, :]
 
     @staticmethod
     def scratch(x: Array, n: int, count: int) -> list[Array]:
         """Places for `n` samples: one like them, and `count` of a number for each channel."""
-        return [np.empty((n, *x.shape[1:]), x.dtype), *(np.empty((n, 1, x.shape[2]), x.dtype) for _ in range(count))]
+        return [
+            np.empty((n, *x.shape[1:]), x.dtype, like=x),
+            *(np.empty((n, 1, x.shape[2]), x.dtype, like=x) for _ in range(count)),
+        ]
 
     def sums(self, x: Array, out: Array) -> Call:
         """out (m, 1, C) = the sums over places."""
@@ -77,8 +80,8 @@ def _accepts(x: Array, *rest: Any) -> bool:
     accepts=_accepts,
     allocate=lambda x, weight, bias, groups, epsilon: (
         np.empty_like(x),
-        np.empty((x.shape[0], groups), x.dtype),
-        np.empty((x.shape[0], groups), x.dtype),
+        np.empty((x.shape[0], groups), x.dtype, like=x),
+        np.empty((x.shape[0], groups), x.dtype, like=x),
     ),
 )
 def _(out: Any, x: Array, weight: Array | None, bias: Array | None, groups: int, epsilon: float) -> list[Call]:
@@ -112,8 +115,8 @@ def _(out: Any, x: Array, weight: Array | None, bias: Array | None, groups: int,
     accepts=lambda dy, x, mean, variance, weight, *_: _accepts(dy, x, mean, variance, weight),
     allocate=lambda dy, x, mean, variance, weight, groups, epsilon, need_dx=True: (
         np.empty_like(x) if need_dx else None,
-        np.empty(x.shape[-1:], x.dtype),
-        np.empty(x.shape[-1:], x.dtype),
+        np.empty(x.shape[-1:], x.dtype, like=x),
+        np.empty(x.shape[-1:], x.dtype, like=x),
     ),
 )
 def _(
@@ -124,7 +127,7 @@ def _(
     dx, dweight, dbias = out
     gs, xs = _places(dy), _places(x)
     scratch = _Block.scratch(xs, min(len(xs), max(1, CACHED // xs[0].size)), 4)
-    more, part = np.empty((len(scratch[0]), groups), x.dtype), np.empty_like(dbias)
+    more, part = np.empty((len(scratch[0]), groups), x.dtype, like=x), np.empty_like(dbias)
     calls: list[Call] = []
     for index, some in enumerate(_ranges(xs)):
         block = _Block(xs[some], groups, scratch)

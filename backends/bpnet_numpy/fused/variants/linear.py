@@ -139,7 +139,7 @@ def column_sums(out: Array, x: Array) -> list[Call]:
 @fused(
     ops.unembed,
     accepts=lambda x, W: floating(x, W) and x.ndim > 1 and W.ndim == 2 and x.size > 0 and x.shape[-1] == W.shape[1],
-    allocate=lambda x, W: np.empty((*x.shape[:-1], W.shape[0]), x.dtype),
+    allocate=lambda x, W: np.empty((*x.shape[:-1], W.shape[0]), x.dtype, like=x),
 )
 def _(out: Array, x: Array, W: Array) -> list[Call]:
     check_place(out, (*x.shape[:-1], W.shape[0]), x.dtype)

@@ -42,7 +42,7 @@ def _(
     shapes = ((n, steps, width), (steps, 4, n, width), (steps, n, width))
     for each, shape in zip(out, shapes, strict=True):
         check_place(each, shape, x.dtype)
-    z = np.empty((n, steps, 4 * width), x.dtype)
+    z = np.empty((n, steps, 4 * width), x.dtype, like=x)
 
     def make(some: slice) -> list[Program]:
         arrays = (y[some], gates[:, :, some], cells[:, some], z[some], U, b)
@@ -80,12 +80,12 @@ def _(
     dx, dW, dU, db = out
     (n, steps, n_in), width, found = x.shape, len(U), gemm(x.dtype)
     assert found is not None
-    dz = np.empty((n, steps, 4 * width), x.dtype)
-    states = None if dW is None else np.empty((n, steps, width), x.dtype)
+    dz = np.empty((n, steps, 4 * width), x.dtype, like=x)
+    states = None if dW is None else np.empty((n, steps, width), x.dtype, like=x)
 
     def make(some: slice) -> list[Program]:
         samples = len(y[some])
-        scratch = np.empty((2 * samples + 1) * width, x.dtype)
+        scratch = np.empty((2 * samples + 1) * width, x.dtype, like=x)
         earlier = 0 if states is None else states[some]
         arrays = (dz[some], earlier, dy[some], y[some], gates[:, :, some], cells[:, some], U, scratch)
         sizes = (samples, n, steps, width, reverse, found.address, found.bits, x.itemsize)

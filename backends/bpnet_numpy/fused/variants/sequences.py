@@ -78,7 +78,7 @@ def _norm_backward(out: Any, dy: Array, h: Array, r: Array, gain: Array, centrin
     dy2, h2, r2 = (each.reshape(-1, each.shape[-1]) for each in (dy, h, r))
     ranges = pieces(len(dy2), dy.size, PASS)
     wanted = [each for each in sums if each is not None]
-    partial = np.empty((len(ranges), len(wanted), width), dtype)
+    partial = np.empty((len(ranges), len(wanted), width), dtype, like=dy)
     parts = []
     for rows, own in zip(ranges, partial, strict=True):
         places = iter(own if len(ranges) > 1 else wanted)
@@ -174,7 +174,7 @@ def _attention(
     gaps = [each // q.itemsize for each in (*q.strides[:2], *k.strides[:2])]
 
     def make(some: slice) -> list[Program]:
-        scratch = np.empty(3 * block * keys, q.dtype)
+        scratch = np.empty(3 * block * keys, q.dtype, like=q)
         samples = [each if each is None else each[some] for each in (y, kept, q, k, v, mask, keep)]
         arrays = [0 if each is None else each for each in samples]
         sizes = (len(y[some]), heads, queries, keys, size, causal, whole, block)
@@ -202,7 +202,7 @@ def _(out: Any, *args: Any) -> list[Call]:
         and dy.flags.c_contiguous and y.flags.c_contiguous and kept.flags.c_contiguous and q.flags.c_contiguous
         and k.flags.c_contiguous
     ),
-    allocate=lambda dy, y, q, k, v, *_: tuple(np.empty(each.shape, each.dtype) for each in (q, k, v)),
+    allocate=lambda dy, y, q, k, v, *_: tuple(np.empty(each.shape, each.dtype, like=each) for each in (q, k, v)),
 )  # fmt: skip
 def _(out: Any, dy: Array, y: Array, q: Array, k: Array, v: Array, kept: Array, *rest: Any) -> list[Call]:
     return _attention("attention_backward", y, kept, q, k, v, *rest, dy, *out)
@@ -226,7 +226,7 @@ def _(out: Any, qkv: Array, *args: Any) -> list[Call]:
         qkv.ndim == 3 and floating(dy, y, qkv, kept) and attention._accepts(dy, y, qkv, kept, *rest)
         and _attends(*attention._thirds(qkv), *rest)
     ),
-    allocate=lambda dy, y, qkv, *_: np.empty(qkv.shape, qkv.dtype),
+    allocate=lambda dy, y, qkv, *_: np.empty(qkv.shape, qkv.dtype, like=qkv),
 )  # fmt: skip
 def _(out: Any, dy: Array, y: Array, qkv: Array, kept: Array, *rest: Any) -> list[Call]:
     check_place(out, qkv.shape, qkv.dtype)
@@ -242,7 +242,7 @@ def _(out: Any, dy: Array, y: Array, qkv: Array, kept: Array, *rest: Any) -> lis
         floating(dy) and ids.dtype in INDICES and ids.flags.c_contiguous and ids.size > 0 and dy.ndim == ids.ndim + 1
         and dy.shape[:-1] == ids.shape and dy.shape[-1] > 0
     ),
-    allocate=lambda dy, ids, n_tokens: np.empty((n_tokens, dy.shape[-1]), dy.dtype),
+    allocate=lambda dy, ids, n_tokens: np.empty((n_tokens, dy.shape[-1]), dy.dtype, like=dy),
 )  # fmt: skip
 def _(out: Array, dy: Array, ids: Array, n_tokens: int) -> list[Call]:
     check_place(out, (n_tokens, dy.shape[-1]), dy.dtype)
@@ -261,7 +261,7 @@ def _(out: Array, dy: Array, ids: Array, n_tokens: int) -> list[Call]:
     accepts=lambda ids, W: (
         ids.dtype in INDICES and ids.flags.c_contiguous and ids.size > 0 and floating(W) and W.ndim == 2 and W.size > 0
     ),
-    allocate=lambda ids, W: np.empty((*ids.shape, W.shape[1]), W.dtype),
+    allocate=lambda ids, W: np.empty((*ids.shape, W.shape[1]), W.dtype, like=W),
 )
 def _(out: Array, ids: Array, W: Array) -> list[Call]:
     check_place(out, (*ids.shape, W.shape[1]), W.dtype)
@@ -296,7 +296,7 @@ def _(out: Array, x: Array, table: Array, start: int) -> list[Call]:
 @fused(
     ops.add_positions_backward,
     accepts=lambda dy, n_positions: floating(dy) and dy.ndim > 1 and dy.size > 0 and dy.shape[-2] <= n_positions,
-    allocate=lambda dy, n_positions: np.empty((n_positions, dy.shape[-1]), dy.dtype),
+    allocate=lambda dy, n_positions: np.empty((n_positions, dy.shape[-1]), dy.dtype, like=dy),
 )
 def _(out: Array, dy: Array, n_positions: int) -> list[Call]:
     length, width = dy.shape[-2:]
