@@ -174,6 +174,17 @@ def test_convolutions_divided_by_samples(threads: int, dtype: str, channels: tup
     agree(ops.max_pool2d_backward, normal(dtype, 33, *window.places(29, 23), c), x, window)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cross_entropy_divided_by_rows(threads: int, dtype: str) -> None:
+    logits, labels = normal(dtype, 1500, 65) * 4, np.random.default_rng(0).integers(0, 65, 1500)
+    agree(ops.softmax_cross_entropy, logits, labels, 1500)
+    agree(ops.softmax_cross_entropy_gradient, logits, labels, 1500, 0.5)
+    loss, p = ops.softmax_cross_entropy(logits, labels, 1500)
+    one, slopes = ops.softmax_cross_entropy_gradient(logits, labels, 1500, 0.5)
+    assert loss.tobytes() == one.tobytes()
+    assert ops.softmax_cross_entropy_backward(p, labels, 1500, 0.5).tobytes() == slopes.tobytes()
+
+
 def test_who_runs_the_parts_changes_no_bit(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from bpnet_numpy.fused import parts
 

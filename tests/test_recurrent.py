@@ -177,7 +177,8 @@ def test_full_lengths_change_nothing_and_lists_are_lengths_too(make: Any, backen
     x = layer.asarray(sequences(4, 5, 3))
     y = bp.to_numpy(layer(x))
     for lengths in ([5] * 4, (5, 5, 5, 5), layer.asarray([5, 6, 5, 99])):
-        np.testing.assert_array_equal(bp.to_numpy(layer(x, lengths=lengths)), y)
+        found = bp.to_numpy(layer(x, lengths=lengths))  # where lengths are given another body may run
+        np.testing.assert_allclose(found, y, rtol=1e-12, atol=1e-14)
     some = layer.asarray([5, 3, 0, 1], dtype="int32")
     np.testing.assert_array_equal(bp.to_numpy(layer(x, lengths=some)), bp.to_numpy(layer(x, lengths=[5, 3, 0, 1])))
     np.testing.assert_array_equal(

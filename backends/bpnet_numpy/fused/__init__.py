@@ -8,6 +8,7 @@ bound. Which body runs depends on shapes and dtypes alone, never on a measuremen
     prepared.py     calls outside of a plan: what was bound is bound again to other arrays
     helpers.py      the threads that share long bodies
     blas.py         NumPy's own matrix product by address
+    parts.py        programs that threads run at the same time
     code/           the bodies
     variants/       for which arguments they are taken, and with which words
 

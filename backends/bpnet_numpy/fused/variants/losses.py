@@ -9,9 +9,14 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.fused.instruction import instruction
+from bpnet_numpy.fused.parts import pieces, together
 from bpnet_numpy.fused.variants.common import check_place, fused, plain_number, single
+from bpnet_numpy.fused.variants.linear import column_sums
 from bpnet_numpy.kernels.common import Array, first_like, floating
 from bpnet_numpy.kernels.losses import INDICES, labels_accept, rows_accept
+
+LONG = 1 << 14
+"""Logits that are worth a thread."""
 
 
 def _loss_and_like(logits: Array, *_: Any) -> tuple[Array, Array]:
@@ -27,11 +32,23 @@ def _labels(logits: Array, labels: Array, normalizer: float, *more: Any) -> bool
     return labels_accept(logits, labels, normalizer, *more) and logits.ndim == 2 and labels.shape == logits.shape[:1]
 
 
+def _by_rows(name: str, out: Any, logits: Array, labels: Array, *numbers: float) -> list[Call]:
+    """The calls of a body on the rows, divided among the threads: each thread's loss, and their sum."""
+    _check_places(out, logits)
+    loss, rows = out
+    parts = pieces(len(logits), logits.size, LONG)
+    terms = np.empty((len(parts), 1), logits.dtype)
+    programs = []
+    for some, term in zip(parts, terms, strict=True):
+        shape = logits[some].shape
+        arrays = (term if len(parts) > 1 else loss, rows[some], logits[some], labels[some])
+        programs.append(instruction(name, logits.dtype, *arrays, labels.itemsize, *shape, *numbers))
+    return [together(programs), *(column_sums(loss.reshape(1), terms) if len(parts) > 1 else [])]
+
+
 @fused(ops.softmax_cross_entropy, accepts=_labels, allocate=_loss_and_like)
 def _(out: Any, logits: Array, labels: Array, normalizer: float) -> list[Call]:
-    _check_places(out, logits)
-    operands = (*out, logits, labels, labels.itemsize, *logits.shape, 1 / normalizer)
-    return [instruction("softmax_cross_entropy", logits.dtype, *operands)]
+    return _by_rows("softmax_cross_entropy", out, logits, labels, 1 / normalizer)
 
 
 @fused(ops.softmax_cross_entropy_backward, accepts=_labels, allocate=first_like)
@@ -43,9 +60,7 @@ def _(out: Array, p: Array, labels: Array, normalizer: float, scale: float) -> l
 
 @fused(ops.softmax_cross_entropy_gradient, accepts=_labels, allocate=_loss_and_like)
 def _(out: Any, logits: Array, labels: Array, normalizer: float, scale: float) -> list[Call]:
-    _check_places(out, logits)
-    operands = (*out, logits, labels, labels.itemsize, *logits.shape, 1 / normalizer, float(scale / normalizer))
-    return [instruction("softmax_cross_entropy_gradient", logits.dtype, *operands)]
+    return _by_rows("softmax_cross_entropy_gradient", out, logits, labels, 1 / normalizer, float(scale / normalizer))
 
 
 def _rows(logits: Array, Q: Array, normalizer: Any, scale: Any = 1.0) -> bool:
