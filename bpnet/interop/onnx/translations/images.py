@@ -11,7 +11,16 @@ from bpnet.interop.onnx.graph import Dim, Graph, Value
 from bpnet.interop.onnx.registry import translates
 from bpnet.layers.convolution import Conv1d, Conv2d, ConvTranspose2d
 from bpnet.layers.images import Spatial, Windowed
-from bpnet.layers.pooling import AvgPool2d, GlobalAveragePool2d, GlobalMaxPool2d, MaxPool2d
+from bpnet.layers.pooling import (
+    AvgPool1d,
+    AvgPool2d,
+    GlobalAveragePool1d,
+    GlobalAveragePool2d,
+    GlobalMaxPool1d,
+    GlobalMaxPool2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 
 
 def channels_first(graph: Graph, x: Value, channels: str) -> Value:
@@ -93,7 +102,7 @@ def transposed_convolution(graph: Graph, layer: ConvTranspose2d, x: Value) -> Va
     return graph.emit("ConvTranspose", given, result, pads=[top, left, bottom, right], **attributes)
 
 
-@translates(MaxPool2d)
+@translates(MaxPool1d, MaxPool2d)
 def max_pool(graph: Graph, layer: MaxPool2d, x: Value) -> Value:
     """MaxPool; runtimes refuse a padding of the kernel's size, which is then made before it."""
     x = channels_first(graph, x, layer.channels)
@@ -101,16 +110,16 @@ def max_pool(graph: Graph, layer: MaxPool2d, x: Value) -> Value:
     pads = attributes.get("pads", [0])
     result = _result(x, _after(layer, x, None))
     if any(n >= k for n, k in zip(pads, layer._size * 2, strict=False)):
-        sides = [0, 0, *pads[:2], 0, 0, *pads[2:]]
+        sides = [0, 0, *pads[: layer.axes], 0, 0, *pads[layer.axes :]]
         lying = Value("y", (*x.shape[:1], *(None,) * (x.ndim - 1)), x.dtype, x.order)
         lowest = graph.constant(np.array(-np.inf, graph.dtype))
         x = graph.emit("Pad", [x, graph.constant(np.array(sides, np.int64)), lowest], lying, mode="constant")
-        attributes = {"pads": [0] * 4}
+        attributes = {"pads": [0] * len(pads)}
     attributes |= _window(layer) | {"dilations": list(layer._dilation)}
     return graph.emit("MaxPool", [x], result, **attributes)
 
 
-@translates(AvgPool2d)
+@translates(AvgPool1d, AvgPool2d)
 def average_pool(graph: Graph, layer: AvgPool2d, x: Value) -> Value:
     """AveragePool."""
     x = channels_first(graph, x, layer.channels)
@@ -118,11 +127,11 @@ def average_pool(graph: Graph, layer: AvgPool2d, x: Value) -> Value:
     return graph.emit("AveragePool", [x], _result(x, _after(layer, x, None)), **attributes)
 
 
-@translates(GlobalAveragePool2d, GlobalMaxPool2d)
+@translates(GlobalAveragePool1d, GlobalAveragePool2d, GlobalMaxPool1d, GlobalMaxPool2d)
 def global_pool(graph: Graph, layer: Spatial, x: Value) -> Value:
     """GlobalAveragePool or GlobalMaxPool, and Flatten, since they leave axes of length 1."""
     x = channels_first(graph, x, layer.channels)
     kind = "GlobalAveragePool" if isinstance(layer, GlobalAveragePool2d) else "GlobalMaxPool"
     n = x.shape[-1] if layer.channels == "last" else x.shape[1]
-    pooled = graph.emit(kind, [x], Value("y", (x.shape[0], n, 1, 1), x.dtype))
+    pooled = graph.emit(kind, [x], Value("y", (x.shape[0], n, *(1,) * layer.axes), x.dtype))
     return graph.op("Flatten", pooled, shape=(x.shape[0], n), axis=1)
