@@ -19,6 +19,9 @@ Array = Any
 MOST = 512
 """Kinds of arguments that are known for one kernel; beyond, all are forgotten."""
 
+LARGE = 1 << 18
+"""Bytes of arguments beyond which a call is bound anew: that is little of its time, and what stands in is memory."""
+
 _ndarray, _empty = np.ndarray, np.empty
 
 
@@ -60,7 +63,8 @@ class Prepared:
             self._known.clear()
         template = None
         compiled = self.kernel.choose(args) is self.variant and not guarded(_ndarray)
-        if compiled and all(each.flags.c_contiguous for each in arrays):
+        small = sum(each.nbytes for each in arrays) <= LARGE
+        if compiled and small and all(each.flags.c_contiguous for each in arrays):
             template = _Template.of(self.variant, args)
         self._known[kind] = template
         return template

@@ -37,7 +37,7 @@ def _by_rows(name: str, out: Any, logits: Array, labels: Array, *numbers: float)
     _check_places(out, logits)
     loss, rows = out
     parts = pieces(len(logits), logits.size, LONG)
-    terms = np.empty((len(parts), 1), logits.dtype)
+    terms = np.empty((len(parts), 1), logits.dtype, like=logits)
     programs = []
     for some, term in zip(parts, terms, strict=True):
         shape = logits[some].shape
