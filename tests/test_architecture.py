@@ -39,7 +39,7 @@ LEVELS = {
     "contracts": 5,
     "costing": 5,
     "forensics": 5,
-    "beside": 5,
+    "beside": 4,
     "bundle": 5,
     "door": 5,
     "fitting": 5,
