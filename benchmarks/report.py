@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -157,6 +158,17 @@ def settings(parser: argparse.ArgumentParser, arguments: argparse.Namespace, gpu
     )
 
 
+def without_paths(value: Any) -> Any:
+    """A report whose absolute paths are cut to their last two parts: where a machine keeps its files is its own."""
+    if isinstance(value, dict):
+        return {name: without_paths(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_paths(each) for each in value]
+    return (
+        re.sub(r"(?<![\w.])/(?:[^/\s'\"]+/)+(?=[^/\s'\"]+/[^/\s'\"]+)", "", value) if isinstance(value, str) else value
+    )
+
+
 def finish(report: dict[str, Any], arguments: argparse.Namespace) -> int:
     """Print heading and remarks, write the JSON file, and return the exit code: 1 when something went wrong."""
     report["arguments"] = {name: str(value) for name, value in vars(arguments).items()}
@@ -164,7 +176,7 @@ def finish(report: dict[str, Any], arguments: argparse.Namespace) -> int:
     if text := remarks(report):
         print(text)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(without_paths(report), indent=1) + "\n", encoding="utf-8")
     bad = failures(report)
     for line in bad:
         print(f"error: {line}", file=sys.stderr)

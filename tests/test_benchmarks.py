@@ -32,6 +32,7 @@ from benchmarks.harness import Harness, Settings, failures
 from benchmarks.metrics import METRICS, disagreement
 from benchmarks.peers import PEERS, PeerSpec
 from benchmarks.reference import Reference, softmax
+from benchmarks.report import without_paths
 from benchmarks.workloads import INFERENCES, STEPS, WORKLOADS, Problem, near_identity
 
 ALL = sorted({*STEPS})
@@ -463,13 +464,20 @@ def revisions() -> bool:
 
 
 @pytest.mark.skipif(not revisions(), reason="no checkout of git")
-def test_two_trees_are_measured_each_with_its_own_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "report.json"
+def test_two_trees_are_measured_each_with_its_own_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sources, check = tmp_path / "report.json", dict[str, list[str]](), revision._check_sources
+
+    def looked_at(report: dict[str, Any], places: dict[str, Path]) -> None:
+        sources.update({name: facts["sources"] for name, facts in report["peers"].items()})
+        check(report, places)
+
+    monkeypatch.setattr(revision, "_check_sources", looked_at)
     arguments = ["--against", "HEAD", "--quick", "--rounds", "2", "--case", "step-tiny", "--case", "fit-tiny"]
     assert revision.main([*arguments, "--threads", "1", "--json", str(path)]) == 0
     report = json.loads(path.read_text(encoding="utf-8"))
     assert report["against"] == revision.resolve("HEAD")
-    sources = {name: facts["sources"] for name, facts in report["peers"].items()}
     assert sources["bpnet"] == sources["again"]
     assert not set(sources["bpnet"]) & set(sources["revision"])
     assert not any(str(machine.ROOT) in path for paths in sources.values() for path in paths)
@@ -516,3 +524,14 @@ def test_rounds_of_several_starts_are_pooled() -> None:
     failed["rows"]["bpnet"] |= {"status": "failed", "error": "why"}
     revision._pool(known, "case", failed)
     assert (known["case"]["rows"]["bpnet"]["status"], known["case"]["rows"]["bpnet"]["error"]) == ("failed", "why")
+
+
+def test_no_report_holds_a_path_of_the_machine_that_made_it() -> None:
+    assert without_paths({"a": ["/home/me/tree/bpnet/__init__.py", 3.0], "b": "[('x', '/opt/e/bin/python')]"}) == {
+        "a": ["bpnet/__init__.py", 3.0],
+        "b": "[('x', 'bin/python')]",
+    }
+    assert without_paths("benchmarks/results/steps.json, 1/2 of it") == "benchmarks/results/steps.json, 1/2 of it"
+    for file in (machine.ROOT / "benchmarks" / "results").glob("*.json"):
+        report = json.loads(file.read_text("utf-8"))
+        assert report == without_paths(report), file.name
