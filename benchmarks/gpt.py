@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from statistics import median
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -265,6 +265,10 @@ def answer(
         print(json.dumps([losses, seconds]), flush=True)
 
 
+PAUSE = 0.25
+"""Seconds before a turn: threads of a pool that has just worked keep their processors busy for a while, up to 0.2 s."""
+
+
 class Process:
     """A child: a peer of the benchmark that `module` is."""
 
@@ -339,6 +343,7 @@ def measure(processes: dict[str, Process], rounds: int, steps: int) -> int:
     for number in range(rounds):
         order = list(processes)
         for name in order[number % len(order) :] + order[: number % len(order)]:
+            sleep(PAUSE)
             seconds[name] += processes[name].run(steps)[1][1:]  # the first one finds cold caches
     best = min((min(each) for name, each in seconds.items() if name not in ("bpnet", "floor")), default=math.nan)
     print(f"{'':14}{'least':>10}{'median':>10}   least / least of the best peer")
