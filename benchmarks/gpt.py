@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from statistics import median
 from time import perf_counter, sleep
@@ -61,11 +61,15 @@ class Ours:
     def __init__(self, weights: dict[str, Array], threads: int) -> None:
         import bpnet as bp
 
-        model = layers()
+        self.trains(layers(), bp.AdamW(RATE, weight_decay=DECAY), weights)
+
+    def trains(self, model: Any, optimizer: Any, weights: dict[str, Array]) -> None:
+        import bpnet as bp
+
         model.initialize(dtype="float32")
         for path, parameter in model.parameters().items():
             parameter.value = weights[path]
-        self.trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.AdamW(RATE, weight_decay=DECAY))
+        self.trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), optimizer)
 
     def batch(self, x: Array, y: Array) -> Any:
         return x, y
@@ -213,13 +217,17 @@ class Floor:
     """The matrix products of a step and nothing else, by NumPy into arrays that are there."""
 
     def __init__(self, weights: dict[str, Array], threads: int) -> None:
-        rng, n = np.random.default_rng(0), BATCH * T
+        self.rng = np.random.default_rng(0)
         self.products: list[tuple[Array, Array, Array]] = []
+        self.needs(self.product)
 
-        def product(*shapes: tuple[int, ...]) -> None:
-            a, b = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
-            self.products.append((a, b, np.empty(np.matmul(a, b).shape, np.float32)))
+    def product(self, *shapes: tuple[int, ...]) -> None:
+        a, b = (self.rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+        self.products.append((a, b, np.empty(np.matmul(a, b).shape, np.float32)))
 
+    def needs(self, product: Callable[..., None]) -> None:
+        """Call `product` with the shapes of every product."""
+        n = BATCH * T
         for _ in range(BLOCKS):
             for n_in, n_out in ((D, 3 * D), (D, D), (D, 4 * D), (4 * D, D)):
                 product((n, n_in), (n_in, n_out)), product((n_in, n), (n, n_out)), product((n, n_out), (n_out, n_in))
@@ -272,7 +280,7 @@ PAUSE = 0.25
 class Process:
     """A child: a peer of the benchmark that `module` is."""
 
-    def __init__(self, name: str, weights: str, threads: int, module: str = "benchmarks.gpt") -> None:
+    def __init__(self, name: str, weights: str, threads: int, module: str) -> None:
         env = {key: value for key, value in os.environ.items() if key not in DISTORTING}
         pools = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
         env |= dict.fromkeys(pools, str(threads)) | {"JAX_PLATFORMS": "cpu"}
@@ -294,25 +302,39 @@ class Process:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpt", description=__doc__)
-    parser.add_argument("--peers", default=",".join(PEERS), help="default: all that are installed")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=5, help="of one peer in one round")
+    parser = argument_parser("benchmarks.gpt", __doc__)
     parser.add_argument("--curve", action="store_true", help=f"compare the losses of {CURVE} steps and time nothing")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.child:
         child(*arguments.child, arguments.threads)
         return 0
+    return with_peers(arguments, layers(), "benchmarks.gpt", compare if arguments.curve else None)
+
+
+def argument_parser(module: str, text: str | None) -> argparse.ArgumentParser:
+    """What the benchmarks of networks may be told."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=text)
+    parser.add_argument("--peers", default=",".join(PEERS), help="default: all that are installed")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=5, help="of one peer in one round")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    return parser
+
+
+def with_peers(
+    arguments: argparse.Namespace, model: Any, module: str, job: Callable[[dict[str, Process]], int] | None = None
+) -> int:
+    """Start the peers of the benchmark that `module` is, with the model's starting values, and measure them, or do a
+    job with them."""
     names = [name for name in arguments.peers.split(",") if find_spec(PEERS[name]) is not None]
-    model = layers().initialize(seed=0, dtype="float32")
+    model.initialize(seed=0, dtype="float32")
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "weights.npz")
         np.savez(path, **{name: parameter.value for name, parameter in model.parameters().items()})
-        processes = {name: Process(name, path, arguments.threads) for name in names}
+        processes = {name: Process(name, path, arguments.threads, module) for name in names}
         try:
-            return compare(processes) if arguments.curve else measure(processes, arguments.rounds, arguments.steps)
+            return measure(processes, arguments.rounds, arguments.steps) if job is None else job(processes)
         finally:
             for process in processes.values():
                 process.close()

@@ -7,18 +7,13 @@ every round; the losses of the first steps must agree. `floor` is the matrix pro
 
 from __future__ import annotations
 
-import argparse
-import math
-import os
 import sys
-import tempfile
-from collections.abc import Sequence
-from importlib.util import find_spec
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.gpt import PEERS, Process, answer, batches, measure
+from benchmarks import gpt
 
 V, T, WIDTH, BATCH = 65, 64, 128, 32
 RATE = 1e-3
@@ -33,21 +28,11 @@ def layers() -> Any:
     return bp.Sequential(bp.Embedding(V, WIDTH), bp.LSTM(WIDTH, WIDTH), bp.Unembedding(V, WIDTH))
 
 
-class Ours:
+class Ours(gpt.Ours):
     def __init__(self, weights: dict[str, Array], threads: int) -> None:
         import bpnet as bp
 
-        model = layers()
-        model.initialize(dtype="float32")
-        for path, parameter in model.parameters().items():
-            parameter.value = weights[path]
-        self.trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(RATE))
-
-    def batch(self, x: Array, y: Array) -> Any:
-        return x, y
-
-    def step(self, x: Any, y: Any) -> float:
-        return float(self.trainer.step(x, y))
+        self.trains(layers(), bp.Adam(RATE), weights)
 
 
 def named(weights: dict[str, Array]) -> dict[str, Array]:
@@ -63,7 +48,7 @@ def named(weights: dict[str, Array]) -> dict[str, Array]:
     return found
 
 
-class Torch:
+class Torch(gpt.Torch):
     """torch.nn.LSTM and torch.optim.Adam(fused)."""
 
     def __init__(self, weights: dict[str, Array], threads: int, compiled: bool = False) -> None:
@@ -98,18 +83,8 @@ class Torch:
         self.optimizer = torch.optim.Adam(wanted, lr=RATE, fused=True)
         self.model = torch.compile(model) if compiled else model
 
-    def batch(self, x: Array, y: Array) -> Any:
-        return self.torch.from_numpy(x), self.torch.from_numpy(y)
 
-    def step(self, x: Any, y: Any) -> float:
-        self.optimizer.zero_grad()
-        loss = self.model(x, y)
-        loss.backward()
-        self.optimizer.step()
-        return float(loss.item())
-
-
-class Jax:
+class Jax(gpt.Jax):
     """A scan over the steps, behind one product of all inputs, the whole training step jitted."""
 
     def __init__(self, weights: dict[str, Array], threads: int) -> None:
@@ -147,25 +122,13 @@ class Jax:
         values: Any = {name: jnp.array(value) for name, value in named(weights).items()}
         self.state: Any = (values, *(jax.tree.map(jnp.zeros_like, values) for _ in range(2)), jnp.zeros(()))
 
-    def batch(self, x: Array, y: Array) -> Any:
-        return self.jnp.array(x, self.jnp.int32), self.jnp.array(y, self.jnp.int32)
 
-    def step(self, x: Any, y: Any) -> float:
-        *self.state, loss = self.train(*self.state, x, y)
-        return float(loss.item())
-
-
-class Floor:
+class Floor(gpt.Floor):
     """The matrix products of a step and nothing else, by NumPy into arrays that are there."""
 
-    def __init__(self, weights: dict[str, Array], threads: int) -> None:
-        rng, n = np.random.default_rng(0), BATCH * T
-        self.products: list[tuple[Array, Array, Array]] = []
-
-        def product(*shapes: tuple[int, ...]) -> None:
-            a, b = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
-            self.products.append((a, b, np.empty(np.matmul(a, b).shape, np.float32)))
-
+    def needs(self, product: Callable[..., None]) -> None:
+        """Call `product` with the shapes of every product."""
+        n = BATCH * T
         product((n, WIDTH), (WIDTH, 4 * WIDTH)), product((n, 4 * WIDTH), (4 * WIDTH, WIDTH))
         for _ in range(2):
             product((WIDTH, n), (n, 4 * WIDTH))
@@ -173,38 +136,14 @@ class Floor:
             product((BATCH, WIDTH), (WIDTH, 4 * WIDTH)), product((BATCH, 4 * WIDTH), (4 * WIDTH, WIDTH))
         product((n, WIDTH), (WIDTH, V)), product((WIDTH, n), (n, V)), product((n, V), (V, WIDTH))
 
-    def batch(self, x: Array, y: Array) -> Any:
-        return x, y
-
-    def step(self, x: Any, y: Any) -> float:
-        for a, b, out in self.products:
-            np.matmul(a, b, out)
-        return math.nan
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lstm", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--peers", default=",".join(PEERS), help="default: all that are installed")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=5, help="of one peer in one round")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
+    arguments = gpt.argument_parser("benchmarks.lstm", (__doc__ or "").splitlines()[0]).parse_args(argv)
     if arguments.child:
         made = {"bpnet": Ours, "torch": Torch, "jax": Jax, "floor": Floor}
-        answer(*arguments.child, arguments.threads, made, batches(N_BATCHES, BATCH))
+        gpt.answer(*arguments.child, arguments.threads, made, gpt.batches(N_BATCHES, BATCH))
         return 0
-    names = [name for name in arguments.peers.split(",") if find_spec(PEERS[name]) is not None]
-    model = layers().initialize(seed=0, dtype="float32")
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "weights.npz")
-        np.savez(path, **{name: parameter.value for name, parameter in model.parameters().items()})
-        processes = {name: Process(name, path, arguments.threads, "benchmarks.lstm") for name in names}
-        try:
-            return measure(processes, arguments.rounds, arguments.steps)
-        finally:
-            for process in processes.values():
-                process.close()
+    return gpt.with_peers(arguments, layers(), "benchmarks.lstm")
 
 
 if __name__ == "__main__":
