@@ -18,7 +18,7 @@ import bpnet as bp
 from bpnet.dispatch import Kernel, Variant, kernels
 from bpnet_cupy.host.arrays import HostArray
 from bpnet_cupy.host.backend import HostBackend
-from bpnet_cupy.host.build import compiler, load
+from bpnet_cupy.host.build import Kernels, compiler, load
 from bpnet_cupy.host.driver import HostDriver
 from bpnet_cupy.kernels import register as register_variants
 from bpnet_cupy.launches import CheckingDriver
@@ -54,6 +54,19 @@ def mode(**settings: Any) -> Iterator[CheckingDriver]:
     finally:
         for name, value in before.items():
             setattr(inner, name, value)
+
+
+class Patched:
+    """The kernels as they are, but for one."""
+
+    def __init__(self, plain: Kernels, name: str, changed: Kernels) -> None:
+        self.plain, self.name, self.changed = plain, name, changed
+        self.index = plain.index
+        self.used = 0
+
+    def run(self, name: str, *rest: Any) -> str:
+        self.used += name == self.name
+        return (self.changed if name == self.name else self.plain).run(name, *rest)
 
 
 def make(device: str | None) -> HostBackend:

@@ -396,19 +396,6 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
 }
 
 
-class Patched:
-    """The kernels as they are, but for one."""
-
-    def __init__(self, plain: Kernels, name: str, changed: Kernels) -> None:
-        self.plain, self.name, self.changed = plain, name, changed
-        self.index = plain.index
-        self.used = 0
-
-    def run(self, name: str, *rest: Any) -> str:
-        self.used += name == self.name
-        return (self.changed if name == self.name else self.plain).run(name, *rest)
-
-
 @pytest.fixture(scope="module")
 def mutants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernels]:
     return changed_kernels(MUTANTS, tmp_path_factory.mktemp("image-mutants"))
@@ -422,7 +409,7 @@ def test_a_change_for_the_worse_is_found(
     monkeypatch.setattr(convolution, "WORKSPACE", 300)
     monkeypatch.setattr(axes, "GRID_YZ", 1)
     monkeypatch.setattr(tables, "GRID_Y", 2)
-    patched = Patched(cuda_host.driver().driver.kernels, name, mutants[what])
+    patched = cuda_host.Patched(cuda_host.driver().driver.kernels, name, mutants[what])
     with cuda_host.mode(kernels=patched, orders=(0, 1, 5)), pytest.raises(AssertionError):
         hold_all(op_name, 4000)
     assert patched.used > 0

@@ -264,19 +264,6 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
 }
 
 
-class Patched:
-    """The kernels as they are, but for one."""
-
-    def __init__(self, plain: Kernels, name: str, changed: Kernels) -> None:
-        self.plain, self.name, self.changed = plain, name, changed
-        self.index = plain.index
-        self.used = 0
-
-    def run(self, name: str, *rest: Any) -> str:
-        self.used += name == self.name
-        return (self.changed if name == self.name else self.plain).run(name, *rest)
-
-
 @pytest.fixture(scope="module")
 def mutants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kernels]:
     return changed_kernels(MUTANTS, tmp_path_factory.mktemp("sequence-mutants"))
@@ -319,7 +306,7 @@ def later_keys(rng: Any, dtype: str) -> Any:
 @pytest.mark.parametrize("what", MUTANTS)
 def test_a_change_for_the_worse_is_found(what: str, mutants: dict[str, Kernels]) -> None:
     *_, cases, name = MUTANTS[what]
-    patched: Any = Patched(cuda_host.driver().driver.kernels, name, mutants[what])
+    patched: Any = cuda_host.Patched(cuda_host.driver().driver.kernels, name, mutants[what])
     with cuda_host.mode(kernels=patched), pytest.raises(AssertionError):
         hold_all(cases, (0, 1))
     assert patched.used > 0
