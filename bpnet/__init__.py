@@ -203,7 +203,8 @@ if not TYPE_CHECKING:
             except ModuleNotFoundError as error:
                 if error.name != f"bpnet.{name}":
                     raise
-        raise AttributeError(f"module 'bpnet' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+        hint = "" if name.startswith("_") else import_module("bpnet.errors").missing_name(name, __all__)
+        raise AttributeError(f"module 'bpnet' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

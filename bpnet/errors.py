@@ -6,6 +6,30 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+ELSEWHERE = {
+    "Linear": "Dense",
+    "BatchNorm1d": "BatchNorm",
+    "BatchNorm2d": "BatchNorm",
+    "BatchNormalization": "BatchNorm",
+    "GroupNormalization": "GroupNorm",
+    "LayerNormalization": "LayerNorm",
+    "MultiheadAttention": "MultiHeadAttention",
+    "TransformerEncoderLayer": "TransformerBlock",
+    "CrossEntropyLoss": "SoftmaxCrossEntropy",
+    "CrossEntropy": "SoftmaxCrossEntropy",
+    "SparseCategoricalCrossentropy": "SoftmaxCrossEntropy",
+    "NLLLoss": "CategoricalCrossEntropy",
+    "BCELoss": "BinaryCrossEntropy",
+    "BCEWithLogitsLoss": "BinaryCrossEntropy",
+    "MSELoss": "MeanSquaredError",
+    "L1Loss": "MeanAbsoluteError",
+    "HuberLoss": "Huber",
+    "RMSProp": "RMSprop",
+    "Swish": "SiLU",
+    "CosineAnnealingLR": "Cosine",
+}
+"""What other libraries call a class, and its name here, where the two do not look alike."""
+
 
 class BpnetError(Exception):
     """Base of every error that bpnet raises on purpose."""
@@ -15,8 +39,18 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, or '' where none is near."""
     from difflib import get_close_matches
 
-    near = get_close_matches(str(name), list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    spelled = {each.lower(): each for each in known}
+    near = get_close_matches(str(name).lower(), list(spelled), n=1)
+    return f"; did you mean {spelled[near[0]]!r}?" if near else ""
+
+
+def missing_name(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that `bpnet` does not have: what it is called here, or the nearest name."""
+    if name in ELSEWHERE:
+        return f"; it is called {ELSEWHERE[name]} here"
+    if name.startswith(("Layer_", "Activation_", "Loss_", "Optimizer_")):
+        return "; the classes of NNFS are in bpnet.nnfs"
+    return did_you_mean(name, known)
 
 
 class ShapeError(BpnetError, ValueError):

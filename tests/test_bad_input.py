@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -278,6 +281,46 @@ def test_other_libraries_names_of_settings_are_refused_with_ours(name: str, says
     optimizer = bp.Adam()
     with pytest.raises(AttributeError, match=f"Adam has no {name}; here it is called {says}"):
         setattr(optimizer, name, 0.5)
+    with pytest.raises(TypeError, match=f"^Adam has no {name}; here it is called {says}$"):
+        bp.Adam(**{name: 0.5})
+
+
+def test_the_alpha_of_an_optimizer_that_has_one_is_its_own() -> None:
+    class Scaled(bp.SGD):
+        def __init__(self, learning_rate: float, *, alpha: float) -> None:
+            super().__init__(learning_rate * alpha)
+
+    assert Scaled(0.5, alpha=0.5).learning_rate == 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("Linear", "; it is called Dense here"),
+        ("CrossEntropyLoss", "; it is called SoftmaxCrossEntropy here"),
+        ("BatchNorm2d", "; it is called BatchNorm here"),
+        ("Activation_ReLU", "; the classes of NNFS are in bpnet.nnfs"),
+        ("Conv2D", "; did you mean 'Conv2d'?"),
+        ("Gelu", "; did you mean 'GELU'?"),
+        ("zzz", ""),
+    ],
+)
+def test_a_name_that_is_not_there_is_answered_with_the_one_that_is(name: str, says: str) -> None:
+    expected = f"module 'bpnet' has no attribute {name!r}{says}"
+    with pytest.raises(AttributeError, match=f"^{re.escape(expected)}$"):
+        getattr(bp, name)
+
+
+def test_what_other_libraries_call_it_leads_to_names_that_are_there() -> None:
+    assert set(bp.errors.ELSEWHERE.values()) <= set(bp.__all__)
+    assert not set(bp.errors.ELSEWHERE) & set(bp.__all__)
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_interop_brings_its_modules(name: str) -> None:
+    code = f"import bpnet as bp; print(bp.interop.{name}.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"bpnet.interop.{name}\n", done.stderr
 
 
 def test_sizes_may_be_numpys_integers_but_not_truth_values() -> None:

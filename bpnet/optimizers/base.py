@@ -14,6 +14,7 @@ nothing changes. The flag stays down until somebody raises it: the Trainer does;
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import weakref
@@ -46,6 +47,24 @@ _OTHER_NAMES = {
     "clipvalue": "clip_value",
     "ema": "average",
 }
+
+
+def _elsewhere(cls: type, name: str) -> str:
+    return f"{cls.__name__} has no {name}; here it is called {_OTHER_NAMES[name]}"
+
+
+def _knowing_other_names(init: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a constructor so that an argument with a name of another library's is answered with the name it has here."""
+    takes = inspect.signature(init).parameters
+
+    @functools.wraps(init)
+    def wrapped(self: Any, *args: Any, **keywords: Any) -> None:
+        for name in keywords:
+            if name in _OTHER_NAMES and name not in takes:
+                raise TypeError(_elsewhere(type(self), name))
+        init(self, *args, **keywords)
+
+    return wrapped
 
 
 def _or_none(check: Check) -> Check:
@@ -88,6 +107,8 @@ class Optimizer(Tracked):
             name: check for base in reversed(cls.__mro__) for name, check in vars(base).get("checks", {}).items()
         }
         cls.checks = inherited
+        if "__init__" in vars(cls):
+            cls.__init__ = _knowing_other_names(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -110,7 +131,7 @@ class Optimizer(Tracked):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OTHER_NAMES:
-            raise AttributeError(f"{type(self).__name__} has no {name}; here it is called {_OTHER_NAMES[name]}")
+            raise AttributeError(_elsewhere(type(self), name))
         if name == "learning_rate":  # its setter says whether recorded steps must look again
             object.__setattr__(self, name, value)
         else:
