@@ -96,7 +96,7 @@ def test_train_in_its_own_process_prints_a_summary_an_epoch_a_line_and_json_last
 
 def test_the_same_seed_gives_the_same_model_and_another_one_another() -> None:
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
-        assert invoke("train", "digits", "--epochs", "1", "--seed", seed, "--out", name).exit_code == 0
+        assert invoke("train", "digits", "--epochs", "1", "--seed", seed, "-o", name).exit_code == 0
     a, b, c = (read(name)[0]["0.weight"] for name in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)

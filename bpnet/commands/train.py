@@ -62,6 +62,8 @@ def train(
     out: Annotated[
         str | None,
         typer.Option(
+            "--out",
+            "-o",
             metavar="FILE",
             help="The model's file; with --checkpoint-every a folder. Default: RECIPE.safetensors, or RECIPE.",
         ),
