@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,16 @@ from bpnet.dispatch import Array, namespace
 from bpnet.errors import DataError, DTypeError, ShapeError
 
 
+PART = 1 << 20
+"""Elements that are looked at together."""
+
+
 def check_finite(x: Array, name: str, offset: int = 0) -> None:
     """Raise DataError when the floating `x` holds NaN or infinities: which array, how many, where the first is.
 
     offset : added to the first index in the message, for parts of a longer array
     """
-    xp = namespace(x)
-    if not xp.isdtype(x.dtype, "real floating") or bool(xp.all(xp.isfinite(x))):
+    if not namespace(x).isdtype(x.dtype, "real floating") or _all_finite(x):
         return
     host = to_numpy(x)
     bad = np.argwhere(~np.isfinite(host))
@@ -27,6 +31,17 @@ def check_finite(x: Array, name: str, offset: int = 0) -> None:
         f"{name} holds {n_nan} NaN and {len(bad) - n_nan} infinite values among {host.size}; the first is "
         f"{host[first]} at index {(first[0] + offset, *first[1:]) if first else ()}; remove or impute them"
     )
+
+
+def _all_finite(x: Array) -> bool:
+    """Whether all values are finite, some rows at a time: truth values of all of them would be the most memory that a
+    training of a small model takes above its data."""
+    xp = namespace(x)
+    rows = x.shape[0] if x.ndim else 1
+    step = max(1, rows * PART // max(1, math.prod(x.shape)))
+    if rows <= step:
+        return bool(xp.all(xp.isfinite(x)))
+    return all(bool(xp.all(xp.isfinite(x[i : i + step, ...]))) for i in range(0, rows, step))
 
 
 def check_range(x: Array, name: str, dtype: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ from bpnet.random import HostStream
 
 def check_no_mask(x: Any, name: str) -> None:
     """Raise DTypeError when `x` is a masked array, whose mask would be dropped."""
-    if isinstance(x, np.ma.MaskedArray):
+    masked = sys.modules.get("numpy.ma")  # who has such an array has loaded it; it takes longer than all that is done here
+    if masked is not None and isinstance(x, masked.MaskedArray):
         raise DTypeError(f"{name} is a masked array; fill its gaps first, as with {name}.filled(...)")
 
 

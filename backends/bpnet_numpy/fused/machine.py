@@ -1,89 +1,69 @@
-"""Compiles bodies when they are first bound, keeps them on disk, and runs programs. Imports numba.
+"""Finds compiled bodies, keeps them on disk, and runs programs. Imports numba only where a body is not kept yet.
 
-What is kept lies in a folder named by everything that a compiled body depends on: the sources of this package, how they
-are compiled, the versions of Python, numba and LLVM, and the processor. So none is taken that was made of other
-sources or flags. Where no folder can be written, bodies are compiled in every process.
+What is kept lies in a folder named by everything that a compiled body depends on: the sources of this package, the
+variables that numba reads, the versions of Python, NumPy, numba and LLVM, and the processor. So none is taken that was
+made of other sources or flags. What is kept are images (`image.py`), and where these cannot be made numba's own files.
+Where no folder can be written, bodies are compiled in every process.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import importlib
 import os
 import platform
 import sys
 import threading
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import llvmlite
-import llvmlite.binding
-import numba
 import numpy as np
-from numba import cfunc, njit, types
-from numba.core import config
 
-from bpnet_numpy.fused.code import (
-    attention,
-    convolution,
-    counting,
-    division,
-    elementwise,
-    fork,
-    images,
-    lstm,
-    matmul,
-    norms,
-    products,
-    sequences,
-    smooth,
-    softmax,
-    team,
-    updates,
-)
-from bpnet_numpy.fused.code.intrinsics import FLAGS, call
-from bpnet_numpy.fused.code.tiles import VECTOR
+from bpnet_numpy.fused import image, state
 
-__all__ = ["VECTOR", "address", "cache_folder", "dismiss", "execute", "serve", "team"]
+__all__ = ["COMPILER", "VECTOR", "address", "cache_folder", "dismiss", "execute", "serve", "team"]
 
 ENVIRONMENT_VARIABLE = "BPNET_CACHE_DIR"
-_SIGNATURES = {
-    np.dtype("float32"): types.void(types.CPointer(types.float32)),
-    np.dtype("float64"): types.void(types.CPointer(types.float64)),
-}
-_SHARES = {
-    np.dtype("float32"): types.void(types.CPointer(types.float32), types.int64, types.int64),
-    np.dtype("float64"): types.void(types.CPointer(types.float64), types.int64, types.int64),
-}
-"""Of bodies that a team makes: each thread calls them with the team and its place."""
-_MODULES = (
-    elementwise,
-    products,
-    softmax,
-    updates,
-    counting,
-    images,
-    matmul,
-    division,
-    fork,
-    norms,
-    smooth,
-    sequences,
-    attention,
-    lstm,
-    convolution,
-)
-_addresses: dict[tuple[str, np.dtype[Any]], int] = {}
-_bodies: list[Any] = []  # compiled code lives as long as these
+team = state
+_addresses: dict[tuple[str, np.dtype[Any] | None], int] = {}
 _lock = threading.RLock()
 
 
-def _execute(program: Any) -> None:
-    """Run the instructions of a program, one behind the other: address of the body, number of words, words."""
-    start = program.ctypes.data
-    i = 0
-    while i < program.size:
-        call(program[i], start + 8 * (i + 2))
-        i += program[i + 1] + 2
+def _processor() -> tuple[Any, ...]:
+    """What machine code for this processor depends on: its model, and the instructions that it and the system have."""
+    kept = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
+    found = []
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if not line.strip():  # the other processors
+                    break
+                name, _, value = line.partition(":")
+                if name.strip() in kept or name.startswith(("CPU ", "Features")):
+                    found.append((name.strip(), value.strip()))
+    except OSError:
+        found.append(("", platform.processor()))
+    features = getattr(np._core._multiarray_umath, "__cpu_features__", {})  # type: ignore[attr-defined]
+    return platform.machine(), tuple(found), tuple(sorted(features.items()))
+
+
+def _made_with() -> tuple[Any, ...]:
+    """The versions that compile, and what they are told from outside. Nothing of them is imported."""
+    found: list[Any] = [sys.implementation.cache_tag, sys.version, getattr(sys, "abiflags", ""), np.__version__]
+    for name in ("numba", "llvmlite"):
+        spec = find_spec(name)
+        if spec is not None and spec.origin is not None:
+            about = os.stat(spec.origin)
+            found.append((spec.origin, about.st_size, about.st_mtime_ns))
+            with suppress(OSError):
+                found.append(Path(spec.origin).with_name("_version.py").read_bytes())
+    found += sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
+    with suppress(OSError):
+        found.append(Path(".numba_config.yaml").read_bytes())  # numba reads it there
+    return tuple(found)
 
 
 def _key() -> str:
@@ -91,11 +71,7 @@ def _key() -> str:
     found = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         found.update(path.name.encode() + b"\0" + path.read_bytes())
-    target = llvmlite.binding
-    processor = (platform.machine(), target.get_host_cpu_name(), target.get_host_cpu_features().flatten())
-    settings = (config.CPU_NAME, config.CPU_FEATURES, config.OPT, sorted(FLAGS["fastmath"]), FLAGS["error_model"])
-    versions = (sys.implementation.cache_tag, numba.__version__, llvmlite.__version__, np.__version__)
-    found.update(repr((processor, settings, versions)).encode())
+    found.update(repr((_processor(), _made_with())).encode())
     return found.hexdigest()[:32]
 
 
@@ -113,75 +89,133 @@ def _user_cache() -> Path | None:
 
 
 def cache_folder() -> Path | None:
-    """Where compiled bodies are kept, or None where nothing can be written."""
+    """Where compiled bodies are kept, whether it is there or not; None where nobody says where."""
     given = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
     base = Path(given) if given else _user_cache()
-    if base is None:
+    return None if base is None else base / "fused" / _key()
+
+
+_FOLDER = cache_folder()
+_images = image.supported()
+
+
+def _writable() -> Path | None:
+    """That folder where something can be written into it."""
+    if _FOLDER is None:
         return None
-    folder = base / "fused" / _key()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}-{threading.get_ident()}"
+        _FOLDER.parent.mkdir(parents=True, exist_ok=True)
+        _FOLDER.mkdir(mode=0o700, exist_ok=True)
+        probe = _FOLDER / f".{os.getpid()}-{threading.get_ident()}"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError:
         return None
-    return folder
+    return _FOLDER
 
 
-_FOLDER = cache_folder()
+def _find(name: str, dtype: np.dtype[Any] | None) -> tuple[int, dict[str, Any]]:
+    """Where a function begins, and what is known about how it was made."""
+    kind = name if dtype is None else f"{name}-{dtype}"
+    path = None if _FOLDER is None else _FOLDER / f"{kind}.code"
+    if _images and path is not None:
+        try:
+            found, about = image.read(path, _identity(path))
+            return image.load(found), about
+        except image.Unloadable:
+            pass
+    return _compile(name, dtype, path)
 
 
-def _kept(compile_it: Any, function: Any) -> Any:
-    """Compile a function, from and into the cache where that can be done."""
-    with _lock:
-        if _FOLDER is not None:
-            before, config.CACHE_DIR = config.CACHE_DIR, str(_FOLDER)
-            try:
-                return compile_it(cache=True)(function)
-            except Exception:  # a damaged or foreign file, a full disk: the cache must not end a training
-                pass
-            finally:
-                config.CACHE_DIR = before
-        return compile_it(cache=False)(function)
+def _compile(name: str, dtype: np.dtype[Any] | None, path: Path | None) -> tuple[int, dict[str, Any]]:
+    """Compile a function, and keep its image in that file; numba keeps it where no image can be made."""
+    global _images
+    compiler = importlib.import_module("bpnet_numpy.fused.compiler")
+    folder = _writable()
+    about = {"vector": compiler.VECTOR, "compiler": compiler.NAME}
+    if _images and path is not None and folder is not None:
+        from bpnet_numpy.fused import elf
+
+        try:
+            found = elf.image(*compiler.compiled(name, dtype))
+            start = image.load(found)
+        except image.Unloadable:
+            _images = False
+        else:
+            with suppress(OSError):
+                image.save(found, path, _identity(path), about)
+            return start, about
+    return compiler.address(name, dtype, folder), about
 
 
-class _Later:
-    """A function that is compiled when it is first called."""
-
-    def __init__(self, compile_it: Any, function: Any) -> None:
-        self._made = compile_it, function
-        self._compiled: Any = None
-
-    def __call__(self, *args: Any) -> Any:
-        if self._compiled is None:
-            self._compiled = _kept(*self._made)
-        return self._compiled(*args)
+def _identity(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
 
 
-serve = _Later(lambda cache: njit("void(int64, int64)", nogil=True, cache=cache, **FLAGS), team.serve)
-dismiss = _Later(lambda cache: njit("void(int64)", nogil=True, cache=cache, **FLAGS), team.dismiss)
-execute = _kept(lambda cache: njit("void(int64[::1])", nogil=True, cache=cache, **FLAGS), _execute)
-
-
-def address(name: str, dtype: np.dtype[Any]) -> int:
+def address(name: str, dtype: np.dtype[Any] | None) -> int:
     """Where the body of that name for that dtype begins; compiled now if it was not yet."""
     found = _addresses.get((name, dtype))
-    return found if found is not None else _compile(name, dtype)
+    if found is None:
+        with _lock:
+            found = _addresses.get((name, dtype))
+            if found is None:
+                found = _addresses[name, dtype] = _find(name, dtype)[0]
+    return found
 
 
-def _compile(name: str, dtype: np.dtype[Any]) -> int:
-    with _lock:
-        if (name, dtype) not in _addresses:
-            body = next(getattr(module, name) for module in _MODULES if hasattr(module, name))
-            signature = (_SHARES if body.__code__.co_argcount > 1 else _SIGNATURES)[dtype]
-            _bodies.append(_kept(lambda cache: cfunc(signature, cache=cache, **FLAGS), body))
-            _addresses[name, dtype] = int(_bodies[-1].address)
-        return _addresses[name, dtype]
+class _Definition(ctypes.Structure):
+    """A function of Python's C interface."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("text", ctypes.c_char_p),
+    )
+
+
+def _as_python_function(name: bytes, start: int) -> Any:
+    """The function at an address, which takes an object and returns one: a call costs a third of one by ctypes."""
+    one_argument = 8
+    definition = _Definition(name, start, one_argument, None)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(definition))  # it must outlive all functions
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+    return make(ctypes.addressof(definition), None, None)
+
+
+def _shape_lies_there(words: Any) -> bool:
+    """Whether `execute` finds the address and the number of words where it looks for them."""
+    head = (ctypes.c_size_t * 3).from_address(id(words) + object.__basicsize__)
+    return head[0] == words.ctypes.data and ctypes.c_ssize_t.from_address(head[2]).value == words.size
+
+
+_START, _ABOUT = _find("execute", None)
+if not _shape_lies_there(np.arange(3)):
+    raise ImportError("this NumPy's arrays do not lie in memory as its C interface says")
+execute = _as_python_function(b"execute", _START)
+"""Run a program, an array of words. Other threads of Python may run meanwhile."""
+
+VECTOR: int = _ABOUT["vector"]
+"""The bytes of this processor's vectors; 0 where tiles are not made for them."""
+
+COMPILER: str = _ABOUT["compiler"]
+
+
+def serve(team: int, place: int) -> None:
+    """What the helper at a place, 1 or more, does until it is told to stop."""
+    ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address("serve", None))(team, place)
+
+
+def dismiss(team: int) -> None:
+    """Tell all helpers to stop."""
+    ctypes.CFUNCTYPE(None, ctypes.c_int64)(address("dismiss", None))(team)
 
 
 def named(words: Any) -> tuple[str, tuple[int, int, int]]:
-    """The name of an instruction's body, and m, n, k of a product, else zeros."""
+    """The name of an instruction's body, and m, n, k of a product, else zeros. It may import numba."""
+    from bpnet_numpy.fused.code import division, matmul
+
     names = {found: name for (name, _), found in _addresses.items()}
     name, operands = names.get(int(words[0]), "?"), [int(each) for each in words[2:]]
     if name == "divided":

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from bpnet_numpy.fused.code.intrinsics import call, int64s, vector, word, words
+from bpnet_numpy.fused.code.intrinsics import call, int64s, release, reserve, vector, word, words
 from bpnet_numpy.fused.code.team import next_unit, shared
 
 TEAM, THREADS, SHARE, BODY, COUNT, LENGTH, FIRST, ARRAYS, WORDS = range(9)
@@ -25,7 +23,8 @@ def share(p: Any, team: Any, place: Any) -> None:
     a = words(p)
     count, length, size = word(a, COUNT), word(a, LENGTH), vector(p, a, 1).itemsize
     given = int64s(a + 8 * WORDS, count)
-    now = np.empty(count, np.int64)
+    own = reserve(8 * count)
+    now = int64s(own, count)
     for i in range(count):
         now[i] = given[i]
     unit = next_unit(team, place)
@@ -34,9 +33,9 @@ def share(p: Any, team: Any, place: Any) -> None:
         now[length] = min(given[length] - start, UNIT)
         for i in range(word(a, FIRST), word(a, FIRST) + word(a, ARRAYS)):
             now[i] = given[i] + start * size if given[i] != 0 else 0
-        call(word(a, BODY), now.ctypes.data)
+        call(word(a, BODY), own)
         unit = next_unit(team, place)
-    now[0] = 0  # what is used here is not freed before
+    release(own)
 
 
 def divided(p: Any) -> None:

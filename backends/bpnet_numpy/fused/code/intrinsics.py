@@ -1,7 +1,8 @@
 """What compiled bodies are written in: an instruction's words, arrays at addresses, bits as numbers.
 
 Every body has one argument, a pointer of the type that it computes in, to its words: int64 numbers, addresses of
-arrays, and the bits of float64 numbers. So one source serves float32 and float64.
+arrays, and the bits of float64 numbers. So one source serves float32 and float64. A body makes no arrays of its own and
+raises nothing, so that it needs nothing of numba's when it runs; memory that it needs it takes from C.
 """
 
 from __future__ import annotations
@@ -206,6 +207,62 @@ def upper(typing: Any, a: Any, b: Any) -> Any:
         return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), I64)
 
     return types.uint64(types.uint64, types.uint64), generate
+
+
+def _of_c(module: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """The C function of that name."""
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
+
+
+@intrinsic
+def reserve(typing: Any, size: Any) -> Any:
+    """The address of so many bytes of memory; who asks for them gives them back by `release`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place, void = ir.IntType(8).as_pointer(), ir.VoidType()
+        found = builder.ptrtoint(builder.call(_of_c(builder.module, "malloc", place, [I64]), arguments), I64)
+        with builder.if_then(builder.icmp_unsigned("==", found, ir.Constant(I64, 0)), likely=False):
+            builder.call(_of_c(builder.module, "abort", void, []), [])  # a wrong result would be worse
+        return found
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def release(typing: Any, address: Any) -> Any:
+    """Give back what `reserve` found."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = ir.IntType(8).as_pointer()
+        builder.call(_of_c(builder.module, "free", ir.VoidType(), [place]), [builder.inttoptr(arguments[0], place)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def without_interpreter(typing: Any) -> Any:
+    """Let other threads of Python run; returns what `with_interpreter` needs."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        save = _of_c(builder.module, "PyEval_SaveThread", ir.IntType(8).as_pointer(), [])
+        return builder.ptrtoint(builder.call(save, []), I64)
+
+    return types.int64(), generate
+
+
+@intrinsic
+def with_interpreter(typing: Any, state: Any) -> Any:
+    """Go on as a thread of Python; returns None, as a new reference to that object."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place, module = ir.IntType(8).as_pointer(), builder.module
+        restore = _of_c(module, "PyEval_RestoreThread", ir.VoidType(), [place])
+        builder.call(restore, [builder.inttoptr(arguments[0], place)])
+        none = module.globals.get("_Py_NoneStruct") or ir.GlobalVariable(module, ir.IntType(8), "_Py_NoneStruct")
+        return builder.ptrtoint(builder.call(_of_c(module, "Py_NewRef", place, [place]), [none]), I64)
+
+    return types.int64(types.int64), generate
 
 
 @intrinsic

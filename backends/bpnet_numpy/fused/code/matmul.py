@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import njit
 
-from bpnet_numpy.fused.code.intrinsics import FLAGS, int64s, vector, word, words
+from bpnet_numpy.fused.code.intrinsics import FLAGS, int64s, release, reserve, vector, word, words
 from bpnet_numpy.fused.code.team import next_unit, shared
 from bpnet_numpy.fused.code.tiles import ROWS, move, room, shift_row, tile, turn, width
 
@@ -161,8 +160,8 @@ def multiply(p: Any, team: Any, place: Any) -> None:
     a = words(p)
     chunks, m, wide = word(a, CHUNKS), word(a, M), 2 * width(p)
     panels = _pieces(word(a, N), wide)
-    space = np.empty(vector(p, word(a, A), 1).itemsize * _pieces(m, chunks) * word(a, LENGTH) + 64, np.uint8)
-    packed = (space.ctypes.data + 63) // 64 * 64
+    space = reserve(vector(p, word(a, A), 1).itemsize * _pieces(m, chunks) * word(a, LENGTH) + 64)
+    packed = (space + 63) // 64 * 64
     there = -1
     unit = next_unit(team, place)
     while unit >= 0:
@@ -174,7 +173,7 @@ def multiply(p: Any, team: Any, place: Any) -> None:
             there = chunk
         _multiply_panel(p, a, packed, row, rows, unit % panels * wide)
         unit = next_unit(team, place)
-    space[0] = 0  # what is used here is not freed before
+    release(space)
 
 
 def tiled_product(p: Any) -> None:
@@ -186,13 +185,13 @@ def tiled_product(p: Any) -> None:
     chunks = max(
         _pieces(m, max(ROWS, HELD // (size * _pieces(k, passes)))), min(_pieces(m, ROWS), _pieces(GRAIN, panels))
     )
-    now = np.empty(WORDS, np.int64)
-    own = int64s(a, STEP)
+    own = reserve(8 * WORDS)
+    now, given = int64s(own, WORDS), int64s(a, STEP)
     for i in range(STEP):
-        now[i] = own[i]
+        now[i] = given[i]
     now[CHUNKS] = chunks
     for s in range(passes):
         now[STEP] = _part(k, passes, s)
         now[LENGTH] = _part(k, passes, s + 1) - now[STEP]
-        shared(word(a, TEAM), word(a, THREADS), word(a, MULTIPLY), now.ctypes.data, chunks * panels)
-    now[0] = 0
+        shared(word(a, TEAM), word(a, THREADS), word(a, MULTIPLY), own, chunks * panels)
+    release(own)

@@ -96,9 +96,9 @@ def _shift(x: Any, z: Any, start: Any, stop: Any) -> None:
 
 
 @njit(**FLAGS)
-def _raise(z: Any, start: Any, stop: Any) -> None:
+def _raise(p: Any, z: Any, start: Any, stop: Any) -> None:
     """z = exp(z)."""
-    flat = z.reshape(z.size)
+    flat = vector(p, z.ctypes.data, z.size)
     for k in range(start * z.shape[1], stop * z.shape[1]):
         flat[k] = exponential(flat[k])
 
@@ -116,7 +116,7 @@ def _labels_pass(p: Any, x: Any, out: Any, labels: Any, size: Any, with_slopes: 
             label = _label(labels, size, i)
             if 0 <= label < columns:
                 loss -= out[i, label]
-        _raise(out, start, stop)
+        _raise(p, out, start, stop)
         product = 1.0  # of the rows' totals, each of 1 to `columns`: one logarithm serves many rows
         for i in range(start, stop):
             if product > 1e250:
@@ -197,7 +197,7 @@ def _targets_pass(p: Any, x: Any, Q: Any, out: Any, with_slopes: Any, factor: An
             for j in range(columns):
                 if Q[i, j] != 0:  # what weighs 0 counts for nothing, even where z is -inf or NaN
                     loss -= Q[i, j] * out[i, j]
-        _raise(out, start, stop)
+        _raise(p, out, start, stop)
         for i in range(start, stop):
             total = _sum(p, out, i)
             inverse = real(p, 1) / total
@@ -259,7 +259,7 @@ def softmax(p: Any) -> None:
     for start in range(0, rows, step):
         stop = min(rows, start + step)
         _shift(x, out, start, stop)
-        _raise(out, start, stop)
+        _raise(p, out, start, stop)
         for i in range(start, stop):
             inverse = real(p, 1) / _sum(p, out, i)
             for j in range(columns):

@@ -3,8 +3,6 @@
 A job is a number of units; who is free takes the next one. So which thread computes a unit varies, what it computes
 does not, and a helper that the system has taken the processor from holds up no more than the unit that it is at.
 Who wants help while the helpers work for another thread does its units alone.
-
-State, as int64 words, each that several write in a cache line of its own:
 """
 
 from __future__ import annotations
@@ -12,16 +10,32 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from bpnet_numpy.fused.code.intrinsics import FLAGS, threads_of, word
-
-OWNER, OPEN, TAKEN, ACTIVE, SLEEPERS, STOP = (8 * i for i in range(6))
-FRONT, BACK, BODY, WORDS, UNITS, MUTEX, CONDITION, LOCK, UNLOCK, WAIT, BROADCAST, YIELD = range(48, 60)
-SIZE = 64  # words
+from bpnet_numpy.fused.code.intrinsics import FLAGS, int64s, release, reserve, threads_of, word
+from bpnet_numpy.fused.state import (
+    ACTIVE,
+    BACK,
+    BODY,
+    BROADCAST,
+    CONDITION,
+    FRONT,
+    LOCK,
+    MUTEX,
+    OPEN,
+    OWNER,
+    SIZE,
+    SLEEPERS,
+    STOP,
+    TAKEN,
+    UNITS,
+    UNLOCK,
+    WAIT,
+    WORDS,
+    YIELD,
+)
 
 PATIENCE = 40_000
 """How often an idle helper looks for work before it sleeps: about a millisecond."""
@@ -185,10 +199,13 @@ def shared(team: Any, threads: Any, body: Any, words: Any, units: Any) -> None:
     if not alone:
         alone = exchange(team, OWNER, 1) != 0
     if alone:
-        own = np.zeros(SIZE, np.int64)
-        own[UNITS] = units
-        take_part(body, words, own.ctypes.data, 0)
-        own[UNITS] = 0  # what is used here is not freed before
+        own = reserve(8 * SIZE)
+        state = int64s(own, SIZE)
+        for i in range(SIZE):
+            state[i] = 0
+        state[UNITS] = units
+        take_part(body, words, own, 0)
+        release(own)
         return
     show(team, BODY, body)
     show(team, WORDS, words)
