@@ -13,12 +13,14 @@ import importlib
 import os
 from collections.abc import Callable
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bpnet.errors import BackendError
 from bpnet.processors import usable
+from bpnet_numpy.blas import products
 
 ENVIRONMENT_VARIABLE = "BPNET_THREADS"
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
@@ -31,6 +33,11 @@ WORTH_DIVIDING = 1 << 21
 """Multiplications from which a second thread made products faster on a machine that does nothing else."""
 FEW_ROWS = 16
 """Below, a product reads more than it computes, and threads help to read."""
+MOST_PARTS = 4
+"""Threads up to which a product is cut into one part for each."""
+STEP = 16
+LARGE_RESULT = 1 << 15
+"""Numbers of a result from which not to fill it with zeros is worth more than a call that begins at once."""
 SMALL_KERNELS = ("skylakex", "cooperlake", "sapphirerapids")
 
 
@@ -90,14 +97,45 @@ def settle() -> None:
 
 
 def product(a: Any, b: Any, out: Any) -> Callable[[], Any]:
-    """The call that writes a @ b to `out`, on one thread where more would not pay.
+    """The call that writes a @ b to `out`: on one thread where more would not pay, in parts where that is divided well.
 
-    Which products these are depends on shapes and layout alone, never on a measurement.
+    Which products these are depends on shapes, layout and the number of threads, never on a measurement.
     """
     library = openblas()
-    if library is None or not one_thread_is_enough(a.shape, b.shape, b.flags.c_contiguous, library.kernel):
-        return partial(np.dot, a, b, out)
-    return partial(_on_one_thread, library.get, library.set, a, b, out)
+    if library is not None:
+        if one_thread_is_enough(a.shape, b.shape, b.flags.c_contiguous, library.kernel):
+            return partial(_on_one_thread, library.get, library.set, a, b, out)
+        divided = products(
+            [
+                (a[rows], b[:, columns], out[rows, columns])
+                for rows, columns in parts(a.shape, b.shape[1], library.get())
+            ]
+        )
+        if divided is not None:
+            return divided
+    # With a place for its result np.dot fills that with zeros first; np.matmul takes longer to begin.
+    return partial(np.dot if out.size < LARGE_RESULT else np.matmul, a, b, out)
+
+
+def parts(a: tuple[int, ...], n: int, threads: int) -> list[tuple[slice, slice]]:
+    """The rows and columns of each part of a product of a matrix of shape `a` with one of n columns, one for a thread.
+
+    OpenBLAS lets its threads share what they pack, and wait for it. Products on one thread each are made without; they
+    read more in all, so the parts are as square as they can be, and there are none for many threads.
+    """
+    m, k = a
+    if threads > MOST_PARTS or min(m, k, n) < 2 or m < FEW_ROWS or m * k * n <= WORTH_DIVIDING:
+        return []
+    across = min((each for each in range(1, threads + 1) if threads % each == 0), key=lambda r: m / r + n * r / threads)
+    rows, columns = _cut(m, across), _cut(n, threads // across)
+    found = [(some, others) for some in rows for others in columns]
+    return found if threads > 1 else []
+
+
+def _cut(size: int, count: int) -> list[slice]:
+    """`count` slices whose ends, but for the last, are multiples of what the kernels compute at once."""
+    ends = [size * i // count // STEP * STEP for i in range(count)] + [size]
+    return [slice(start, stop) for start, stop in pairwise(ends)]
 
 
 def one_thread_is_enough(a: tuple[int, ...], b: tuple[int, ...], plain: bool, kernel: str) -> bool:

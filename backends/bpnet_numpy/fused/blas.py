@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-_NAMES = (  # with the size of its integers in bits; what NumPy's own wheels have stands first
-    ("scipy_cblas_{}gemm64_", 64),
-    ("cblas_{}gemm64_", 64),
-    ("cblas_{}gemm_64", 64),
-    ("scipy_cblas_{}gemm", 32),
-)
+from bpnet_numpy.blas import candidates
 
 
 class Gemm(NamedTuple):
@@ -31,19 +25,7 @@ def gemm(dtype: np.dtype[np.generic]) -> Gemm | None:
 
     Only names that say the size of their integers are taken, and a product must come out right.
     """
-    if dtype not in (np.float32, np.float64):
-        return None
-    try:
-        module = importlib.import_module("numpy._core._multiarray_umath")
-        library = ctypes.CDLL(module.__file__)  # its symbols, and those of what it depends on
-    except (ImportError, OSError):
-        return None
-    letter = "s" if dtype == np.float32 else "d"
-    for name, bits in _NAMES:
-        try:
-            function = getattr(library, name.format(letter))
-        except AttributeError:
-            continue
+    for function, bits in candidates("gemm", np.dtype(dtype)):
         if _right(function, dtype, bits):
             return Gemm(address(function), bits, f"product_{bits}")
     return None

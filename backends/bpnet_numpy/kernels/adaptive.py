@@ -9,6 +9,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.kernels.common import Array, constant, nothing
+from bpnet_numpy.kernels.passes import Number, combine, follow
 from bpnet_numpy.kernels.update import CHUNK, FLUSH_EVERY, chunks, flush_tiny, guarded, one_dimensional
 
 
@@ -31,7 +32,8 @@ def _(
     weight_decay: float,
 ) -> list[Call]:
     dtype = value.dtype
-    rate, decay, floor, start = (constant(x, dtype) for x in (0, weight_decay, epsilon, initial))
+    decay, floor, start = (constant(x, dtype) for x in (weight_decay, epsilon, initial))
+    rate = Number(0, dtype)
     scratch, other = np.empty((2, min(CHUNK, value.size)), dtype, like=value)
     calls: list[Call] = []
     for w, gradient, a in chunks(value, grad, total):
@@ -47,10 +49,9 @@ def _(
         calls += [
             partial(np.add, s, floor, s),
             partial(np.divide, g, s, s),
-            partial(np.multiply, s, rate, s),
-            partial(np.subtract, w, s, w),
         ]
-    return guarded(ok, partial(np.copyto, rate, learning_rate, "same_kind"), calls)
+        calls += combine(w, s, rate, s)
+    return guarded(ok, lambda: rate.set(-float(learning_rate)), calls)
 
 
 @ops.rmsprop_.register_bound(
@@ -74,8 +75,8 @@ def _(
     weight_decay: float,
 ) -> list[Call]:
     dtype = value.dtype
-    rate, decay, floor = constant(0, dtype), constant(weight_decay, dtype), constant(epsilon, dtype)
-    rest, mu, zero = constant(1 - rho, dtype), constant(momentum, dtype), constant(0, dtype)
+    decay, floor, zero = constant(weight_decay, dtype), constant(epsilon, dtype), constant(0, dtype)
+    rate, mu = Number(0, dtype), Number(momentum, dtype)
     scratch, other = np.empty((2, min(CHUNK, value.size)), dtype, like=value)
     slots = [slot for slot in (square, mean, velocity) if slot is not None]
     calls: list[Call] = []
@@ -84,18 +85,11 @@ def _(
         if weight_decay:
             g = other[: w.size]
             calls += _decayed(w, gradient, decay, g)
-        calls += [
-            partial(np.multiply, g, g, s),
-            partial(np.subtract, s, a, s),
-            partial(np.multiply, s, rest, s),
-            partial(np.add, a, s, a),
-        ]
+        calls += [partial(np.multiply, g, g, s), *follow(a, s, 1 - rho, s)]
         if mean is not None:
             b = parts[1]
             calls += [
-                partial(np.subtract, g, b, s),
-                partial(np.multiply, s, rest, s),
-                partial(np.add, b, s, b),
+                *follow(b, g, 1 - rho, s),
                 partial(np.multiply, b, b, s),
                 partial(np.subtract, a, s, s),
                 partial(np.maximum, s, zero, out=s),
@@ -106,16 +100,14 @@ def _(
         calls += [partial(np.add, s, floor, s), partial(np.divide, g, s, s)]
         if velocity is not None:
             v = parts[-1]
-            calls += [partial(np.multiply, v, mu, v), partial(np.add, v, s, v), partial(np.multiply, v, rate, s)]
-        else:
-            calls.append(partial(np.multiply, s, rate, s))
-        calls.append(partial(np.subtract, w, s, w))
+            calls += combine(v, s, None, s, keep=mu)
+        calls += combine(w, s if velocity is None else v, rate, s)
 
     def prepare() -> None:
         if (int(counters[0]) + 1) % FLUSH_EVERY == 0:
             for slot in slots:
                 flush_tiny(slot, momentum if slot is velocity else rho)
-        np.copyto(rate, learning_rate, "same_kind")
+        rate.set(-float(learning_rate))
 
     return guarded(ok, prepare, calls)
 
@@ -136,15 +128,13 @@ def _(
     weight_decay: float,
 ) -> list[Call]:
     dtype = value.dtype
-    rate, keep = constant(0, dtype), constant(0, dtype)
-    rest1, rest2 = constant(1 - beta1, dtype), constant(1 - beta2, dtype)
+    rate, keep = Number(0, dtype), Number(0, dtype) if weight_decay else None
+    rest1, rest2 = constant(1 - beta1, dtype), Number(1 - beta2, dtype)
     tiny = constant(np.finfo(dtype).smallest_normal, dtype)
     scratch, other, third = np.empty((3, min(CHUNK, value.size)), dtype, like=value)
     calls: list[Call] = []
     for w, g, m1 in chunks(value, grad, m):
         s, difference, size = scratch[: w.size], other[: w.size], third[: w.size]
-        if weight_decay:
-            calls.append(partial(np.multiply, w, keep, w))
         calls += [
             partial(np.subtract, g, m1, difference),
             partial(np.multiply, difference, rest1, s),
@@ -152,16 +142,15 @@ def _(
             partial(np.absolute, s, size),
             partial(np.add, size, tiny, size),
             partial(np.divide, s, size, s),
-            partial(np.multiply, s, rate, s),
-            partial(np.subtract, w, s, w),
-            partial(np.multiply, difference, rest2, difference),
-            partial(np.add, m1, difference, m1),
+            *combine(w, s, rate, s, keep=keep),
+            *combine(m1, difference, rest2, difference),
         ]
 
     def prepare() -> None:
         if (int(counters[0]) + 1) % FLUSH_EVERY == 0:
             flush_tiny(m, 0.0)
-        np.copyto(rate, learning_rate, "same_kind")
-        keep[...] = 1 - float(learning_rate) * weight_decay
+        rate.set(-float(learning_rate))
+        if keep is not None:
+            keep.set(1 - float(learning_rate) * weight_decay)
 
     return guarded(ok, prepare, calls)

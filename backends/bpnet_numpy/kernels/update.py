@@ -10,6 +10,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.kernels.common import Array, constant, floating, nothing
+from bpnet_numpy.kernels.passes import Number, combine, follow
 
 
 @ops.copy_.register_bound(np.ndarray, allocate=nothing)
@@ -112,17 +113,15 @@ def one_dimensional(value: Array, grad: Array, *slots: Any) -> bool:
 
 @ops.sgd_.register_bound(np.ndarray, accepts=lambda value, grad, *_: one_dimensional(value, grad), allocate=nothing)
 def _(_: None, value: Array, grad: Array, ok: Array, learning_rate: Array, weight_decay: float) -> list[Call]:
-    rate, decay = constant(0, value.dtype), constant(weight_decay, value.dtype)
+    rate, decay = Number(0, value.dtype), constant(weight_decay, value.dtype)
     scratch = np.empty(min(CHUNK, value.size), value.dtype, like=value)
     calls: list[Call] = []
     for w, g in chunks(value, grad):
         s = scratch[: w.size]
         if weight_decay:
-            calls += [partial(np.multiply, w, decay, s), partial(np.add, s, g, s), partial(np.multiply, s, rate, s)]
-        else:
-            calls.append(partial(np.multiply, g, rate, s))
-        calls.append(partial(np.subtract, w, s, w))
-    return guarded(ok, partial(np.copyto, rate, learning_rate, "same_kind"), calls)
+            calls += [partial(np.multiply, w, decay, s), partial(np.add, s, g, s)]
+        calls += combine(w, s if weight_decay else g, rate, s)
+    return guarded(ok, lambda: rate.set(-float(learning_rate)), calls)
 
 
 @ops.sgd_momentum_.register_bound(
@@ -143,7 +142,7 @@ def _(
     nesterov: bool,
 ) -> list[Call]:
     dtype = value.dtype
-    rate, decay, mu = constant(0, dtype), constant(weight_decay, dtype), constant(momentum, dtype)
+    rate, decay, mu = Number(0, dtype), constant(weight_decay, dtype), Number(momentum, dtype)
     scratch, other = np.empty((2, min(CHUNK, value.size)), dtype, like=value)
     calls: list[Call] = []
     for w, gradient, v in chunks(value, grad, velocity):
@@ -151,17 +150,15 @@ def _(
         if weight_decay:
             g = other[: w.size]
             calls += [partial(np.multiply, w, decay, g), partial(np.add, g, gradient, g)]
-        calls += [partial(np.multiply, v, mu, v), partial(np.add, v, g, v)]
+        calls += combine(v, g, None, s, keep=mu)
         if nesterov:
-            calls += [partial(np.multiply, v, mu, s), partial(np.add, s, g, s), partial(np.multiply, s, rate, s)]
-        else:
-            calls.append(partial(np.multiply, v, rate, s))
-        calls.append(partial(np.subtract, w, s, w))
+            calls += [partial(np.multiply, v, mu.array, s), partial(np.add, s, g, s)]
+        calls += combine(w, s if nesterov else v, rate, s)
 
     def prepare() -> None:
         if (int(counters[0]) + 1) % FLUSH_EVERY == 0:
             flush_tiny(velocity, momentum)
-        np.copyto(rate, learning_rate, "same_kind")
+        rate.set(-float(learning_rate))
 
     return guarded(ok, prepare, calls)
 
@@ -199,32 +196,21 @@ def _adam(
     weight_decay: float,
 ) -> list[Call]:
     dtype = value.dtype
-    factor, floor, keep = (constant(0, dtype) for _ in range(3))
-    rest1, rest2 = constant(1 - beta1, dtype), constant(1 - beta2, dtype)
+    floor, factor = constant(0, dtype), Number(0, dtype)
+    keep = Number(0, dtype) if weight_decay else None
     scratch = np.empty(min(CHUNK, value.size), dtype, like=value)
     calls: list[Call] = []
     for w, g, m1, v1, top in chunks(value, grad, m, v, v_max):
         s = scratch[: w.size]
-        calls += [
-            partial(np.subtract, g, m1, s),
-            partial(np.multiply, s, rest1, s),
-            partial(np.add, m1, s, m1),
-            partial(np.multiply, g, g, s),
-            partial(np.subtract, s, v1, s),
-            partial(np.multiply, s, rest2, s),
-            partial(np.add, v1, s, v1),
-        ]
+        calls += [*follow(m1, g, 1 - beta1, s), partial(np.multiply, g, g, s), *follow(v1, s, 1 - beta2, s)]
         if v_max is not v:
             calls.append(partial(np.maximum, top, v1, out=top))
         calls += [
             partial(np.sqrt, top, s),
             partial(np.add, s, floor, s),
             partial(np.divide, m1, s, s),
-            partial(np.multiply, s, factor, s),
         ]
-        if weight_decay:
-            calls.append(partial(np.multiply, w, keep, w))
-        calls.append(partial(np.subtract, w, s, w))
+        calls += combine(w, s, factor, s, keep=keep)
 
     def prepare() -> None:
         t = int(counters[0]) + 1
@@ -233,8 +219,9 @@ def _adam(
             flush_tiny(v, beta2)
         rate = float(learning_rate)
         c = (1 - beta2**t) ** 0.5
-        factor[...] = rate * c / (1 - beta1**t)
+        factor.set(-rate * c / (1 - beta1**t))
         floor[...] = epsilon * c
-        keep[...] = 1 - rate * weight_decay
+        if keep is not None:
+            keep.set(1 - rate * weight_decay)
 
     return guarded(ok, prepare, calls)
