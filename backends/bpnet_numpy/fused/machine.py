@@ -26,6 +26,7 @@ from bpnet_numpy.fused.code import (
     attention,
     convolution,
     counting,
+    direct,
     division,
     elementwise,
     fork,
@@ -40,10 +41,11 @@ from bpnet_numpy.fused.code import (
     team,
     updates,
 )
+from bpnet_numpy.fused.code.direct import TURNED
 from bpnet_numpy.fused.code.intrinsics import FLAGS, call
 from bpnet_numpy.fused.code.tiles import VECTOR
 
-__all__ = ["VECTOR", "address", "cache_folder", "dismiss", "execute", "serve", "team"]
+__all__ = ["TURNED", "VECTOR", "address", "cache_folder", "dismiss", "execute", "serve", "team"]
 
 ENVIRONMENT_VARIABLE = "BPNET_CACHE_DIR"
 _SIGNATURES = {
@@ -63,6 +65,7 @@ _MODULES = (
     counting,
     images,
     matmul,
+    direct,
     division,
     fork,
     norms,
@@ -186,7 +189,12 @@ def named(words: Any) -> tuple[str, tuple[int, int, int]]:
     name, operands = names.get(int(words[0]), "?"), [int(each) for each in words[2:]]
     if name == "divided":
         return f"{names.get(operands[division.BODY], '?')}, divided", (0, 0, 0)
-    places = {"tiled_product": (matmul.M, matmul.N, matmul.K), "product_64": (3, 4, 5), "product_32": (3, 4, 5)}
+    places = {
+        "tiled_product": (matmul.M, matmul.N, matmul.K),
+        "direct_product": (direct.M, direct.N, direct.K),
+        "product_64": (3, 4, 5),
+        "product_32": (3, 4, 5),
+    }
     if name not in places:
         return name, (0, 0, 0)
     m, n, k = (operands[place] for place in places[name])

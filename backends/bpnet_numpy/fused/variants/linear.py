@@ -36,6 +36,26 @@ def tiled(m: int, n: int, k: int) -> bool:
     return min(m, n, k) > 1 and m >= FEW_ROWS and m * n * k > WORTH_DIVIDING and bool(machine().VECTOR)
 
 
+def direct(m: int, n: int, k: int, transpose_a: bool, transpose_b: bool, itemsize: int) -> bool:
+    """Whether a product is made here from where its factors lie: where it is small, and its rows fill most of a vector.
+
+    Narrow products the BLAS makes faster, where they read their first factor by columns anyway.
+    """
+    vector = machine().VECTOR // itemsize
+    wide = n >= vector or (not transpose_a and 2 * n >= vector)
+    kept = not transpose_b or k <= machine().TURNED
+    return vector > 0 and min(m, k) > 0 and m > 1 and m * n * k <= WORTH_DIVIDING and wide and kept
+
+
+def direct_product(
+    out: Array, a: Array, b: Array, transpose_a: bool, transpose_b: bool, bias: Array | None = None, relu: bool = False
+) -> Call:
+    """As `tiled_product`, without packing."""
+    inner = a.shape[0] if transpose_a else a.shape[1]
+    operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1], 0 if bias is None else bias)
+    return instruction("direct_product", out.dtype, transpose_a, transpose_b, *out.shape, inner, *operands, relu, 0)
+
+
 def tiled_product(
     out: Array, a: Array, b: Array, transpose_a: bool, transpose_b: bool, bias: Array | None = None, relu: bool = False
 ) -> Call:
@@ -63,6 +83,8 @@ def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transp
         return [instruction("row_product_divided", out.dtype, *team(), share, out, a, b, *b.shape, parts)]
     if tiled(rows, out.shape[1], inner):
         return [tiled_product(out, a, b, transpose_a, transpose_b)]
+    if direct(rows, out.shape[1], inner, transpose_a, transpose_b, out.itemsize):
+        return [direct_product(out, a, b, transpose_a, transpose_b)]
     found = gemm(out.dtype)
     if found is None or 0 in a.shape or 0 in b.shape:
         return [plain_product(a.T if transpose_a else a, b.T if transpose_b else b, out)]
@@ -87,8 +109,13 @@ def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None
     n, m = W.shape
     check_place(out, (*x.shape[:-1], m), x.dtype)
     y, x = out.reshape(-1, m), x.reshape(-1, n)
-    if b is not None and activation in (None, ops.relu) and tiled(y.shape[0], m, n):
-        return [tiled_product(y, x, W, False, False, b, activation is not None)]
+    if b is not None and activation in (None, ops.relu):
+        for suits, make in (
+            (tiled(y.shape[0], m, n), tiled_product),
+            (direct(y.shape[0], m, n, False, False, y.itemsize), direct_product),
+        ):
+            if suits:
+                return [make(y, x, W, False, False, b, activation is not None)]
     calls: list[Call] = product(y, x, W)
     joined = b is not None and activation in SHIFTED
     if b is not None:
