@@ -9,7 +9,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.fused.blas import address, gemm
-from bpnet_numpy.fused.helpers import team
+from bpnet_numpy.fused.helpers import MOST, team
 from bpnet_numpy.fused.instruction import Program, instruction, machine
 from bpnet_numpy.fused.parts import split
 from bpnet_numpy.fused.variants.activations import CACHE_LINE, FLOAT32, PASS
@@ -26,8 +26,8 @@ from bpnet_numpy.threads import product as plain_product
 
 SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shift_tanh"}
 AS_IT_IS, TRANSPOSED = 111, 112
-READERS = 4
-"""Into how many parts the columns are cut that a row is multiplied with, where there are so many."""
+PART = 1 << 19
+"""Bytes of a matrix that is multiplied with one row from which there are as many parts of it, a power of two."""
 
 
 def tiled(m: int, n: int, k: int) -> bool:
@@ -45,6 +45,23 @@ def direct(m: int, n: int, k: int, transpose_a: bool, transpose_b: bool, itemsiz
     wide = n >= vector or (not transpose_a and 2 * n >= vector)
     kept = not transpose_b or k <= machine().TURNED
     return vector > 0 and min(m, k) > 0 and m > 1 and m * n * k <= WORTH_DIVIDING and wide and kept
+
+
+def one_row(a: Array, b: Array, transpose_a: bool, transpose_b: bool) -> bool:
+    """Whether a product is that of one row with a matrix that lies as it is read."""
+    return a.shape[0] == 1 and a.size > 0 and b.size > 0 and not (transpose_a or transpose_b)
+
+
+def row_product(out: Array, x: Array, W: Array, bias: Array | None = None, relu: bool = False) -> Call:
+    """As `tiled_product`, for one row."""
+    n, m = W.shape
+    parts = 1 if W.size < LONG else max(2, 1 << (W.nbytes // PART).bit_length() - 1)
+    parts = min(parts, MOST, n)
+    pitch = -(-m // CACHE_LINE) * CACHE_LINE
+    space = np.empty((parts, pitch), out.dtype) if parts > 1 else 0
+    workers = (*team(), machine().address("row_share", out.dtype)) if parts > 1 else (0, 0, 0)
+    behind = (0 if bias is None else bias, relu, parts, space, pitch)
+    return instruction("row_product", out.dtype, *workers, out, x, W, n, m, *behind)
 
 
 def direct_product(
@@ -75,12 +92,8 @@ def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transp
     """
     rows, inner = a.shape[::-1] if transpose_a else a.shape
     check_place(out, (rows, b.shape[0] if transpose_b else b.shape[1]), a.dtype)
-    if a.shape[0] == 1 and a.size and b.size and not (transpose_a or transpose_b):
-        if b.size < LONG:
-            return [instruction("row_product", out.dtype, out, a, b, *b.shape)]
-        parts = min(READERS, max(1, b.shape[1] // 64))
-        share = machine().address("row_share", out.dtype)
-        return [instruction("row_product_divided", out.dtype, *team(), share, out, a, b, *b.shape, parts)]
+    if one_row(a, b, transpose_a, transpose_b):
+        return [row_product(out, a, b)]
     if tiled(rows, out.shape[1], inner):
         return [tiled_product(out, a, b, transpose_a, transpose_b)]
     if direct(rows, out.shape[1], inner, transpose_a, transpose_b, out.itemsize):
@@ -110,12 +123,13 @@ def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None
     check_place(out, (*x.shape[:-1], m), x.dtype)
     y, x = out.reshape(-1, m), x.reshape(-1, n)
     if b is not None and activation in (None, ops.relu):
-        for suits, make in (
-            (tiled(y.shape[0], m, n), tiled_product),
-            (direct(y.shape[0], m, n, False, False, y.itemsize), direct_product),
-        ):
-            if suits:
-                return [make(y, x, W, False, False, b, activation is not None)]
+        rectified = activation is not None
+        if one_row(x, W, False, False):
+            return [row_product(y, x, W, b, rectified)]
+        if tiled(y.shape[0], m, n):
+            return [tiled_product(y, x, W, False, False, b, rectified)]
+        if direct(y.shape[0], m, n, False, False, y.itemsize):
+            return [direct_product(y, x, W, False, False, b, rectified)]
     calls: list[Call] = product(y, x, W)
     joined = b is not None and activation in SHIFTED
     if b is not None:
