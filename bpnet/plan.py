@@ -236,6 +236,9 @@ class Plan:
             variant = step.kernel.choose(args)
             if step.kernel.view and isinstance(step.out, Value) and self._views(step, variant.body, args):
                 continue
+            over = self._overwritten(step, last.get(step.args[0]) == index) if variant.overwrites else None
+            if over is not None:
+                self._buffers[step.out] = self._buffers[over]
             for value in flat(step.out):
                 if isinstance(value, Value) and value.fixed is None and value not in self._buffers:
                     free = pool.get((value.shape, value.dtype))
@@ -246,7 +249,7 @@ class Plan:
             else:
                 self._calls.append(partial(_write_result, variant.body, out, args))
             for value in [v for v, when in last.items() if when == index]:
-                if root.get(value, value) is value and value in self._buffers:
+                if root.get(value, value) is value and value in self._buffers and value is not over:
                     pool.setdefault((value.shape, value.dtype), []).append(self._buffers[value])
         self.prepared = any(getattr(call, "func", None) is not _write_result for call in self._calls)
         self._calls = joined(self._calls)
@@ -270,6 +273,13 @@ class Plan:
             else:
                 found.append(partial(_read_in_place, copy, buffer, points))
         return found
+
+    def _overwritten(self, step: Step, read_last: bool) -> Value | None:
+        """The first argument of an elementwise call, where its result can take that one's buffer."""
+        first, out = step.args[0], step.out
+        if not read_last or not isinstance(out, Value) or out.fixed is not None or out in self._buffers:
+            return None
+        return first if first in self._buffers and (first.shape, first.dtype) == (out.shape, out.dtype) else None
 
     def _views(self, step: Step, body: Callable[..., Array], args: tuple[Any, ...]) -> bool:
         """Make the result of a view once and for all, if it really shares the memory of a buffer of this plan."""

@@ -16,7 +16,6 @@ from numba.extending import intrinsic
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, vector, word, words
 from bpnet_numpy.fused.code.tiles import (
-    DOUBLE,
     FLOAT,
     I32,
     I64,
@@ -47,10 +46,10 @@ SPACE = 3 * 64 * TURNED
 def _patch(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
     """The function that makes patches of `rows` rows and `vectors` vectors of `count` numbers, one below the other.
 
-    Its arguments: how many patches; the first factor, the numbers between its rows, and between the steps of a sum in it; the second
-    factor, and the numbers between its rows; the product, and the numbers between its rows; the length of the sum, how
-    many columns there are; a bias for them or 0, whether max(x, 0) follows, and an array like the product, or 0: where
-    that is not above 0, neither is the product anything else than 0.
+    Its arguments: how many patches; the first factor, the numbers between its rows, and between the steps of a sum in
+    it; the second factor, and the numbers between its rows; the product, and the numbers between its rows; the length
+    of the sum, how many columns there are; a bias for them or 0; whether max(x, 0) follows; an array like the product,
+    above 0 where this stays, and 0 elsewhere, or none: 0.
     """
     name = f"bpnet_patch_{rows}_{vectors}_{count}"
     if name in module.globals:
@@ -150,8 +149,8 @@ def _patch(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
 
 @intrinsic
 def patch(
-    typing: Any, p: Any, rows: Any, vectors: Any, patches: Any, a: Any, a_row: Any, a_step: Any, b: Any, stride: Any, c: Any,
-    c_row: Any, k: Any, columns: Any, bias: Any, rectified: Any, gate: Any,
+    typing: Any, p: Any, rows: Any, vectors: Any, patches: Any, a: Any, a_row: Any, a_step: Any, b: Any, stride: Any,
+    c: Any, c_row: Any, k: Any, columns: Any, bias: Any, rectified: Any, gate: Any,
 ) -> Any:  # fmt: skip
     """Patches of a product, by the numbers of their rows and its vectors; see `_patch`."""
 

@@ -10,7 +10,7 @@ from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.fused.blas import address, gemm
 from bpnet_numpy.fused.helpers import MOST, team
-from bpnet_numpy.fused.instruction import Program, instruction, machine
+from bpnet_numpy.fused.instruction import Program, address_of, instruction, machine
 from bpnet_numpy.fused.parts import split
 from bpnet_numpy.fused.variants.activations import CACHE_LINE, FLOAT32, PASS
 from bpnet_numpy.fused.variants.common import LONG, check_place, fused
@@ -44,7 +44,8 @@ def direct(m: int, n: int, k: int, transpose_a: bool, transpose_b: bool, itemsiz
     vector = machine().VECTOR // itemsize
     wide = n >= vector or (not transpose_a and 2 * n >= vector)
     kept = not transpose_b or k <= machine().TURNED
-    return vector > 0 and min(m, k) > 0 and m > 1 and m * n * k <= WORTH_DIVIDING and wide and kept
+    short = m >= FEW_ROWS or n * k < LONG  # else threads help to read
+    return m > 1 and k > 0 < vector and m * n * k <= WORTH_DIVIDING and wide and kept and short
 
 
 def one_row(a: Array, b: Array, transpose_a: bool, transpose_b: bool) -> bool:
@@ -55,8 +56,7 @@ def one_row(a: Array, b: Array, transpose_a: bool, transpose_b: bool) -> bool:
 def row_product(out: Array, x: Array, W: Array, bias: Array | None = None, relu: bool = False) -> Call:
     """As `tiled_product`, for one row."""
     n, m = W.shape
-    parts = 1 if W.size < LONG else max(2, 1 << (W.nbytes // PART).bit_length() - 1)
-    parts = min(parts, MOST, n)
+    parts = 1 if W.size < LONG else min(max(2, 1 << max(0, (W.nbytes // PART).bit_length() - 1)), MOST, n)
     pitch = -(-m // CACHE_LINE) * CACHE_LINE
     space = np.empty((parts, pitch), out.dtype) if parts > 1 else 0
     workers = (*team(), machine().address("row_share", out.dtype)) if parts > 1 else (0, 0, 0)
@@ -67,10 +67,21 @@ def row_product(out: Array, x: Array, W: Array, bias: Array | None = None, relu:
 def direct_product(
     out: Array, a: Array, b: Array, transpose_a: bool, transpose_b: bool, bias: Array | None = None, relu: bool = False
 ) -> Call:
-    """As `tiled_product`, without packing."""
+    """As `tiled_product`, without packing. ReLU's derivative right behind it, over its result, becomes part of it."""
     inner = a.shape[0] if transpose_a else a.shape[1]
     operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1], 0 if bias is None else bias)
-    return instruction("direct_product", out.dtype, transpose_a, transpose_b, *out.shape, inner, *operands, relu, 0)
+    call = instruction("direct_product", out.dtype, transpose_a, transpose_b, *out.shape, inner, *operands, relu, 0)
+
+    def absorb(behind: Program) -> Program | None:
+        place, words = address_of(out), behind.words.tolist()
+        if words[:4] != [machine().address("relu_backward", out.dtype), 4, place, place] or words[5] != out.size:
+            return None
+        whole = Program(call.words.copy(), (*call.arrays, behind.arrays[2]), (*call.places, call.words.size - 1))
+        whole.words[-1] = words[4]
+        return whole
+
+    call.absorb = absorb
+    return call
 
 
 def tiled_product(
