@@ -151,9 +151,10 @@ class Variant:
     into : `into(out, *args)` writes the result to `out` (an array, a tuple of them, or None where there is no result)
     bind : `bind(out, *args)` prepares that once and returns the calls which then do it again and again
     allocate : `allocate(*args)` makes what `bind` gets as `out` where the caller has no place
+    overwrites : whether it is as fast where it writes an elementwise kernel's result over the first argument
     """
 
-    __slots__ = ("accepts", "allocate", "bind", "body", "into", "name")
+    __slots__ = ("accepts", "allocate", "bind", "body", "into", "name", "overwrites")
 
     def __init__(
         self,
@@ -171,6 +172,7 @@ class Variant:
         self.into = into
         self.bind = bind
         self.allocate = allocate
+        self.overwrites = False
 
     def __repr__(self) -> str:
         return f"<variant {self.name}>"

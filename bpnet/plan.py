@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from operator import setitem
 from typing import Any
 
 from bpnet import ops
@@ -149,6 +150,10 @@ def _readers(steps: list[Step]) -> dict[Any, list[int]]:
     return found
 
 
+WORTH_POINTING = 1 << 16
+"""Bytes of an input from which calls are pointed at it: to copy less takes no longer than to tell them."""
+
+
 class Plan:
     """A bound step: `replay(*inputs)` copies the inputs into its buffers and makes the prepared calls.
 
@@ -175,29 +180,15 @@ class Plan:
         whole = partial(backend.xp.asarray, self._result, copy=True)
         self._copy_result: Call = getattr(self._result, "copy", whole)  # the array's own method is several times faster
         self._graph: Call | None = None
-        writer = getattr(backend, "writer", None)
-        self._writers = None if writer is None else [writer(buffer) for buffer in self._inputs]
-        self._pointers = self._read_in_place(trace, result)
+        self._writers = self._bringing(trace, result)
 
     def bring(self, *inputs: Array) -> None:
         """Let the calls find the inputs, of the recorded shapes and dtypes: where they are, or in the plan's buffers.
 
         What the calls are pointed at must be there as long as they are made.
         """
-        if self._pointers is not None:
-            for points, buffer, array in zip(self._pointers, self._inputs, inputs, strict=True):
-                flags = array.flags
-                if not (flags.c_contiguous and flags.aligned and array.shape == buffer.shape):
-                    buffer[...] = array
-                    array = buffer
-                for point in points:
-                    point(array)
-        elif self._writers is None:
-            for buffer, array in zip(self._inputs, inputs, strict=True):
-                buffer[...] = array
-        else:
-            for write, array in zip(self._writers, inputs, strict=True):
-                write(array)
+        for write, array in zip(self._writers, inputs, strict=True):
+            write(array)
 
     def replay(self, *inputs: Array) -> Array:
         """Make the step with `inputs`, of the recorded shapes and dtypes; return a copy of its result."""
@@ -245,6 +236,9 @@ class Plan:
             variant = step.kernel.choose(args)
             if step.kernel.view and isinstance(step.out, Value) and self._views(step, variant.body, args):
                 continue
+            over = self._overwritten(step, last.get(step.args[0]) == index) if variant.overwrites else None
+            if over is not None:
+                self._buffers[step.out] = self._buffers[over]
             for value in flat(step.out):
                 if isinstance(value, Value) and value.fixed is None and value not in self._buffers:
                     free = pool.get((value.shape, value.dtype))
@@ -255,26 +249,37 @@ class Plan:
             else:
                 self._calls.append(partial(_write_result, variant.body, out, args))
             for value in [v for v, when in last.items() if when == index]:
-                if root.get(value, value) is value and value in self._buffers:
+                if root.get(value, value) is value and value in self._buffers and value is not over:
                     pool.setdefault((value.shape, value.dtype), []).append(self._buffers[value])
         self.prepared = any(getattr(call, "func", None) is not _write_result for call in self._calls)
         self._calls = joined(self._calls)
 
-    def _read_in_place(self, trace: Trace, result: Value) -> list[list[Callable[[Array], None]]] | None:
-        """For each input the functions that point the calls at another array; None where some call cannot be pointed.
+    def _bringing(self, trace: Trace, result: Value) -> list[Callable[[Array], None]]:
+        """For each input the function that brings it: a copy into its buffer, or what lets the calls read it in place.
 
-        A call has `pointer_to(buffer)` where it knows everything that it reads.
+        The latter where it is long and every call has `pointer_to(buffer)`, so knows everything that it reads.
         """
+        writer = getattr(self.backend, "writer", None)
+        if writer is not None:
+            return [writer(buffer) for buffer in self._inputs]
         _, root = self._lifetimes({result})
-        if root.get(result, result) in trace.input_values:
-            return None
-        found: list[list[Callable[[Array], None]]] = []
-        for buffer in self._inputs:
+        returned = root.get(result, result) in trace.input_values
+        found: list[Callable[[Array], None]] = []
+        for value, buffer in zip(trace.input_values, self._inputs, strict=True):
+            copy = partial(setitem, buffer, ...)
             points = [getattr(call, "pointer_to", lambda _: None)(buffer) for call in self._calls]
-            found.append([point for point in points if point is not None])
-            if len(found[-1]) < len(points):
-                return None
+            if returned or _bytes(value) < WORTH_POINTING or None in points:
+                found.append(copy)
+            else:
+                found.append(partial(_read_in_place, copy, buffer, points))
         return found
+
+    def _overwritten(self, step: Step, read_last: bool) -> Value | None:
+        """The first argument of an elementwise call, where its result can take that one's buffer."""
+        first, out = step.args[0], step.out
+        if not read_last or not isinstance(out, Value) or out.fixed is not None or out in self._buffers:
+            return None
+        return first if first in self._buffers and (first.shape, first.dtype) == (out.shape, out.dtype) else None
 
     def _views(self, step: Step, body: Callable[..., Array], args: tuple[Any, ...]) -> bool:
         """Make the result of a view once and for all, if it really shares the memory of a buffer of this plan."""
@@ -306,8 +311,7 @@ class Plan:
         return {value: index for value, index in last.items() if value not in kept_roots}, root
 
     def _new(self, value: Value) -> Array:
-        bits = value.dtype.lstrip("abcdefghijklmnopqrstuvwxyz")
-        self.bytes += math.prod(value.shape) * (int(bits) // 8 if bits else 1)
+        self.bytes += _bytes(value)
         return self.backend.zeros(value.shape, value.dtype)
 
     def __len__(self) -> int:
@@ -315,6 +319,22 @@ class Plan:
 
     def __repr__(self) -> str:
         return "\n".join(repr(step) for step in self.steps)
+
+
+def _bytes(value: Value) -> int:
+    bits = value.dtype.lstrip("abcdefghijklmnopqrstuvwxyz")
+    return math.prod(value.shape) * (int(bits) // 8 if bits else 1)
+
+
+def _read_in_place(
+    copy: Callable[[Array], None], buffer: Array, points: list[Callable[[Array], None]], array: Array
+) -> None:
+    """Point the calls at an input, or at its buffer, with a copy in it, where it does not lie as they read it."""
+    if not (array.flags.c_contiguous and array.flags.aligned and array.shape == buffer.shape):
+        copy(array)
+        array = buffer
+    for point in points:
+        point(array)
 
 
 def _write_result(body: Callable[..., Any], out: Any, args: tuple[Any, ...]) -> None:

@@ -189,12 +189,13 @@ class Trainer(Working):
         Values are not checked here: a batch whose loss is NaN or infinite changes nothing, which the returned loss
         shows.
         """
-        step, beside = self._whole_batch, as_side(side)
-        check_names(beside, self.model)
-        if micro_batch_size is not None or beside:
-            size = None if micro_batch_size is None else check_batch_size(micro_batch_size, "micro_batch_size")
-            step = Step(self, size, counted=False, side=tuple(beside))
         weights = () if sample_weight is None else (sample_weight,)
+        if micro_batch_size is None and side is None:
+            return self._run(self._whole_batch, (x, y, *weights))
+        beside = as_side(side)
+        check_names(beside, self.model)
+        size = None if micro_batch_size is None else check_batch_size(micro_batch_size, "micro_batch_size")
+        step = Step(self, size, counted=False, side=tuple(beside))
         return self._run(step, (x, y, *weights, *beside.values()))
 
     def _run(self, step: Step, given: tuple[Any, ...]) -> Array:

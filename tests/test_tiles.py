@@ -228,22 +228,6 @@ def test_a_divided_update_gives_the_same_bits(make: Any, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("three_threads")
-@pytest.mark.parametrize(("n", "m"), [(784, 512), (1001, 130), (3, 40_000), (70_000, 1)])
-def test_a_divided_row_gives_the_same_bits(n: int, m: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    x, W = rng.standard_normal((1, n)).astype(np.float32), rng.standard_normal((n, m)).astype(np.float32)
-    found = []
-    for long in (1 << 10, 1 << 30):
-        monkeypatch.setattr(linear, "LONG", long)
-        out = np.empty((1, m), np.float32)
-        for call in linear.product(out, x, W):
-            call()
-        found.append(out)
-    assert found[0].tobytes() == found[1].tobytes()
-    np.testing.assert_allclose(found[0], x.astype(float) @ W, rtol=0, atol=1e-3)
-
-
-@pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "add", "relu_backward", "tanh_backward"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_divided_elementwise_body_gives_the_same_bits(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,14 +77,16 @@ class Program:
     """Compiled bodies with their words, run one behind the other. It keeps the arrays that the words point at.
 
     places : which words these are, array by array; ELSEWHERE: words of its parts
+    absorb : returns one program that does what this one and the next do, or None; None: there is none for any
     """
 
-    __slots__ = ("_execute", "arrays", "places", "words")
+    __slots__ = ("_execute", "absorb", "arrays", "places", "words")
 
     def __init__(self, words: Array, arrays: tuple[Any, ...], places: tuple[int, ...]) -> None:
         self.words = words
         self.arrays = arrays
         self.places = places
+        self.absorb: Callable[[Program], Program | None] | None = None
         self._execute = machine().execute
 
     def __call__(self) -> None:
@@ -99,6 +101,7 @@ class Program:
     @staticmethod
     def join(programs: Sequence[Program]) -> Program:
         """One program that does what these do, in order."""
+        programs = _absorbed(programs)
         if len(programs) == 1:
             return programs[0]
         words = np.concatenate([each.words for each in programs])
@@ -134,6 +137,19 @@ class Program:
                 words[place] = there
 
         return point
+
+
+def _absorbed(programs: Sequence[Program]) -> list[Program]:
+    """The programs, with those that another one before them can do as well made part of it."""
+    found: list[Program] = []
+    for each in programs:
+        absorb = found[-1].absorb if found else None
+        whole = None if absorb is None else absorb(each)
+        if whole is None:
+            found.append(each)
+        else:
+            found[-1] = whole
+    return found
 
 
 def instruction(name: str, dtype: np.dtype[Any], *operands: Any) -> Program:

@@ -214,13 +214,18 @@ def dismiss(team: int) -> None:
 
 def named(words: Any) -> tuple[str, tuple[int, int, int]]:
     """The name of an instruction's body, and m, n, k of a product, else zeros. It may import numba."""
-    from bpnet_numpy.fused.code import division, matmul
+    from bpnet_numpy.fused.code import direct, division, matmul
 
     names = {found: name for (name, _), found in _addresses.items()}
     name, operands = names.get(int(words[0]), "?"), [int(each) for each in words[2:]]
     if name == "divided":
         return f"{names.get(operands[division.BODY], '?')}, divided", (0, 0, 0)
-    places = {"tiled_product": (matmul.M, matmul.N, matmul.K), "product_64": (3, 4, 5), "product_32": (3, 4, 5)}
+    places = {
+        "tiled_product": (matmul.M, matmul.N, matmul.K),
+        "direct_product": (direct.M, direct.N, direct.K),
+        "product_64": (3, 4, 5),
+        "product_32": (3, 4, 5),
+    }
     if name not in places:
         return name, (0, 0, 0)
     m, n, k = (operands[place] for place in places[name])

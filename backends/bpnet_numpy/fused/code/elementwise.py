@@ -135,8 +135,12 @@ def relu_backward(p: Any) -> None:
     a = words(p)
     n = word(a, 3)
     dx, dy, y = vector(p, word(a, 0), n), vector(p, word(a, 1), n), vector(p, word(a, 2), n)
-    for i in range(n):
-        dx[i] = dy[i] if y[i] > 0 else real(p, 0)
+    if word(a, 0) == word(a, 1):
+        for i in range(n):
+            dx[i] = dx[i] if y[i] > 0 else real(p, 0)
+    else:
+        for i in range(n):
+            dx[i] = dy[i] if y[i] > 0 else real(p, 0)
 
 
 def leaky_relu_backward(p: Any) -> None:
@@ -144,8 +148,12 @@ def leaky_relu_backward(p: Any) -> None:
     a = words(p)
     n, slope = word(a, 3), real(p, number(a, 4))
     dx, dy, y = vector(p, word(a, 0), n), vector(p, word(a, 1), n), vector(p, word(a, 2), n)
-    for i in range(n):
-        dx[i] = dy[i] if y[i] > 0 else slope * dy[i]
+    if word(a, 0) == word(a, 1):
+        for i in range(n):
+            dx[i] = dx[i] if y[i] > 0 else slope * dx[i]
+    else:
+        for i in range(n):
+            dx[i] = dy[i] if y[i] > 0 else slope * dy[i]
 
 
 def sigmoid_backward(p: Any) -> None:
@@ -153,8 +161,12 @@ def sigmoid_backward(p: Any) -> None:
     a = words(p)
     n = word(a, 3)
     dx, dy, y = vector(p, word(a, 0), n), vector(p, word(a, 1), n), vector(p, word(a, 2), n)
-    for i in range(n):
-        dx[i] = dy[i] * (y[i] * (real(p, 1) - y[i]))
+    if word(a, 0) == word(a, 1):
+        for i in range(n):
+            dx[i] = dx[i] * (y[i] * (real(p, 1) - y[i]))
+    else:
+        for i in range(n):
+            dx[i] = dy[i] * (y[i] * (real(p, 1) - y[i]))
 
 
 def tanh_backward(p: Any) -> None:
@@ -162,8 +174,12 @@ def tanh_backward(p: Any) -> None:
     a = words(p)
     n = word(a, 3)
     dx, dy, y = vector(p, word(a, 0), n), vector(p, word(a, 1), n), vector(p, word(a, 2), n)
-    for i in range(n):
-        dx[i] = dy[i] * (real(p, 1) - y[i] * y[i])
+    if word(a, 0) == word(a, 1):
+        for i in range(n):
+            dx[i] = dx[i] * (real(p, 1) - y[i] * y[i])
+    else:
+        for i in range(n):
+            dx[i] = dy[i] * (real(p, 1) - y[i] * y[i])
 
 
 def add(p: Any) -> None:

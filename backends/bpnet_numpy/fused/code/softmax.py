@@ -24,8 +24,13 @@ from bpnet_numpy.fused.code.intrinsics import (
     word,
     words,
 )
+from bpnet_numpy.fused.code.tiles import room
 
 BLOCK = 2048  # elements
+NARROW = 16
+"""Columns below which a block stands turned: SIMD instructions then go down its rows, not along a few columns."""
+HIGH = 64  # rows of such a block
+ROOM = 8 * HIGH * (NARROW + 1)
 
 
 @njit(**FLAGS)
@@ -104,9 +109,65 @@ def _raise(p: Any, z: Any, start: Any, stop: Any) -> None:
 
 
 @njit(**FLAGS)
+def _narrow_pass(p: Any, x: Any, out: Any, labels: Any, size: Any, with_slopes: Any, factor: Any) -> Any:
+    """`_labels_pass` for few columns."""
+    rows, columns = x.shape
+    place = room(p, ROOM)
+    turned, scale = matrix(p, place, columns, HIGH), vector(p, place + 8 * HIGH * NARROW, HIGH)
+    loss = 0.0
+    for start in range(0, rows, HIGH):
+        high = min(rows - start, HIGH)
+        wide = (high + 15) // 16 * 16  # whole vectors; what is behind the last row is 0
+        for j in range(columns):
+            for i in range(high):
+                turned[j, i] = x[start + i, j]
+            for i in range(high, wide):
+                turned[j, i] = real(p, 0)
+        for i in range(wide):
+            scale[i] = turned[0, i]
+        for j in range(1, columns):
+            for i in range(wide):
+                scale[i] = turned[j, i] if turned[j, i] > scale[i] else scale[i]
+        for j in range(columns):
+            for i in range(wide):
+                turned[j, i] -= scale[i]
+        for i in range(high):
+            label = _label(labels, size, start + i)
+            if 0 <= label < columns:
+                loss -= turned[label, i]
+        for j in range(columns):
+            for i in range(wide):
+                turned[j, i] = exponential(turned[j, i])
+        for i in range(wide):
+            scale[i] = turned[0, i]
+        for j in range(1, columns):
+            for i in range(wide):
+                scale[i] += turned[j, i]
+        product = 1.0  # of the rows' totals, each of 1 to `columns`: one logarithm serves them all
+        for i in range(high):
+            label = _label(labels, size, start + i)
+            product *= float(scale[i]) if 0 <= label < columns else 1.0
+        loss += math.log(product)
+        for i in range(wide):
+            scale[i] = real(p, 1) / scale[i]
+        for j in range(columns):
+            for i in range(wide):
+                turned[j, i] = (turned[j, i] * scale[i]) * factor if with_slopes else turned[j, i] * scale[i]
+        for i in range(high):
+            for j in range(columns):
+                out[start + i, j] = turned[j, i]
+            label = _label(labels, size, start + i)
+            if with_slopes and 0 <= label < columns:
+                out[start + i, label] -= factor
+    return loss
+
+
+@njit(**FLAGS)
 def _labels_pass(p: Any, x: Any, out: Any, labels: Any, size: Any, with_slopes: Any, factor: Any) -> Any:
     """The loss, not divided; `out` becomes the softmax, or with slopes its slopes times `factor`."""
     rows, columns = x.shape
+    if columns < NARROW:
+        return _narrow_pass(p, x, out, labels, size, with_slopes, factor)
     loss = 0.0
     step = max(1, BLOCK // columns)
     for start in range(0, rows, step):

@@ -40,9 +40,11 @@ def _forward(kernel: Kernel) -> None:
 
 def _pair(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda x, y, *_: floating(x, y) and alike(x, y), allocate=first_like)
-    def _(out: Array, x: Array, y: Array, *settings: float) -> list[Call]:
+    def variant(out: Array, x: Array, y: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
         return elements(kernel.name, x, 0, 3, out, x, y, x.size, *map(float, settings))
+
+    variant.overwrites = True
 
 
 for each in (ops.relu, ops.leaky_relu, ops.sigmoid, ops.tanh):

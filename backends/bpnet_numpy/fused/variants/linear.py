@@ -9,9 +9,10 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.fused.blas import address, gemm
-from bpnet_numpy.fused.helpers import team
-from bpnet_numpy.fused.instruction import Program, instruction, machine
+from bpnet_numpy.fused.helpers import MOST, team
+from bpnet_numpy.fused.instruction import Program, address_of, instruction, machine
 from bpnet_numpy.fused.parts import split
+from bpnet_numpy.fused.sizes import TURNED
 from bpnet_numpy.fused.variants.activations import CACHE_LINE, FLOAT32, PASS
 from bpnet_numpy.fused.variants.common import LONG, check_place, fused
 from bpnet_numpy.kernels.common import Array, bound, floating
@@ -26,14 +27,62 @@ from bpnet_numpy.threads import product as plain_product
 
 SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shift_tanh"}
 AS_IT_IS, TRANSPOSED = 111, 112
-READERS = 4
-"""Into how many parts the columns are cut that a row is multiplied with, where there are so many."""
+PART = 1 << 19
+"""Bytes of a matrix that is multiplied with one row from which there are as many parts of it, a power of two."""
 
 
 def tiled(m: int, n: int, k: int) -> bool:
     """Whether a product is made by tiles here and not by the BLAS: where the processor has registers for them, and
     there is so much to multiply that the packing is little of it."""
     return min(m, n, k) > 1 and m >= FEW_ROWS and m * n * k > WORTH_DIVIDING and bool(machine().VECTOR)
+
+
+def direct(m: int, n: int, k: int, transpose_a: bool, transpose_b: bool, itemsize: int) -> bool:
+    """Whether a product is made here from where its factors lie: where it is small, and its rows fill most of a vector.
+
+    Narrow products the BLAS makes faster, where they read their first factor by columns anyway.
+    """
+    vector = machine().VECTOR // itemsize
+    wide = n >= vector or (not transpose_a and 2 * n >= vector)
+    kept = not transpose_b or k <= TURNED
+    short = m >= FEW_ROWS or n * k < LONG  # else threads help to read
+    return m > 1 and k > 0 < vector and m * n * k <= WORTH_DIVIDING and wide and kept and short
+
+
+def one_row(a: Array, b: Array, transpose_a: bool, transpose_b: bool) -> bool:
+    """Whether a product is that of one row with a matrix that lies as it is read."""
+    return a.shape[0] == 1 and a.size > 0 and b.size > 0 and not (transpose_a or transpose_b)
+
+
+def row_product(out: Array, x: Array, W: Array, bias: Array | None = None, relu: bool = False) -> Call:
+    """As `tiled_product`, for one row."""
+    n, m = W.shape
+    parts = 1 if W.size < LONG else min(max(2, 1 << max(0, (W.nbytes // PART).bit_length() - 1)), MOST, n)
+    pitch = -(-m // CACHE_LINE) * CACHE_LINE
+    space = np.empty((parts, pitch), out.dtype) if parts > 1 else 0
+    workers = (*team(), machine().address("row_share", out.dtype)) if parts > 1 else (0, 0, 0)
+    behind = (0 if bias is None else bias, relu, parts, space, pitch)
+    return instruction("row_product", out.dtype, *workers, out, x, W, n, m, *behind)
+
+
+def direct_product(
+    out: Array, a: Array, b: Array, transpose_a: bool, transpose_b: bool, bias: Array | None = None, relu: bool = False
+) -> Call:
+    """As `tiled_product`, without packing. ReLU's derivative right behind it, over its result, becomes part of it."""
+    inner = a.shape[0] if transpose_a else a.shape[1]
+    operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1], 0 if bias is None else bias)
+    call = instruction("direct_product", out.dtype, transpose_a, transpose_b, *out.shape, inner, *operands, relu, 0)
+
+    def absorb(behind: Program) -> Program | None:
+        place, words = address_of(out), behind.words.tolist()
+        if words[:4] != [machine().address("relu_backward", out.dtype), 4, place, place] or words[5] != out.size:
+            return None
+        whole = Program(call.words.copy(), (*call.arrays, behind.arrays[2]), (*call.places, call.words.size - 1))
+        whole.words[-1] = words[4]
+        return whole
+
+    call.absorb = absorb
+    return call
 
 
 def tiled_product(
@@ -55,14 +104,12 @@ def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transp
     """
     rows, inner = a.shape[::-1] if transpose_a else a.shape
     check_place(out, (rows, b.shape[0] if transpose_b else b.shape[1]), a.dtype)
-    if a.shape[0] == 1 and a.size and b.size and not (transpose_a or transpose_b):
-        if b.size < LONG:
-            return [instruction("row_product", out.dtype, out, a, b, *b.shape)]
-        parts = min(READERS, max(1, b.shape[1] // 64))
-        share = machine().address("row_share", out.dtype)
-        return [instruction("row_product_divided", out.dtype, *team(), share, out, a, b, *b.shape, parts)]
+    if one_row(a, b, transpose_a, transpose_b):
+        return [row_product(out, a, b)]
     if tiled(rows, out.shape[1], inner):
         return [tiled_product(out, a, b, transpose_a, transpose_b)]
+    if direct(rows, out.shape[1], inner, transpose_a, transpose_b, out.itemsize):
+        return [direct_product(out, a, b, transpose_a, transpose_b)]
     found = gemm(out.dtype)
     if found is None or 0 in a.shape or 0 in b.shape:
         return [plain_product(a.T if transpose_a else a, b.T if transpose_b else b, out)]
@@ -87,8 +134,14 @@ def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None
     n, m = W.shape
     check_place(out, (*x.shape[:-1], m), x.dtype)
     y, x = out.reshape(-1, m), x.reshape(-1, n)
-    if b is not None and activation in (None, ops.relu) and tiled(y.shape[0], m, n):
-        return [tiled_product(y, x, W, False, False, b, activation is not None)]
+    if b is not None and activation in (None, ops.relu):
+        rectified = activation is not None
+        if one_row(x, W, False, False):
+            return [row_product(y, x, W, b, rectified)]
+        if tiled(y.shape[0], m, n):
+            return [tiled_product(y, x, W, False, False, b, rectified)]
+        if direct(y.shape[0], m, n, False, False, y.itemsize):
+            return [direct_product(y, x, W, False, False, b, rectified)]
     calls: list[Call] = product(y, x, W)
     joined = b is not None and activation in SHIFTED
     if b is not None:
