@@ -39,6 +39,7 @@ from bpnet_numpy.fused.code import (
     softmax,
     team,
     updates,
+    windows,
 )
 from bpnet_numpy.fused.code.intrinsics import FLAGS, call
 from bpnet_numpy.fused.code.tiles import VECTOR
@@ -71,6 +72,7 @@ _MODULES = (
     attention,
     lstm,
     convolution,
+    windows,
 )
 _addresses: dict[tuple[str, np.dtype[Any]], int] = {}
 _bodies: list[Any] = []  # compiled code lives as long as these
