@@ -42,9 +42,10 @@ from bpnet_numpy.fused.code import (
     windows,
 )
 from bpnet_numpy.fused.code.intrinsics import FLAGS, call
+from bpnet_numpy.fused.code.strips import HEIGHT
 from bpnet_numpy.fused.code.tiles import VECTOR
 
-__all__ = ["VECTOR", "address", "cache_folder", "dismiss", "execute", "serve", "team"]
+__all__ = ["HEIGHT", "VECTOR", "address", "cache_folder", "dismiss", "execute", "serve", "team"]
 
 ENVIRONMENT_VARIABLE = "BPNET_CACHE_DIR"
 _SIGNATURES = {

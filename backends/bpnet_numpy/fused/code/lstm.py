@@ -12,27 +12,8 @@ from typing import Any
 from numba import njit
 
 from bpnet_numpy.fused.code.elementwise import _sigmoid, _tanh
-from bpnet_numpy.fused.code.intrinsics import FLAGS, matrix_product, real, vector, word, words
-
-AS_IT_IS, TRANSPOSED = 111, 112
-SMALL = 100**3
-
-
-@njit(**FLAGS)
-def _by_columns(
-    p: Any, gemm: Any, wide: Any, tb: Any, m: Any, n: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, beta: Any,
-    c: Any, ldc: Any, item: Any,
-) -> None:  # fmt: skip
-    """c = a b + beta c, so many columns at a time that OpenBLAS multiplies without packing b, which would take as long
-    as the product of few rows. [OpenBLAS, interface/gemm.c: small matrices are of up to 100^3 multiplications]"""
-    step = SMALL // (m * k) // 16 * 16
-    step = n if step < 16 else min(n, step)
-    for j in range(0, n, step):
-        right = b + item * (j if tb == AS_IT_IS else j * ldb)
-        columns = min(step, n - j)
-        matrix_product(
-            p, gemm, wide, AS_IT_IS, tb, m, columns, k, real(p, 1), a, lda, right, ldb, beta, c + item * j, ldc
-        )
+from bpnet_numpy.fused.code.intrinsics import FLAGS, real, vector, word, words
+from bpnet_numpy.fused.code.recurrent import step_product
 
 
 @njit(**FLAGS)
@@ -53,23 +34,27 @@ def _activate(p: Any, z: Any, b: Any, width: Any) -> None:
 
 
 def lstm(p: Any) -> None:
-    """Words: y, gates, cells, z, U, b, these samples, all samples, T, H, whether from the last position to the first,
-    gemm, bits of its sizes, bytes of a number. z : x W, which becomes the gates"""
+    """Words: y, gates, cells, z, U, b, tables, scratch, these samples, all samples, T, H, whether from the last position
+    to the first, gemm, bits of its sizes, bytes of a number. z : x W, which becomes the gates; scratch : states and
+    their products"""
     a = words(p)
-    samples, n, steps, width, item = word(a, 6), word(a, 7), word(a, 8), word(a, 9), word(a, 13)
-    backwards = word(a, 10) != 0
-    b, one = vector(p, word(a, 5), 4 * width), real(p, 1)
+    samples, n, steps, width, item = word(a, 8), word(a, 9), word(a, 10), word(a, 11), word(a, 15)
+    backwards = word(a, 12) != 0
+    b, states = vector(p, word(a, 5), 4 * width), word(a, 7)
+    products = states + item * samples * width
     before = 0
     for step in range(steps):
         t = steps - 1 - step if backwards else step
-        z_t = word(a, 3) + item * t * 4 * width
         if step > 0:
-            _by_columns(
-                p, word(a, 11), word(a, 12), AS_IT_IS, samples, 4 * width, width, word(a, 0) + item * before * width,
-                steps * width, word(a, 4), 4 * width, one, z_t, steps * 4 * width, item,
-            )  # fmt: skip
+            step_product(
+                p, word(a, 13), word(a, 14), word(a, 6), samples, 4 * width, width, states, word(a, 4), products, item
+            )
         for s in range(samples):
-            z = vector(p, z_t + item * s * steps * 4 * width, 4 * width)
+            z = vector(p, word(a, 3) + item * (s * steps + t) * 4 * width, 4 * width)
+            if step > 0:
+                more = vector(p, products + item * s * 4 * width, 4 * width)
+                for j in range(4 * width):
+                    z[j] += more[j]
             _activate(p, z, b, width)
             for g in range(4):
                 kept = vector(p, word(a, 1) + item * ((4 * t + g) * n + s) * width, width)
@@ -84,22 +69,25 @@ def lstm(p: Any) -> None:
             h = vector(p, word(a, 0) + item * (s * steps + t) * width, width)
             for j in range(width):
                 h[j] = z[3 * width + j] * _tanh(p, c[j])
+            _copy(vector(p, states + item * s * width, width), h)
         before = t
 
 
 def lstm_backward(p: Any) -> None:
-    """Words: dz, states before or 0, dy, y, gates, cells, U, scratch, these samples, all samples, T, H, whether the
-    sequence is made from its last position, gemm, bits of its sizes, bytes of a number. scratch : dh, dc, and a row"""
+    """Words: dz, states before or 0, dy, y, gates, cells, U^T, tables, scratch, these samples, all samples, T, H, whether
+    the sequence is made from its last position, gemm, bits of its sizes, bytes of a number. scratch : dh, dc, dz of a
+    step, and a row"""
     a = words(p)
-    samples, n, steps, width, item = word(a, 8), word(a, 9), word(a, 10), word(a, 11), word(a, 15)
-    backwards = word(a, 12) != 0
+    samples, n, steps, width, item = word(a, 9), word(a, 10), word(a, 11), word(a, 12), word(a, 16)
+    backwards = word(a, 13) != 0
     one, zero = real(p, 1), real(p, 0)
-    scratch = vector(p, word(a, 7), (2 * samples + 1) * width)
+    scratch = vector(p, word(a, 8), 2 * samples * width)
     for j in range(scratch.size):
         scratch[j] = zero
-    dhs = word(a, 7)
+    dhs = word(a, 8)
     dcs = dhs + item * samples * width
-    s_t = vector(p, dcs + item * samples * width, width)
+    dzs = dcs + item * samples * width
+    s_t = vector(p, dzs + item * 4 * samples * width, width)
     for step in range(steps):
         last = step == steps - 1
         t = step if backwards else steps - 1 - step
@@ -107,7 +95,7 @@ def lstm_backward(p: Any) -> None:
         for s in range(samples):
             dh, dc = vector(p, dhs + item * s * width, width), vector(p, dcs + item * s * width, width)
             place = item * (s * steps + t) * width
-            dz, dy = vector(p, word(a, 0) + 4 * place, 4 * width), vector(p, word(a, 2) + place, width)
+            dz, dy = vector(p, dzs + item * s * 4 * width, 4 * width), vector(p, word(a, 2) + place, width)
             i = vector(p, word(a, 4) + item * ((4 * t) * n + s) * width, width)
             f = vector(p, word(a, 4) + item * ((4 * t + 1) * n + s) * width, width)
             o = vector(p, word(a, 4) + item * ((4 * t + 2) * n + s) * width, width)
@@ -134,6 +122,7 @@ def lstm_backward(p: Any) -> None:
                 dz[3 * width + j] = dh[j] * s_t[j] * (o[j] * (one - o[j]))
             for j in range(width):
                 dc[j] *= f[j]
+            _copy(vector(p, word(a, 0) + 4 * place, 4 * width), dz)
             if word(a, 1) != 0:
                 state = vector(p, word(a, 1) + place, width)
                 if last:
@@ -142,7 +131,6 @@ def lstm_backward(p: Any) -> None:
                 else:
                     _copy(state, vector(p, word(a, 3) + item * (s * steps + before) * width, width))
         if not last:
-            _by_columns(
-                p, word(a, 13), word(a, 14), TRANSPOSED, samples, width, 4 * width, word(a, 0) + item * t * 4 * width,
-                steps * 4 * width, word(a, 6), 4 * width, zero, dhs, width, item,
-            )  # fmt: skip
+            step_product(
+                p, word(a, 14), word(a, 15), word(a, 7), samples, width, 4 * width, dzs, word(a, 6), dhs, item
+            )

@@ -11,6 +11,7 @@ from bpnet.dispatch import Call
 from bpnet_numpy.fused.blas import gemm
 from bpnet_numpy.fused.instruction import Program, instruction
 from bpnet_numpy.fused.parts import split
+from bpnet_numpy.fused.variants import windows
 from bpnet_numpy.fused.variants.common import check_place, fused
 from bpnet_numpy.fused.variants.linear import column_sums, product
 from bpnet_numpy.kernels import lstm, recurrent
@@ -18,6 +19,17 @@ from bpnet_numpy.kernels.common import Array
 
 LEAST = 1 << 18
 """Multiplications that are worth a thread."""
+
+
+def _laid(U: Array, turned: bool) -> tuple[list[Call], Array, Any]:
+    """The calls that lay out U, or its transpose, as states are multiplied with it; that, and tables for tiles or 0."""
+    k, n = U.shape[::-1] if turned else U.shape
+    if windows.possible():
+        return *windows.panels(U.reshape(1, 1, *U.shape), turned), windows.rows_and_steps(U, n, k)
+    if not turned:
+        return [], U, 0
+    other = np.empty((k, n), U.dtype, like=U)
+    return [instruction("turned_weight", U.dtype, other, U, 1, *U.shape)], other, 0
 
 
 def _fits(x: Array, W: Array, U: Array, *rest: Any) -> bool:
@@ -43,13 +55,16 @@ def _(
     for each, shape in zip(out, shapes, strict=True):
         check_place(each, shape, x.dtype)
     z = np.empty((n, steps, 4 * width), x.dtype, like=x)
+    laying, weight, tables = _laid(U, False)
 
     def make(some: slice) -> list[Program]:
-        arrays = (y[some], gates[:, :, some], cells[:, some], z[some], U, b)
-        sizes = (len(y[some]), n, steps, width, reverse, found.address, found.bits, x.itemsize)
+        samples = len(y[some])
+        scratch = np.empty(5 * samples * width, x.dtype, like=x)
+        arrays = (y[some], gates[:, :, some], cells[:, some], z[some], weight, b, tables, scratch)
+        sizes = (samples, n, steps, width, reverse, found.address, found.bits, x.itemsize)
         return [instruction("lstm", x.dtype, *arrays, *sizes)]
 
-    calls = product(z.reshape(-1, 4 * width), x.reshape(-1, n_in), W)
+    calls = laying + product(z.reshape(-1, 4 * width), x.reshape(-1, n_in), W)
     return [*calls, *split(n, n * steps * 4 * width * width, make, least=LEAST)]
 
 
@@ -82,16 +97,17 @@ def _(
     assert found is not None
     dz = np.empty((n, steps, 4 * width), x.dtype, like=x)
     states = None if dW is None else np.empty((n, steps, width), x.dtype, like=x)
+    laying, weight, tables = _laid(U, True)
 
     def make(some: slice) -> list[Program]:
         samples = len(y[some])
-        scratch = np.empty((2 * samples + 1) * width, x.dtype, like=x)
+        scratch = np.empty((6 * samples + 1) * width, x.dtype, like=x)
         earlier = 0 if states is None else states[some]
-        arrays = (dz[some], earlier, dy[some], y[some], gates[:, :, some], cells[:, some], U, scratch)
+        arrays = (dz[some], earlier, dy[some], y[some], gates[:, :, some], cells[:, some], weight, tables, scratch)
         sizes = (samples, n, steps, width, reverse, found.address, found.bits, x.itemsize)
         return [instruction("lstm_backward", x.dtype, *arrays, *sizes)]
 
-    calls: list[Call] = list(split(n, n * steps * 4 * width * width, make, least=LEAST))
+    calls: list[Call] = laying + list(split(n, n * steps * 4 * width * width, make, least=LEAST))
     rows, given = dz.reshape(-1, 4 * width), x.reshape(-1, n_in)
     if states is not None:
         calls += product(dW, given, rows, transpose_a=True)

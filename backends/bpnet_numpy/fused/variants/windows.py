@@ -96,7 +96,13 @@ def _rows(like: Array, n: int, width: int) -> Array:
     return _table(like, (n, width), np.arange(n) * width)
 
 
-def _panels(W: Array, turned: bool) -> tuple[list[Call], Array]:
+def rows_and_steps(like: Array, n: int, k: int) -> Array:
+    """Where the rows of a (HEIGHT, k) and of a (HEIGHT, n) matrix begin, and 0 ... k - 1."""
+    height = np.arange(machine().HEIGHT)
+    return _table(like, (n, k, "rows"), np.concatenate((height * k, height * n, np.arange(k))))
+
+
+def panels(W: Array, turned: bool) -> tuple[list[Call], Array]:
     """The calls that lay out a weight in panels, or the one by which its gradient goes back, and these."""
     kh, kw, c, n_out = W.shape
     inner, columns = (n_out, c) if turned else (c, n_out)
@@ -116,7 +122,7 @@ def convolution(
     """The calls of a convolution of x with a weight (KH, KW, C, O); or, turned, of a gradient x with that weight's
     transpose, where `window` is turned around already."""
     band = Band.over(x, window)
-    calls, weight = _panels(W, turned)
+    calls, weight = panels(W, turned)
     tables = (
         _table(x, (band, "places"), band.places()),
         _table(x, (band, "elements"), band.elements()),
