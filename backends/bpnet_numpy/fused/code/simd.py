@@ -175,6 +175,17 @@ where_less, where_at_least, where_at_most = _choice("<"), _choice(">="), _choice
 
 
 @intrinsic
+def largest(typing: Any, x: Any, y: Any) -> Any:
+    """The maximum of two vectors' numbers, which is NaN where one of them is."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        x, y = arguments
+        return b.select(b.fcmp_unordered("uno", y, y), y, b.select(b.fcmp_ordered("<", x, y), y, x))
+
+    return x(x, y), generate
+
+
+@intrinsic
 def power_of_2(typing: Any, shifted: Any) -> Any:
     """Two to the power k, where the lowest bits of a number are k."""
     whole, shift, bias = (I32, 23, 127) if shifted.dtype == types.float32 else (I64, 52, 1023)
