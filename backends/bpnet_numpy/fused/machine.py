@@ -29,9 +29,11 @@ from bpnet_numpy.fused.code import (
     division,
     elementwise,
     fork,
+    gated,
     images,
     lstm,
     matmul,
+    normal,
     norms,
     products,
     recurrent,
@@ -76,6 +78,8 @@ _MODULES = (
     lstm,
     convolution,
     windows,
+    gated,
+    normal,
 )
 _addresses: dict[tuple[str, np.dtype[Any]], int] = {}
 _bodies: list[Any] = []  # compiled code lives as long as these
