@@ -30,6 +30,7 @@ from bpnet_numpy.fused.code import (
     elementwise,
     fork,
     gated,
+    gru,
     images,
     lstm,
     matmul,
@@ -37,6 +38,7 @@ from bpnet_numpy.fused.code import (
     norms,
     products,
     recurrent,
+    rnn,
     sequences,
     smooth,
     softmax,
@@ -80,6 +82,8 @@ _MODULES = (
     windows,
     gated,
     normal,
+    gru,
+    rnn,
 )
 _addresses: dict[tuple[str, np.dtype[Any]], int] = {}
 _bodies: list[Any] = []  # compiled code lives as long as these

@@ -13,7 +13,7 @@ from numba import njit
 
 from bpnet_numpy.fused.code.functions import logistic, tangent
 from bpnet_numpy.fused.code.intrinsics import FLAGS, word, words
-from bpnet_numpy.fused.code.recurrent import clear, copy, length_of, step_product
+from bpnet_numpy.fused.code.recurrent import begin, clear, length_of, step_product
 from bpnet_numpy.fused.code.simd import load, numbers, spread, store
 
 
@@ -61,14 +61,8 @@ def lstm(p: Any) -> None:
     states = word(a, 7)
     cells = states + samples * row
     products = cells + samples * row
-    if word(a, 8) != 0:
-        copy(p, states, word(a, 8), samples * width)
-    else:
-        clear(p, states, samples * width)
-    if word(a, 9) != 0:
-        copy(p, cells, word(a, 9), samples * width)
-    else:
-        clear(p, cells, samples * width)
+    begin(p, states, word(a, 8), samples * width)
+    begin(p, cells, word(a, 9), samples * width)
     clear(p, products, samples * 4 * width)
     for step in range(steps):
         t = steps - 1 - step if word(a, 16) != 0 else step
@@ -141,10 +135,7 @@ def lstm_backward(p: Any) -> None:
                 clear(p, word(a, 0) + 4 * place, 4 * width)
                 clear(p, dcs + s * row, width)
             if word(a, 1) != 0:
-                if last or not there:
-                    clear(p, word(a, 1) + place, width)
-                else:
-                    copy(p, word(a, 1) + place, word(a, 3) + (s * steps + before) * row, width)
+                begin(p, word(a, 1) + place, 0 if last or not there else word(a, 3) + (s * steps + before) * row, width)
         if not last:
             step_product(
                 p, word(a, 16), word(a, 17), word(a, 7), samples, width, 4 * width, dzs, word(a, 6), dhs, item

@@ -71,6 +71,15 @@ def copy(p: Any, out: Any, source: Any, n: Any) -> None:
 
 
 @njit(**FLAGS)
+def begin(p: Any, out: Any, source: Any, n: Any) -> None:
+    """Write n numbers that are elsewhere, or zeros where `source` is 0."""
+    if source != 0:
+        copy(p, out, source, n)
+    else:
+        clear(p, out, n)
+
+
+@njit(**FLAGS)
 def length_of(lengths: Any, bytes: Any, sample: Any, steps: Any) -> Any:
     """How many steps a sample has: all where `lengths` is 0, else what the int32 or int64 there say."""
     if lengths == 0:
