@@ -2,3 +2,12 @@
 
 TURNED = 256
 """The most steps of a small product's sum whose second factor is transposed: so much of it is kept turned."""
+
+
+def strip_height(vector: int) -> int:
+    """The most rows of a strip of a convolution's product, where vectors have so many bytes.
+
+    Its sums, one number of every row in all lanes, and a row of the second factor have room in the registers at the same
+    time, since that is how LLVM orders the loads; and as many pointers have.
+    """
+    return 9 if vector == 64 else 4

@@ -14,6 +14,7 @@ from numba import njit, types
 from numba.extending import overload
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, bits, scaled_one
+from bpnet_numpy.fused.code.simd import Lanes, power_of_2, size, where_at_least, where_less
 
 _HIGH32 = round(math.log(2) * 2**9) / 2**9  # so few bits that its product with any k is exact
 _HIGH64 = round(math.log(2) * 2**32) / 2**32
@@ -29,6 +30,21 @@ D1, D2, D3, D4, D5, D6, D7, D8, D9, D10, D11, D12, D13 = (np.float64(1 / math.fa
 
 
 @njit(**FLAGS)
+def logistic(x: Any) -> Any:
+    """1 / (1 + exp(-x)) of a vector."""
+    e = exponential(0 - size(x))
+    return where_at_least(x, 0, 1, e) / (e + 1)
+
+
+@njit(**FLAGS)
+def tangent(x: Any) -> Any:
+    """The hyperbolic tangent of a vector, from exp(-2|x|) - 1."""
+    e = exponential_minus_1(size(x) * -2)
+    found = e / (e + 2)
+    return where_less(x, 0, found, 0 - found)
+
+
+@njit(**FLAGS)
 def _rest32(r: Any) -> Any:
     """exp(r) - 1."""
     return r * (S1 + r * (S2 + r * (S3 + r * (S4 + r * (S5 + r * (S6 + r * S7))))))
@@ -38,6 +54,44 @@ def _rest32(r: Any) -> Any:
 def _rest64(r: Any) -> Any:
     high = D7 + r * (D8 + r * (D9 + r * (D10 + r * (D11 + r * (D12 + r * D13)))))
     return r * (D1 + r * (D2 + r * (D3 + r * (D4 + r * (D5 + r * (D6 + r * high))))))
+
+
+def _parts(x: Any) -> Any:
+    """exp(r) - 1 and 2^k of a vector."""
+
+
+def _end(x: Any) -> Any:
+    """Below which the exponential of a vector's number is 0."""
+
+
+@overload(_parts, jit_options=FLAGS)
+def _parts_of(x: Any) -> Any:
+    if x.dtype == types.float32:
+
+        def single(x: Any) -> Any:
+            shifted = x * S_INVERSE + S_ROUND
+            k = shifted - S_ROUND
+            return _rest32((x - k * S_HIGH) - k * S_LOW), power_of_2(shifted)
+
+        return single
+
+    def double(x: Any) -> Any:
+        shifted = x * D_INVERSE + D_ROUND
+        k = shifted - D_ROUND
+        return _rest64((x - k * D_HIGH) - k * D_LOW), power_of_2(shifted)
+
+    return double
+
+
+@overload(_end)
+def _end_of(x: Any) -> Any:
+    def single(x: Any) -> Any:
+        return S_END
+
+    def double(x: Any) -> Any:
+        return D_END
+
+    return single if x.dtype == types.float32 else double
 
 
 def exponential(x: Any) -> Any:
@@ -50,6 +104,14 @@ def exponential_minus_1(x: Any) -> Any:
 
 @overload(exponential, jit_options=FLAGS)
 def _exponential(x: Any) -> Any:
+    if isinstance(x, Lanes):
+
+        def lanes(x: Any) -> Any:
+            rest, scale = _parts(x)
+            return where_less(x, _end(x), 0, (rest + 1) * scale)
+
+        return lanes
+
     if x == types.float32:
 
         def single(x: Any) -> Any:
@@ -71,6 +133,14 @@ def _exponential(x: Any) -> Any:
 
 @overload(exponential_minus_1, jit_options=FLAGS)
 def _exponential_minus_1(x: Any) -> Any:
+    if isinstance(x, Lanes):
+
+        def lanes(x: Any) -> Any:
+            rest, scale = _parts(x)
+            return where_less(x, _end(x), -1, rest * scale + (scale - 1))
+
+        return lanes
+
     if x == types.float32:
 
         def single(x: Any) -> Any:

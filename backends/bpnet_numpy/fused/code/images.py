@@ -12,12 +12,38 @@ from typing import Any
 from numba import njit
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, matrix, real, word, words
+from bpnet_numpy.fused.code.simd import largest, load, numbers, store, where_at_least
 
 
 @njit(**FLAGS)
 def _larger(x: Any, y: Any) -> Any:
     """The maximum, which is NaN where one of them is."""
     return y if (y > x or y != y) else x
+
+
+@njit(**FLAGS)
+def _largest_of_four(p: Any, out: Any, x: Any, width: Any, c: Any, size: Any) -> None:
+    """The largest of two neighbours and of the two below."""
+    for k in range(0, c, numbers(p)):
+        left, upper, lower = c - k, x + size * k, x + size * (width * c + k)
+        above = largest(load(p, upper, left), load(p, upper + size * c, left))
+        below = largest(load(p, lower, left), load(p, lower + size * c, left))
+        store(largest(above, below), out + size * k, left)
+
+
+@njit(**FLAGS)
+def _back_to_four(p: Any, out: Any, dy: Any, x: Any, width: Any, c: Any, size: Any) -> None:
+    """dy to the largest of two neighbours and the two below, 0 to the others."""
+    for k in range(0, c, numbers(p)):
+        left, upper, lower = c - k, size * k, size * (width * c + k)
+        first, second = load(p, x + upper, left), load(p, x + upper + size * c, left)
+        third, fourth = load(p, x + lower, left), load(p, x + lower + size * c, left)
+        here, one, other = load(p, dy + size * k, left), largest(first, second), largest(third, fourth)
+        above, below = where_at_least(one, other, here, 0), where_at_least(one, other, 0, here)
+        store(where_at_least(first, second, above, 0), out + upper, left)
+        store(where_at_least(first, second, 0, above), out + upper + size * c, left)
+        store(where_at_least(third, fourth, below, 0), out + lower, left)
+        store(where_at_least(third, fourth, 0, below), out + lower + size * c, left)
 
 
 def max_pool2d(p: Any) -> None:
@@ -29,6 +55,7 @@ def max_pool2d(p: Any) -> None:
     top, left = word(a, 14), word(a, 15)
     x = matrix(p, word(a, 1), samples * height * width, c)
     out = matrix(p, word(a, 0), samples * rows * columns, c)
+    size = x.itemsize
     plain = kh == 2 and kw == 2 and dh == 1 and dw == 1 and top == 0 and left == 0
     plain = plain and (rows - 1) * sh + 2 <= height and (columns - 1) * sw + 2 <= width
     for n in range(samples):
@@ -37,9 +64,7 @@ def max_pool2d(p: Any) -> None:
                 to = (n * rows + r) * columns + q
                 if plain:
                     at = (n * height + r * sh) * width + q * sw
-                    for k in range(c):
-                        upper = _larger(x[at, k], x[at + 1, k])
-                        out[to, k] = _larger(upper, _larger(x[at + width, k], x[at + width + 1, k]))
+                    _largest_of_four(p, word(a, 0) + size * to * c, word(a, 1) + size * at * c, width, c, size)
                     continue
                 for k in range(c):
                     out[to, k] = -real(p, float("inf"))
@@ -68,6 +93,7 @@ def max_pool2d_backward(p: Any) -> None:
     dy = matrix(p, word(a, 1), samples * rows * columns, c)
     out = matrix(p, word(a, 0), samples * height * width, c)
     zero, lowest = real(p, 0), -real(p, float("inf"))
+    size = x.itemsize
     tiles = kh == 2 and kw == 2 and sh == 2 and sw == 2 and dh == 1 and dw == 1 and top == 0 and left == 0
     tiles = tiles and 2 * rows <= height and 2 * columns <= width
     if not tiles or 2 * rows != height or 2 * columns != width:
@@ -79,17 +105,10 @@ def max_pool2d_backward(p: Any) -> None:
             for q in range(columns):
                 to = (n * rows + r) * columns + q
                 if tiles:
-                    u = (n * height + 2 * r) * width + 2 * q
-                    v = u + width
-                    for k in range(c):
-                        first, second, third, fourth = x[u, k], x[u + 1, k], x[v, k], x[v + 1, k]
-                        here = dy[to, k]
-                        above = here if _larger(first, second) >= _larger(third, fourth) else zero
-                        below = zero if _larger(first, second) >= _larger(third, fourth) else here
-                        out[u, k] = above if first >= second else zero
-                        out[u + 1, k] = zero if first >= second else above
-                        out[v, k] = below if third >= fourth else zero
-                        out[v + 1, k] = zero if third >= fourth else below
+                    at = size * ((n * height + 2 * r) * width + 2 * q) * c
+                    _back_to_four(
+                        p, word(a, 0) + at, word(a, 1) + size * to * c, word(a, 2) + at, width, c, size
+                    )
                     continue
                 for k in range(c):
                     largest, place = lowest, -1

@@ -1,8 +1,8 @@
 """The LSTM over a whole sequence, for some of its samples: what a step needs stays in the cache.
 
 Before it stands x W of all positions, behind it the products of all positions' gradients. Sequences are (N, T, ...),
-and so are their products with W: a step's rows are T apart. What is kept is (T, 4, N, H) and (T, N, H).
-Short loops over few arrays each become SIMD instructions.
+and so are their products with W: a step's rows are T apart, often a multiple of what the cache tells apart. So states
+and gradients that are multiplied lie beside each other in a scratch. What is kept is (T, 4, N, H) and (T, N, H).
 """
 
 from __future__ import annotations
@@ -11,138 +11,132 @@ from typing import Any
 
 from numba import njit
 
-from bpnet_numpy.fused.code.elementwise import _sigmoid, _tanh
-from bpnet_numpy.fused.code.intrinsics import FLAGS, matrix_product, real, vector, word, words
-
-AS_IT_IS, TRANSPOSED = 111, 112
-SMALL = 100**3
+from bpnet_numpy.fused.code.functions import logistic, tangent
+from bpnet_numpy.fused.code.intrinsics import FLAGS, word, words
+from bpnet_numpy.fused.code.recurrent import begin, clear, length_of, step_product
+from bpnet_numpy.fused.code.simd import load, numbers, spread, store
 
 
 @njit(**FLAGS)
-def _by_columns(
-    p: Any, gemm: Any, wide: Any, tb: Any, m: Any, n: Any, k: Any, a: Any, lda: Any, b: Any, ldb: Any, beta: Any,
-    c: Any, ldc: Any, item: Any,
+def _advance(
+    p: Any, z: Any, product: Any, b: Any, gates: Any, gap: Any, c: Any, carried: Any, y: Any, h: Any, width: Any,
+    item: Any, there: Any,
 ) -> None:  # fmt: skip
-    """c = a b + beta c, so many columns at a time that OpenBLAS multiplies without packing b, which would take as long
-    as the product of few rows. [OpenBLAS, interface/gemm.c: small matrices are of up to 100^3 multiplications]"""
-    step = SMALL // (m * k) // 16 * 16
-    step = n if step < 16 else min(n, step)
-    for j in range(0, n, step):
-        right = b + item * (j if tb == AS_IT_IS else j * ldb)
-        columns = min(step, n - j)
-        matrix_product(
-            p, gemm, wide, AS_IT_IS, tb, m, columns, k, real(p, 1), a, lda, right, ldb, beta, c + item * j, ldc
-        )
-
-
-@njit(**FLAGS)
-def _copy(to: Any, source: Any) -> None:
-    for j in range(to.size):
-        to[j] = source[j]
-
-
-@njit(**FLAGS)
-def _activate(p: Any, z: Any, b: Any, width: Any) -> None:
-    """The gates i, f, g, o of a row, in its place."""
-    for j in range(2 * width):
-        z[j] = _sigmoid(p, z[j] + b[j])
-    for j in range(2 * width, 3 * width):
-        z[j] = _tanh(p, z[j] + b[j])
-    for j in range(3 * width, 4 * width):
-        z[j] = _sigmoid(p, z[j] + b[j])
+    """One step of one sample; z is not read, and what follows is 0, where the sample has ended."""
+    row = item * width
+    for j in range(0, width, numbers(p)):
+        left, at = width - j, item * j
+        i = load(p, product + at, left) + load(p, b + at, left)
+        f = load(p, product + row + at, left) + load(p, b + row + at, left)
+        g = load(p, product + 2 * row + at, left) + load(p, b + 2 * row + at, left)
+        o = load(p, product + 3 * row + at, left) + load(p, b + 3 * row + at, left)
+        if there:
+            i = i + load(p, z + at, left)
+            f = f + load(p, z + row + at, left)
+            g = g + load(p, z + 2 * row + at, left)
+            o = o + load(p, z + 3 * row + at, left)
+        i, f, g, o = logistic(i), logistic(f), tangent(g), logistic(o)
+        store(i, gates + at, left)
+        store(f, gates + gap + at, left)
+        store(o, gates + 2 * gap + at, left)
+        store(g, gates + 3 * gap + at, left)
+        cell = spread(p, 0)
+        state = spread(p, 0)
+        if there:
+            cell = f * load(p, carried + at, left) + i * g
+            state = o * tangent(cell)
+        store(cell, c + at, left)
+        store(cell, carried + at, left)
+        store(state, y + at, left)
+        store(state, h + at, left)
 
 
 def lstm(p: Any) -> None:
-    """Words: y, gates, cells, z, U, b, these samples, all samples, T, H, whether from the last position to the first,
-    gemm, bits of its sizes, bytes of a number. z : x W, which becomes the gates"""
+    """Words: y, gates, cells, x W, U, b, tables, scratch, h and c to go on from or 0, lengths or 0, bytes of a length,
+    these samples, all samples, T, H, whether from the last position to the first, gemm, bits of its sizes, bytes of a
+    number. scratch : states, cells, and the states' products"""
     a = words(p)
-    samples, n, steps, width, item = word(a, 6), word(a, 7), word(a, 8), word(a, 9), word(a, 13)
-    backwards = word(a, 10) != 0
-    b, one = vector(p, word(a, 5), 4 * width), real(p, 1)
-    before = 0
+    samples, n, steps, width, item = word(a, 12), word(a, 13), word(a, 14), word(a, 15), word(a, 19)
+    row = item * width
+    states = word(a, 7)
+    cells = states + samples * row
+    products = cells + samples * row
+    begin(p, states, word(a, 8), samples * width)
+    begin(p, cells, word(a, 9), samples * width)
+    clear(p, products, samples * 4 * width)
     for step in range(steps):
-        t = steps - 1 - step if backwards else step
-        z_t = word(a, 3) + item * t * 4 * width
-        if step > 0:
-            _by_columns(
-                p, word(a, 11), word(a, 12), AS_IT_IS, samples, 4 * width, width, word(a, 0) + item * before * width,
-                steps * width, word(a, 4), 4 * width, one, z_t, steps * 4 * width, item,
-            )  # fmt: skip
+        t = steps - 1 - step if word(a, 16) != 0 else step
+        if step > 0 or word(a, 8) != 0:
+            step_product(
+                p, word(a, 17), word(a, 18), word(a, 6), samples, 4 * width, width, states, word(a, 4), products, item
+            )
         for s in range(samples):
-            z = vector(p, z_t + item * s * steps * 4 * width, 4 * width)
-            _activate(p, z, b, width)
-            for g in range(4):
-                kept = vector(p, word(a, 1) + item * ((4 * t + g) * n + s) * width, width)
-                _copy(kept, z[(0, 1, 3, 2)[g] * width : ((0, 1, 3, 2)[g] + 1) * width])
-            c = vector(p, word(a, 2) + item * (t * n + s) * width, width)
-            for j in range(width):
-                c[j] = z[j] * z[2 * width + j]
-            if step > 0:
-                earlier = vector(p, word(a, 2) + item * (before * n + s) * width, width)
-                for j in range(width):
-                    c[j] += z[width + j] * earlier[j]
-            h = vector(p, word(a, 0) + item * (s * steps + t) * width, width)
-            for j in range(width):
-                h[j] = z[3 * width + j] * _tanh(p, c[j])
-        before = t
+            place = (s * steps + t) * row
+            _advance(
+                p, word(a, 3) + 4 * place, products + 4 * s * row, word(a, 5), word(a, 1) + (4 * t * n + s) * row,
+                n * row, word(a, 2) + (t * n + s) * row, cells + s * row, word(a, 0) + place, states + s * row, width,
+                item, t < length_of(word(a, 10), word(a, 11), s, steps),
+            )  # fmt: skip
+
+
+@njit(**FLAGS)
+def _go_back(
+    p: Any, dz: Any, out: Any, dy: Any, dh: Any, dc: Any, gates: Any, gap: Any, c: Any, earlier: Any, width: Any,
+    item: Any,
+) -> None:  # fmt: skip
+    """One step of one sample. earlier : the cells before, or 0 where they were 0"""
+    row = item * width
+    for j in range(0, width, numbers(p)):
+        left, at = width - j, item * j
+        i, f = load(p, gates + at, left), load(p, gates + gap + at, left)
+        o, g = load(p, gates + 2 * gap + at, left), load(p, gates + 3 * gap + at, left)
+        s = tangent(load(p, c + at, left))
+        d = load(p, dh + at, left) + load(p, dy + at, left)
+        e = load(p, dc + at, left) + d * o * (1 - s * s)
+        before = load(p, earlier + at, left) if earlier != 0 else spread(p, 0)
+        di = e * g * (i * (1 - i))
+        df = e * before * (f * (1 - f))
+        dg = e * i * (1 - g * g)
+        do = d * s * (o * (1 - o))
+        for place in (dz, out):
+            store(di, place + at, left)
+            store(df, place + row + at, left)
+            store(dg, place + 2 * row + at, left)
+            store(do, place + 3 * row + at, left)
+        store(e * f, dc + at, left)
 
 
 def lstm_backward(p: Any) -> None:
-    """Words: dz, states before or 0, dy, y, gates, cells, U, scratch, these samples, all samples, T, H, whether the
-    sequence is made from its last position, gemm, bits of its sizes, bytes of a number. scratch : dh, dc, and a row"""
+    """Words: dz, states before or 0, dy, y, gates, cells, U^T, tables, scratch, lengths or 0, bytes of a length, these
+    samples, all samples, T, H, whether the sequence is made from its last position, gemm, bits of its sizes, bytes of a
+    number. scratch : dh, dc, and dz of a step"""
     a = words(p)
-    samples, n, steps, width, item = word(a, 8), word(a, 9), word(a, 10), word(a, 11), word(a, 15)
-    backwards = word(a, 12) != 0
-    one, zero = real(p, 1), real(p, 0)
-    scratch = vector(p, word(a, 7), (2 * samples + 1) * width)
-    for j in range(scratch.size):
-        scratch[j] = zero
-    dhs = word(a, 7)
-    dcs = dhs + item * samples * width
-    s_t = vector(p, dcs + item * samples * width, width)
+    samples, n, steps, width, item = word(a, 11), word(a, 12), word(a, 13), word(a, 14), word(a, 18)
+    row = item * width
+    dhs = word(a, 8)
+    dcs = dhs + samples * row
+    dzs = dcs + samples * row
+    clear(p, dhs, 2 * samples * width)
     for step in range(steps):
         last = step == steps - 1
-        t = step if backwards else steps - 1 - step
-        before = t + 1 if backwards else t - 1
+        t = step if word(a, 15) != 0 else steps - 1 - step
+        before = t + 1 if word(a, 15) != 0 else t - 1
         for s in range(samples):
-            dh, dc = vector(p, dhs + item * s * width, width), vector(p, dcs + item * s * width, width)
-            place = item * (s * steps + t) * width
-            dz, dy = vector(p, word(a, 0) + 4 * place, 4 * width), vector(p, word(a, 2) + place, width)
-            i = vector(p, word(a, 4) + item * ((4 * t) * n + s) * width, width)
-            f = vector(p, word(a, 4) + item * ((4 * t + 1) * n + s) * width, width)
-            o = vector(p, word(a, 4) + item * ((4 * t + 2) * n + s) * width, width)
-            g = vector(p, word(a, 4) + item * ((4 * t + 3) * n + s) * width, width)
-            c = vector(p, word(a, 5) + item * (t * n + s) * width, width)
-            for j in range(width):
-                s_t[j] = _tanh(p, c[j])
-            for j in range(width):
-                dh[j] += dy[j]
-            for j in range(width):
-                dc[j] += dh[j] * o[j] * (one - s_t[j] * s_t[j])
-            for j in range(width):
-                dz[j] = dc[j] * g[j] * (i[j] * (one - i[j]))
-            if last:
-                for j in range(width):
-                    dz[width + j] = zero
+            place = (s * steps + t) * row
+            there = t < length_of(word(a, 9), word(a, 10), s, steps)
+            if there:
+                _go_back(
+                    p, dzs + 4 * s * row, word(a, 0) + 4 * place, word(a, 2) + place, dhs + s * row, dcs + s * row,
+                    word(a, 4) + (4 * t * n + s) * row, n * row, word(a, 5) + (t * n + s) * row,
+                    0 if last else word(a, 5) + (before * n + s) * row, width, item,
+                )  # fmt: skip
             else:
-                earlier = vector(p, word(a, 5) + item * (before * n + s) * width, width)
-                for j in range(width):
-                    dz[width + j] = dc[j] * earlier[j] * (f[j] * (one - f[j]))
-            for j in range(width):
-                dz[2 * width + j] = dc[j] * i[j] * (one - g[j] * g[j])
-            for j in range(width):
-                dz[3 * width + j] = dh[j] * s_t[j] * (o[j] * (one - o[j]))
-            for j in range(width):
-                dc[j] *= f[j]
+                clear(p, dzs + 4 * s * row, 4 * width)
+                clear(p, word(a, 0) + 4 * place, 4 * width)
+                clear(p, dcs + s * row, width)
             if word(a, 1) != 0:
-                state = vector(p, word(a, 1) + place, width)
-                if last:
-                    for j in range(width):
-                        state[j] = zero
-                else:
-                    _copy(state, vector(p, word(a, 3) + item * (s * steps + before) * width, width))
+                begin(p, word(a, 1) + place, 0 if last or not there else word(a, 3) + (s * steps + before) * row, width)
         if not last:
-            _by_columns(
-                p, word(a, 13), word(a, 14), TRANSPOSED, samples, width, 4 * width, word(a, 0) + item * t * 4 * width,
-                steps * 4 * width, word(a, 6), 4 * width, zero, dhs, width, item,
-            )  # fmt: skip
+            step_product(
+                p, word(a, 16), word(a, 17), word(a, 7), samples, width, 4 * width, dzs, word(a, 6), dhs, item
+            )

@@ -9,7 +9,19 @@ from bpnet_numpy.fused.variants import (
     recurrent,
     regularization,
     sequences,
+    smooth,
     update,
 )
 
-__all__ = ["activations", "images", "linear", "losses", "random", "recurrent", "regularization", "sequences", "update"]
+__all__ = [
+    "activations",
+    "images",
+    "linear",
+    "losses",
+    "random",
+    "recurrent",
+    "regularization",
+    "sequences",
+    "smooth",
+    "update",
+]

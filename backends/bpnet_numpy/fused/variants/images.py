@@ -12,9 +12,11 @@ from bpnet.ops.windows import Window
 from bpnet_numpy.fused.blas import gemm
 from bpnet_numpy.fused.instruction import Program, instruction
 from bpnet_numpy.fused.parts import pieces, split, together
+from bpnet_numpy.fused.variants import windows
 from bpnet_numpy.fused.variants.activations import PASS
 from bpnet_numpy.fused.variants.common import check_place, fused
 from bpnet_numpy.fused.variants.linear import SHIFTED, column_sums
+from bpnet_numpy.fused.variants.windows import window_words
 from bpnet_numpy.kernels.common import Array, bound, floating
 from bpnet_numpy.kernels.convolution import (
     WIDE,
@@ -43,7 +45,7 @@ def _convolves(x: Array, W: Array, b: Array | None, window: Window, groups: int,
 
 def _gathers(x: Array, window: Window, groups: int) -> bool:
     """Whether windows of all channels are gathered by a compiled body."""
-    return groups == 1 and not window.plain and gemm(x.dtype) is not None
+    return groups == 1 and not window.plain and (windows.possible() or gemm(x.dtype) is not None)
 
 
 def _layout(x: Array, window: Window) -> tuple[int, bool, int]:
@@ -57,7 +59,7 @@ def _layout(x: Array, window: Window) -> tuple[int, bool, int]:
 def _convolution(
     out: Array, x: Array, W: Array, b: Array | None, window: Window, n_out: int, rectified: bool
 ) -> list[Call]:
-    """The calls of a convolution whose weight is a matrix (KH KW C, O)."""
+    """The calls of a convolution whose weight is a matrix (KH KW C, O), by the BLAS."""
     found = gemm(x.dtype)
     assert found is not None
     step, in_rows, size = _layout(x, window)
@@ -67,7 +69,7 @@ def _convolution(
         arrays = (out[some], x[some], W, 0 if b is None else b, scratch)
         settings = (rectified, step, in_rows, found.address, found.bits, x.itemsize)
         return [
-            instruction("convolve", x.dtype, *arrays, len(x[some]), x.shape[3], n_out, *settings, *_words(x, window))
+            instruction("convolve", x.dtype, *arrays, len(x[some]), x.shape[3], n_out, *settings, *window_words(x, window))
         ]
 
     return list(split(len(x), out.size * W.size // n_out, make, least=LEAST))
@@ -87,7 +89,10 @@ def _(
     check_place(out, (*_places(x, window), W.shape[3]), x.dtype)
     if _gathers(x, window, groups):
         rectified = activation is ops.relu and b is not None
-        calls = _convolution(out, x, W, b, window, W.shape[3], rectified)
+        if windows.possible():
+            calls = windows.convolution(out, x, W, b, window, rectified=rectified)
+        else:
+            calls = _convolution(out, x, W, b, window, W.shape[3], rectified)
         return calls if activation is None or rectified else calls + bound(activation, out, out, *settings)
     name = "shift" if activation is None else SHIFTED.get(activation, "shift")
 
@@ -111,18 +116,22 @@ def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: 
     dx, dW, db = out
     calls: list[Call] = []
     n_out = W.shape[3]
-    if dW is not None:
-        check_place(dW, W.shape, dy.dtype)
-        calls += _weight_gradient(dW, dy, x, window)
-    if db is not None:
-        check_place(db, (n_out,), dy.dtype)
-        calls += _sum_of_places(db, dy)
+    for each, shape in ((dW, W.shape), (db, (n_out,))):
+        if each is not None:
+            check_place(each, shape, dy.dtype)
+    if dW is not None and windows.possible():
+        calls += windows.weight_gradient(dW, db, dy, x, window)
+    else:
+        calls += [] if dW is None else _weight_gradient(dW, dy, x, window)
+        calls += [] if db is None else _sum_of_places(db, dy)
     if dx is None:
         return calls
     check_place(dx, x.shape, dy.dtype)
     back = turned(window)
     if back is None:
         return calls + input_gradient(dx, dy, W, window, groups)
+    if windows.possible():
+        return calls + windows.convolution(dx, dy, W, None, back, turned=True)
     other = np.empty((window.size[0] * window.size[1] * n_out, x.shape[3]), W.dtype, like=W)
     calls.append(instruction("turned_weight", W.dtype, other, W, window.size[0] * window.size[1], x.shape[3], n_out))
     return calls + _convolution(dx, dy, other, None, back, x.shape[3], False)
@@ -139,7 +148,7 @@ def _weight_gradient(dW: Array, dy: Array, x: Array, window: Window) -> list[Cal
     for some, to in zip(parts, terms, strict=True):
         arrays = (to if len(parts) > 1 else dW, dy[some], x[some], np.empty(size, x.dtype, like=x))
         settings = (len(x[some]), x.shape[3], dW.shape[3], step, in_rows, found.address, found.bits, x.itemsize)
-        programs.append(instruction("convolve_weights", x.dtype, *arrays, *settings, *_words(x, window)))
+        programs.append(instruction("convolve_weights", x.dtype, *arrays, *settings, *window_words(x, window)))
     return [together(programs), *(column_sums(dW.reshape(-1), terms) if len(parts) > 1 else [])]
 
 
@@ -155,13 +164,6 @@ def _sum_of_places(db: Array, dy: Array) -> list[Call]:
     return [together(programs), *(column_sums(db, terms) if len(parts) > 1 else [])]
 
 
-def _words(x: Array, window: Window) -> tuple[int, ...]:
-    """The words of a window over images like x."""
-    (top, _), (left, _) = window.padding
-    places = window.places(x.shape[1], x.shape[2])
-    return (x.shape[1], x.shape[2], *places, *window.size, *window.stride, *window.dilation, top, left)
-
-
 @fused(
     ops.max_pool2d,
     accepts=lambda x, window: x.ndim == 4 and floating(x) and x.size > 0,
@@ -171,7 +173,7 @@ def _(out: Array, x: Array, window: Window) -> list[Call]:
     check_place(out, (*_places(x, window), x.shape[3]), x.dtype)
 
     def make(some: slice) -> list[Program]:
-        return [instruction("max_pool2d", x.dtype, out[some], x[some], len(x[some]), x.shape[3], *_words(x, window))]
+        return [instruction("max_pool2d", x.dtype, out[some], x[some], len(x[some]), x.shape[3], *window_words(x, window))]
 
     return list(split(len(x), x.size, make, least=PASS))
 
@@ -188,6 +190,6 @@ def _(out: Array, dy: Array, x: Array, window: Window) -> list[Call]:
 
     def make(some: slice) -> list[Program]:
         arrays = (out[some], dy[some], x[some])
-        return [instruction("max_pool2d_backward", x.dtype, *arrays, len(x[some]), x.shape[3], *_words(x, window))]
+        return [instruction("max_pool2d_backward", x.dtype, *arrays, len(x[some]), x.shape[3], *window_words(x, window))]
 
     return list(split(len(x), x.size, make, least=PASS))

@@ -1,0 +1,130 @@
+"""Pieces of matrix products in vector registers, of a first factor whose elements lie anywhere.
+
+Element (i, k) of it is the number at `rows[i] + steps[k]` behind a place. So windows of images are multiplied where they
+are: an element of a place is at the sum of where the place and the element begin, and nothing is gathered. With the two
+tables exchanged it is the transpose. A row of the second factor is read as it lies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from bpnet_numpy.fused.code.tiles import (
+    I32,
+    I64,
+    VECTOR,
+    _at,
+    _declared,
+    _kind,
+    _load_some,
+    _mask,
+    _store_some,
+    _suffix,
+    _whole,
+    lanes,
+)
+from bpnet_numpy.fused.sizes import strip_height
+
+HEIGHT = strip_height(VECTOR)
+
+
+def _strip(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
+    """The function that makes one tile of `rows` rows and `vectors` vectors of `count` numbers; see `strip`."""
+    name = f"bpnet_strip_{rows}_{vectors}_{count}"
+    if name in module.globals:
+        return module.globals[name]
+    vector, flag = ir.VectorType(kind, count), ir.VectorType(ir.IntType(1), count)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 13), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    a, starts, steps, k, right, leap, c, targets, columns, adding, bias, shifted, rectified = function.args
+    fma = _declared(module, f"llvm.fma.{_suffix(vector)}", vector, [vector] * 3)
+    entry, loop, behind = (function.append_basic_block(each) for each in ("entry", "loop", "behind"))
+    b = ir.IRBuilder(entry)
+    a, right, c, bias = (b.inttoptr(each, kind.as_pointer()) for each in (a, right, c, bias))
+    starts, steps, targets = (b.inttoptr(each, I64.as_pointer()) for each in (starts, steps, targets))
+    places = [b.gep(a, [b.load(_at(b, starts, _whole(i)))]) for i in range(rows)]
+    masks = [_mask(b, count, b.sub(columns, _whole(j * count))) for j in range(vectors)]
+    b.branch(loop)
+    b.position_at_end(loop)
+    step, row = b.phi(I64), b.phi(right.type)
+    step.add_incoming(_whole(0), entry)
+    row.add_incoming(right, entry)
+    sums = [[b.phi(vector) for _ in range(vectors)] for _ in range(rows)]
+    factors = [_load_some(b, _at(b, row, _whole(j * count), vector), vector, masks[j]) for j in range(vectors)]
+    offset = b.load(_at(b, steps, step))
+    new = []
+    for i in range(rows):
+        x = b.insert_element(ir.Constant(vector, ir.Undefined), b.load(_at(b, places[i], offset)), ir.Constant(I32, 0))
+        x = b.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, count), [0] * count))
+        new.append([b.call(fma, [x, factors[j], sums[i][j]]) for j in range(vectors)])
+    for i in range(rows):
+        for j in range(vectors):
+            sums[i][j].add_incoming(ir.Constant(vector, [0.0] * count), entry)
+            sums[i][j].add_incoming(new[i][j], loop)
+    after = b.add(step, _whole(1))
+    step.add_incoming(after, loop)
+    row.add_incoming(b.gep(row, [leap]), loop)
+    b.cbranch(b.icmp_signed("<", after, k), loop, behind)
+    b.position_at_end(behind)
+    zero, none = ir.Constant(vector, [0.0] * count), ir.Constant(flag, [0] * count)
+    added, shift, cut = (b.icmp_signed("!=", each, _whole(0)) for each in (adding, shifted, rectified))
+    biases = []
+    for j in range(vectors):
+        place = _at(b, bias, _whole(j * count), vector)
+        biases.append(_load_some(b, place, vector, b.select(shift, masks[j], none)))
+    for i in range(rows):
+        to = b.gep(c, [b.load(_at(b, targets, _whole(i)))])
+        for j in range(vectors):
+            place = _at(b, to, _whole(j * count), vector)
+            x = b.fadd(new[i][j], _load_some(b, place, vector, b.select(added, masks[j], none)))
+            x = b.fadd(x, biases[j])
+            x = b.select(b.and_(b.fcmp_ordered("<=", x, zero), _spread(b, cut, flag)), zero, x)
+            _store_some(b, x, place, masks[j])
+    b.ret_void()
+    return function
+
+
+def _spread(b: Any, value: Any, flags: Any) -> Any:
+    """A truth value in every lane."""
+    ones, none = ir.Constant(flags, [1] * flags.count), ir.Constant(flags, [0] * flags.count)
+    return b.select(value, ones, none)
+
+
+@intrinsic
+def strip(
+    typing: Any, p: Any, rows: Any, vectors: Any, a: Any, starts: Any, steps: Any, k: Any, right: Any, leap: Any,
+    c: Any, targets: Any, columns: Any, adding: Any, bias: Any, shifted: Any, rectified: Any,
+) -> Any:  # fmt: skip
+    """A tile of a product: `rows` rows, at most HEIGHT, by up to two vectors of columns.
+
+    a, starts, steps  : the first factor's place; int64 tables, in numbers, of where rows and columns of it begin
+    k                 : the length of the sum, at least 1
+    right, leap       : the second factor's place, and from one of its rows to the next, in numbers
+    c, targets        : the result's place; a table of where its rows begin
+    columns           : how many columns there are of the vectors'
+    adding            : whether what is there is added
+    bias, shifted     : a place that can be read, and whether what is there is added to every row
+    rectified         : whether max(x, 0) follows; NaN stays
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, rows, vectors, *rest = arguments
+        end = builder.append_basic_block("stripped")
+        which = builder.add(builder.mul(builder.sub(vectors, _whole(1)), _whole(HEIGHT)), rows)
+        choice = builder.switch(which, end)
+        for v in (1, 2):
+            for r in range(1, HEIGHT + 1):
+                block = builder.append_basic_block(f"strip{r}x{v}")
+                choice.add_case(_whole((v - 1) * HEIGHT + r), block)
+                with builder.goto_block(block):
+                    builder.call(_strip(builder.module, _kind(p), lanes(p), r, v), rest)
+                    builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(p, *([types.int64] * 15)), generate

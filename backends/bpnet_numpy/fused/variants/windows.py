@@ -1,0 +1,165 @@
+"""Convolutions by tiles in registers, without gathering what windows see, where the processor has registers for them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpnet.dispatch import Call
+from bpnet.ops.windows import Window
+from bpnet_numpy.fused.instruction import Program, instruction, machine
+from bpnet_numpy.fused.parts import pieces, split, together
+from bpnet_numpy.fused.sizes import strip_height
+from bpnet_numpy.fused.variants.activations import PASS
+from bpnet_numpy.fused.variants.linear import column_sums
+from bpnet_numpy.kernels.common import Array, kept_for
+
+BAND = 1 << 15
+"""Numbers of an image that are copied with its padding at a time: they stay in the second-level cache."""
+LEAST = 1 << 18
+"""Multiplications that are worth a thread."""
+_TABLES: dict[Hashable, Array] = {}
+
+
+def possible() -> bool:
+    """Whether the processor has vectors that tiles are made for."""
+    return bool(machine().VECTOR)
+
+
+def window_words(x: Array, window: Window) -> tuple[int, ...]:
+    """The words of a window over images like x."""
+    (top, _), (left, _) = window.padding
+    places = window.places(x.shape[1], x.shape[2])
+    return (x.shape[1], x.shape[2], *places, *window.size, *window.stride, *window.dilation, top, left)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Rows of places of which windows are multiplied at a time, and what they see.
+
+    padded : whether that is a copy with zeros around the image; else it is the image
+    wide   : columns of it
+    """
+
+    window: Window
+    channels: int
+    rows: int
+    columns: int
+    padded: bool
+    wide: int
+
+    @classmethod
+    def over(cls, x: Array, window: Window) -> Band:
+        """For images like x."""
+        rows, columns = window.places(x.shape[1], x.shape[2])
+        (sh, sw), (tall, broad) = window.stride, window.reach
+        high, wide = (rows - 1) * sh + tall, (columns - 1) * sw + broad
+        (top, _), (left, _) = window.padding
+        padded = top > 0 or left > 0 or high > x.shape[1] or wide > x.shape[2]
+        most = max(1, (BAND // (wide * x.shape[3]) - tall) // sh + 1)
+        bands = -(-rows // most)
+        return cls(window, x.shape[3], -(-rows // bands), columns, padded, wide if padded else x.shape[2])
+
+    @property
+    def size(self) -> int:
+        """Numbers of a copy."""
+        return ((self.rows - 1) * self.window.stride[0] + self.window.reach[0]) * self.wide * self.channels
+
+    def places(self) -> Array:
+        """Where each place begins."""
+        rows, columns = np.arange(self.rows)[:, None], np.arange(self.columns)
+        (sh, sw) = self.window.stride
+        return ((rows * sh * self.wide + columns * sw) * self.channels).reshape(-1)
+
+    def elements(self) -> Array:
+        """Where each element of a window is behind that."""
+        (kh, kw), (dh, dw) = self.window.size, self.window.dilation
+        rows, columns = np.arange(kh)[:, None, None] * dh, np.arange(kw)[:, None] * dw
+        return ((rows * self.wide + columns) * self.channels + np.arange(self.channels)).reshape(-1)
+
+
+def _table(like: Array, key: Hashable, values: Array) -> Array:
+    """Values that programs point at, once for all that need them."""
+
+    def make() -> Array:
+        found = np.empty(len(values), np.int64, like=like)
+        found[...] = values
+        return found
+
+    return kept_for(_TABLES, like, key, make)
+
+
+def _rows(like: Array, n: int, width: int) -> Array:
+    """Where the rows of a matrix of that width begin."""
+    return _table(like, (n, width), np.arange(n) * width)
+
+
+def rows_and_steps(like: Array, n: int, k: int) -> Array:
+    """Where the rows of a (height, k) and of a (height, n) matrix begin, and 0 ... k - 1."""
+    height = np.arange(strip_height(machine().VECTOR))
+    return _table(like, (n, k, "rows"), np.concatenate((height * k, height * n, np.arange(k))))
+
+
+def panels(W: Array, turned: bool) -> tuple[list[Call], Array]:
+    """The calls that lay out a weight in panels, or the one by which its gradient goes back, and these."""
+    kh, kw, c, n_out = W.shape
+    inner, columns = (n_out, c) if turned else (c, n_out)
+    lanes = machine().VECTOR // W.itemsize
+    padded = -(-columns // lanes) * lanes
+    out = np.empty(kh * kw * inner * padded, W.dtype, like=W)
+
+    def make(some: slice) -> list[Program]:
+        return [instruction("weight_panels", W.dtype, out, W, kh * kw, c, n_out, turned, some.start, some.stop)]
+
+    return list(split(-(-padded // (2 * lanes)), W.size, make, least=PASS)), out
+
+
+def convolution(
+    out: Array, x: Array, W: Array, b: Array | None, window: Window, *, turned: bool = False, rectified: bool = False
+) -> list[Call]:
+    """The calls of a convolution of x with a weight (KH, KW, C, O); or, turned, of a gradient x with that weight's
+    transpose, where `window` is turned around already."""
+    band = Band.over(x, window)
+    calls, weight = panels(W, turned)
+    tables = (
+        _table(x, (band, "places"), band.places()),
+        _table(x, (band, "elements"), band.elements()),
+        _rows(x, band.rows * band.columns, out.shape[3]),
+    )
+
+    def make(some: slice) -> list[Program]:
+        scratch = np.empty(band.size, x.dtype, like=x) if band.padded else 0
+        arrays = (out[some], x[some], weight, 0 if b is None else b, scratch, *tables)
+        sizes = (len(x[some]), x.shape[3], out.shape[3], band.rows, x.itemsize)
+        return [instruction("convolve_windows", x.dtype, *arrays, rectified, *sizes, *window_words(x, window))]
+
+    return [*calls, *split(len(x), out.size * W.size // out.shape[3], make, least=LEAST)]
+
+
+def weight_gradient(dW: Array, db: Array | None, dy: Array, x: Array, window: Window) -> list[Call]:
+    """A thread sums over its samples; the sums are then added."""
+    band, n_out = Band.over(x, window), dy.shape[3]
+    depth = dW.size // n_out
+    tables = (
+        _table(x, (band, "places"), band.places()),
+        _table(x, (band, "elements"), band.elements()),
+        _rows(x, depth, n_out),
+    )
+    parts = pieces(len(x), dy.size * depth, LEAST)
+    alone = len(parts) == 1
+    terms = np.empty((len(parts), 0 if alone else dW.size + (0 if db is None else n_out)), dW.dtype, like=dW)
+    programs = []
+    for some, term in zip(parts, terms, strict=True):
+        weight, bias = (dW, db) if alone else (term[: dW.size], term[dW.size :] if db is not None else None)
+        scratch = np.empty(band.size, x.dtype, like=x) if band.padded else 0
+        arrays = (weight, 0 if bias is None else bias, dy[some], x[some], scratch, *tables)
+        sizes = (len(x[some]), x.shape[3], n_out, band.rows, x.itemsize)
+        programs.append(instruction("window_weights", x.dtype, *arrays, *sizes, *window_words(x, window)))
+    calls: list[Call] = [together(programs)]
+    if not alone:
+        calls += column_sums(dW.reshape(-1), terms[:, : dW.size])
+        calls += [] if db is None else column_sums(db, terms[:, dW.size :])
+    return calls
