@@ -49,7 +49,6 @@ class Layer(Trained, OnSequences, Checked, Tracked):
     _origin: tuple[int | None, str | Backend | None, str | None] = (None, None, None)
     _seen = -1  # the version at which the store was last compared with the tree
     side_inputs: ClassVar[frozenset[str]] = frozenset()
-    computes_in_bf16: ClassVar[bool] = False  # whether its products take bfloat16 where the store has copies in it
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -73,6 +72,11 @@ class Layer(Trained, OnSequences, Checked, Tracked):
             self._adopt(name, value)
 
     # --- what a layer does ---
+
+    @property
+    def computes_in_bf16(self) -> bool:
+        """Whether its products take bfloat16 where the store has copies in it; a class may set it to True."""
+        return False
 
     def __call__(self, x: Array) -> Array:
         """Inference: return the output for `x`; save nothing."""
