@@ -1,7 +1,7 @@
 """Recurrent networks whose products take bfloat16 and sum in float32: those of `recurrent`, of rounded factors.
 
-x, W and U are bits as uint16; a state is rounded before it is multiplied with U, and what comes back to x_t W + b and to
-h_{t-1} U before it is multiplied. States, cells, gates, biases, their gradients and all results are float32.
+x, W and U are bits as uint16; a state is rounded before it is multiplied with U, and what comes back to x_t W + b and
+to h_{t-1} U before it is multiplied. States, cells, gates, biases, their gradients and all results are float32.
 """
 
 from __future__ import annotations
