@@ -309,6 +309,7 @@ class Layer(Trained, OnSequences, Checked, Tracked):
         loss: Loss | None = None,
         optimizer: Optimizer | None = None,
         dtype: str | None = None,
+        precision: str | None = None,
         budget: int | str | None = None,
         planned: bool = True,
     ) -> MemoryReport:
@@ -317,6 +318,7 @@ class Layer(Trained, OnSequences, Checked, Tracked):
         input_shape : the shape of one sample; needed unless the first layer tells it, as Dense does
         loss        : None: MeanSquaredError; optimizer : None: Adam
         dtype       : None: the model's, or float32
+        precision   : of a Trainer, "float32" or "bf16"; None: the one that the model computes in
         budget      : bytes, or text such as "2 GiB": the report then has the largest batch in it
         planned     : whether of a whole fit by a Trainer, the proof of its plan included; else of the explicit loop
         The model stays as it is, without arrays where it has none.
@@ -331,6 +333,7 @@ class Layer(Trained, OnSequences, Checked, Tracked):
             loss=loss,
             optimizer=optimizer,
             dtype=dtype,
+            precision=precision,
             budget=budget,
             planned=planned,
         )
