@@ -63,9 +63,7 @@ def test_convolutions_are_those_of_the_rounded_numbers_to_the_bit(
     back = ops.conv_transpose2d_bf16(backend.asarray(bits(dy)), given[1], None, window, groups, (6, 7))
     assert np.array_equal(bp.to_numpy(back), dx)
     dz = whole(rng, 2, 6, 7, c)
-    found = ops.conv_transpose2d_bf16_backward(
-        backend.asarray(dz), backend.asarray(bits(dy)), given[1], window, groups
-    )
+    found = ops.conv_transpose2d_bf16_backward(backend.asarray(dz), backend.asarray(bits(dy)), given[1], window, groups)
     expected = ops.conv_transpose2d_backward.reference.body(rounded(dz), rounded(dy), rounded(W), window, groups)
     for a, each in zip(found, (*expected[:2], dz.sum(axis=(0, 1, 2))), strict=True):
         assert np.array_equal(bp.to_numpy(a), each)
@@ -480,7 +478,7 @@ def test_the_summary_says_what_multiplies_in_bfloat16() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_memory_that_is_foreseen_counts_copies_and_inputs_of_half_the_size(name: str) -> None:
     one = trainer(name)
-    x, y = batches(name, 1)[0]
+    ((x, _),) = batches(name, 1)
     shape: Any = {"input_shape": x.shape[1:], "loss": one.loss, "optimizer": one.optimizer}
     halves = one.model.memory(16, **shape)
     exact = one.model.memory(16, **shape, precision="float32")

@@ -85,10 +85,10 @@ def summarize(model: Layer, input_shape: Shape | int | None) -> Summary:
     note = "".join(f", {part}" for part in parts)
     flops = None if input_shape is None else _flops(model, input_shape)
     work = "" if flops is None else f", {flops:,} FLOPs per sample"
-    size = f"{model.n_parameters * item:,} bytes"
+    held = f"{model.n_parameters * item:,} bytes"
     if store is not None and store.compute is not None:
-        size += f" and {2 * (model.n_parameters - counted_only):,} of their copies in bfloat16"
-    return Summary(rows, f"{model.n_parameters:,} parameters{note}, {size}, {where}{work}", frozenset(in_bf16))
+        held += f" and {2 * (model.n_parameters - counted_only):,} of their copies in bfloat16"
+    return Summary(rows, f"{model.n_parameters:,} parameters{note}, {held}, {where}{work}", frozenset(in_bf16))
 
 
 def _flops(layer: Layer, shape: Shape) -> int | None:

@@ -16,7 +16,7 @@ from bpnet.ops.attention import (
     self_attention_backward,
     thirds,
 )
-from bpnet.ops.bfloat16 import ROUNDED, from_bf16, rounded
+from bpnet.ops.bfloat16 import ROUNDED, from_bf16, rounded, three
 from bpnet.ops.costs import kernel_flops, size
 
 
@@ -62,7 +62,7 @@ def attention_bf16(
 
     Returns y, (N, Tq, h d), and P or the logarithms of its rows' sums, as there; both float32.
     """
-    return attended(*map(from_bf16, (q, k, v)), mask, keep, heads, causal, rate, rounded)
+    return attended(*three(q, k, v), mask, keep, heads, causal, rate, rounded)
 
 
 @kernel(flops=_attention_bf16_backward_flops)
@@ -84,8 +84,7 @@ def attention_bf16_backward(
     dv = r(P)^T r(dy), dP = r(dy) v^T, dS = P (dP - the sum of r(dy) y) / sqrt(d), dq = r(dS) k, dk = r(dS)^T q.
     dy, y : float32; q, k, v : bits as uint16
     """
-    wide = map(from_bf16, (q, k, v))
-    return attended_backward(rounded(dy), y, *wide, kept, mask, keep, heads, causal, rate, rounded)
+    return attended_backward(rounded(dy), y, *three(q, k, v), kept, mask, keep, heads, causal, rate, rounded)
 
 
 @kernel(flops=_self_attention_bf16_flops)

@@ -74,6 +74,11 @@ ROUNDED = 3
 """Operations for a number that is rounded so."""
 
 
+def three(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
+    """The numbers that these hold the bits of."""
+    return from_bf16(x), from_bf16(y), from_bf16(z)
+
+
 def _linear_bf16_flops(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> int:
     return kernel_flops(linear, (x, W, b, activation, *settings)) + size(x) + size(W)
 

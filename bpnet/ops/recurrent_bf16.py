@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from bpnet.dispatch import Array, kernel
-from bpnet.ops.bfloat16 import ROUNDED, from_bf16, rounded
+from bpnet.ops.bfloat16 import ROUNDED, from_bf16, rounded, three
 from bpnet.ops.costs import kernel_flops, size
 from bpnet.ops.gru import gru, gru_backward, gru_gradients, gru_states
 from bpnet.ops.lstm import lstm, lstm_backward, lstm_gradients, lstm_states
@@ -47,7 +47,7 @@ def rnn_bf16(
     h: Array | None = None,
 ) -> Array:  # fmt: skip
     """`rnn` with h_t = f(x_t W + r(h_{t-1}) U + b), where r rounds to bfloat16. x, W, U : bits; b, h, y : float32"""
-    return rnn_states(*map(from_bf16, (x, W, U)), b, activation, lengths, reverse, h, rounded)
+    return rnn_states(*three(x, W, U), b, activation, lengths, reverse, h, rounded)
 
 
 @kernel(flops=_backward_flops(rnn_backward, 2, 1), unread=rnn_backward.unread)
@@ -68,7 +68,7 @@ def lstm_bf16(
     h: Array | None = None, c: Array | None = None,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """`lstm` with gates of x_t W + r(h_{t-1}) U + b, where r rounds to bfloat16. x, W, U : bits; the rest is float32"""
-    return lstm_states(*map(from_bf16, (x, W, U)), b, lengths, reverse, h, c, rounded)
+    return lstm_states(*three(x, W, U), b, lengths, reverse, h, c, rounded)
 
 
 @kernel(flops=_backward_flops(lstm_backward, 2, 2), unread=lstm_backward.unread)
@@ -92,7 +92,7 @@ def gru_bf16(
 
     The state that z keeps, z_t h_{t-1}, is not rounded.
     """
-    return gru_states(*map(from_bf16, (x, W, U)), b, b_n, lengths, reverse, h, rounded)
+    return gru_states(*three(x, W, U), b, b_n, lengths, reverse, h, rounded)
 
 
 @kernel(flops=_backward_flops(gru_backward, 3, 1), unread=gru_backward.unread)

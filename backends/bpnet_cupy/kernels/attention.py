@@ -90,14 +90,14 @@ def register(array_type: type, driver: Driver) -> None:
         return driver.empty((*shape, k.shape[1]) if whole else shape, FLOAT32 if q.dtype == UINT16 else q.dtype)
 
     def by_products(q: Array, heads: int) -> bool:
-        return q.dtype == UINT16 or q.shape[2] // heads > HEAD_SIZES[-1]
+        return bool(q.dtype == UINT16 or q.shape[2] // heads > HEAD_SIZES[-1])
 
     def forward(
         out: Any, q: Array, k: Array, v: Array, mask: Array | None, keep: Array | None, heads: int, *more: Any
     ) -> list[Call]:
         if by_products(q, heads):
             sizes = heads_of(q, k.shape[1], q.shape[2], mask, keep, heads, *more)
-            return attention_products.forward(driver, *out, (q, k, v), sizes)
+            return attention_products.forward(driver, out, (q, k, v), sizes)
         kernel, grid = tiles("attention", q, heads, q.shape[1])
         return [driver.launch(kernel, grid, BLOCK, (*out, q, k, v, mask, keep, *settings(q, k, heads, *more)))]
 
@@ -133,7 +133,7 @@ def register(array_type: type, driver: Driver) -> None:
         q, k, v = thirds(qkv)
         if by_products(q, heads):
             sizes = heads_of(qkv, qkv.shape[1], q.shape[2], mask, keep, heads, *more)
-            return attention_products.forward(driver, *out, (qkv,), sizes)
+            return attention_products.forward(driver, out, (qkv,), sizes)
         return forward(out, q, k, v, mask, keep, heads, *more)
 
     def backward_of_thirds(

@@ -51,7 +51,7 @@ class Heads(NamedTuple):
     def most(self) -> int:
         """The scores that are made at a time."""
         heads, queries = next(self.parts())
-        return (heads.stop - heads.start) * (queries.stop - queries.start) * self.n_keys
+        return int((heads.stop - heads.start) * (queries.stop - queries.start) * self.n_keys)
 
     def parts(self) -> Iterator[tuple[slice, slice]]:
         """The matrices and the queries of each part."""
@@ -123,8 +123,9 @@ def _slices(x: Array, parts: int) -> tuple[Array, ...]:
     return tuple(x[i * n : (i + 1) * n] for i in range(parts))
 
 
-def forward(driver: Driver, y: Array, kept: Array, given: tuple[Array, ...], sizes: Heads) -> list[Call]:
-    """The calls of an attention. given : (qkv,) or (q, k, v)"""
+def forward(driver: Driver, out: tuple[Array, Array], given: tuple[Array, ...], sizes: Heads) -> list[Call]:
+    """The calls of an attention. out : y and what is kept; given : (qkv,) or (q, k, v)"""
+    y, kept = out
     layout = _Layout(driver, sizes)
     q, k, v = layout.split(given[0], 3) if len(given) == 1 else (layout.split(each)[0] for each in given)
     found = layout.empty(sizes.n_queries)
