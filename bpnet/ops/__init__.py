@@ -27,23 +27,9 @@ from bpnet.ops.attention_bf16 import (
     self_attention_bf16,
     self_attention_bf16_backward,
 )
-from bpnet.ops.bfloat16 import (
-    from_bf16,
-    linear_bf16,
-    linear_bf16_backward,
-    round_bf16_,
-    to_bf16,
-    unembed_bf16,
-    unembed_bf16_backward,
-    update_bf16_,
-)
+from bpnet.ops.bfloat16 import from_bf16, linear_bf16, linear_bf16_backward, round_bf16_, to_bf16, update_bf16_
+from bpnet.ops.conv_bf16 import conv2d_bf16, conv2d_bf16_backward, conv_transpose2d_bf16, conv_transpose2d_bf16_backward
 from bpnet.ops.convolution import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
-from bpnet.ops.convolution_bf16 import (
-    conv2d_bf16,
-    conv2d_bf16_backward,
-    conv_transpose2d_bf16,
-    conv_transpose2d_bf16_backward,
-)
 from bpnet.ops.counting import (
     above,
     accumulate_,
@@ -136,15 +122,8 @@ from bpnet.ops.pooling import (
 from bpnet.ops.random import dropout, dropout_backward, dropout_channels, keep_mask, philox
 from bpnet.ops.rates import scale_rate_, set_rate_
 from bpnet.ops.recurrent import last_step, last_step_backward, rnn, rnn_backward
-from bpnet.ops.recurrent_bf16 import (
-    gru_bf16,
-    gru_bf16_backward,
-    lstm_bf16,
-    lstm_bf16_backward,
-    rnn_bf16,
-    rnn_bf16_backward,
-)
 from bpnet.ops.regularization import average_, check_norm_, clip_norm_, clip_value_, penalty, penalty_gradient_
+from bpnet.ops.rnn_bf16 import gru_bf16, gru_bf16_backward, lstm_bf16, lstm_bf16_backward, rnn_bf16, rnn_bf16_backward
 from bpnet.ops.sequences import (
     add_positions,
     add_positions_backward,
@@ -186,6 +165,7 @@ from bpnet.ops.smooth import (
     swiglu_backward,
 )
 from bpnet.ops.standardize import standardize, standardize_backward
+from bpnet.ops.unembed_bf16 import unembed_bf16, unembed_bf16_backward
 from bpnet.ops.update import adam_, advance_, amsgrad_, blend_, check_finite_, commit_, sgd_, sgd_momentum_
 from bpnet.ops.weighting import (
     label_targets,

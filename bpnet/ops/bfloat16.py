@@ -14,7 +14,6 @@ from typing import Any
 from bpnet.dispatch import Array, Kernel, kernel, namespace
 from bpnet.ops.costs import kernel_flops, size
 from bpnet.ops.linear import linear, linear_backward
-from bpnet.ops.sequences import unembed, unembed_backward
 
 NAN, INFINITY, SIGN = 0x7FC0, 0x7F80, 0x8000
 _POWERS = [2.0**e for e in range(-126, 128)]  # of the normal numbers, which are those of float32 too
@@ -125,25 +124,6 @@ def linear_bf16_backward(
     dx = xp.reshape(rows @ wide(W).T, x.shape) if need_dx else None
     dW = xp.reshape(wide(x), (math.prod(x.shape[:-1]), x.shape[-1])).T @ rows if need_dW else None
     return dx, dW, db
-
-
-@kernel(flops=lambda x, W: kernel_flops(unembed, (x, W)) + size(x) + size(W))
-def unembed_bf16(x: Array, W: Array) -> Array:
-    """y = x W^T in float32, of x (..., D) and W (V, D) in bfloat16, bits as uint16. Returns (..., V)."""
-    return unembed(from_bf16(x), from_bf16(W))
-
-
-def _unembed_bf16_backward_flops(dy: Array, x: Array, W: Array, need_dx: bool = True, need_dW: bool = True) -> int:
-    widened = size(x) + size(W) + ROUNDED * size(dy)
-    return kernel_flops(unembed_backward, (dy, x, W, need_dx, need_dW)) + widened
-
-
-@kernel(flops=_unembed_bf16_backward_flops, unread=unembed_backward.unread)
-def unembed_bf16_backward(
-    dy: Array, x: Array, W: Array, need_dx: bool = True, need_dW: bool = True
-) -> tuple[Array | None, Array | None]:
-    """dx = r(dy) W and dW = r(dy)^T x, where r rounds to bfloat16; None where not needed. Results are float32."""
-    return unembed_backward(rounded(dy), from_bf16(x), from_bf16(W), need_dx, need_dW)  # type: ignore[no-any-return]
 
 
 def _update_flops(value: Array, copy: Array, update: Kernel, *rest: Any) -> int:
