@@ -90,18 +90,25 @@ def check_matmul_precision(name: str) -> str:
     return name
 
 
-def check_precision(name: str, backend: Backend | None = None, dtype: str = "float32") -> str:
-    """Return `name`; ConfigError unless it is a precision to train in, and the backend and the dtype go with it."""
+def checked_precision(name: str, dtype: str = "float32") -> str:
+    """Return `name`; ConfigError unless it is a precision to train in, and the dtype goes with it."""
     if name not in COMPUTE_PRECISIONS:
         known = ", ".join(map(repr, COMPUTE_PRECISIONS))
         raise ConfigError(f"precision must be one of {known}, got {name!r}{did_you_mean(name, COMPUTE_PRECISIONS)}")
-    if name == "float32" or backend is None:
-        return name
-    if dtype != "float32":
+    if name != "float32" and dtype != "float32":
         raise ConfigError(
             f"precision={name!r} computes products of a float32 model's copies in bfloat16; this one is of {dtype}: "
             "model.to(dtype='float32'), or leave precision='float32', which is the model's own"
         )
+    return name
+
+
+def check_precision(name: str, backend: Backend | None = None, dtype: str = "float32") -> str:
+    """Return `name`; ConfigError unless it is a precision to train in, and the backend and the dtype go with it."""
+    if backend is None:
+        return checked_precision(name)
+    if checked_precision(name, dtype) == "float32":
+        return name
     try:
         backend.zeros((1,), "uint16")
     except Exception as error:  # whatever a library says of a dtype that it lacks

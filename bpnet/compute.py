@@ -45,13 +45,14 @@ class InPrecision:
         self._ranges = {key: part for key, part in self._ranges.items() if key[0] != "compute"}
         self.compute = None
         if name == "bf16":
-            self._make_copies()
+            self.make_copies()
         else:
             for parameter in self.parameters.values():
                 parameter.attach_compute(None)
         note_change()
 
-    def _make_copies(self) -> None:
+    def make_copies(self) -> None:
+        """Let every parameter have its copy, without a word to plans: for a store that none of them knows yet."""
         self.compute = self.backend.zeros((self._first_statistic,), "uint16")
         statistics = self.statistics
         for path, parameter in self.parameters.items():

@@ -102,6 +102,12 @@ class Parameter:
         """The bits of the values in bfloat16, a view into the store, where products are to take those; else None."""
         return self._compute
 
+    def factor(self, in_bf16: bool) -> Array:
+        """What a product takes: the values, or their bits in bfloat16, made now where the store holds no copies."""
+        if not in_bf16:
+            return self.value
+        return self._compute if self._compute is not None else ops.to_bf16(self.value)
+
     def attach_compute(self, bits: Array) -> None:
         """Take the view that the store has made, or None."""
         self._compute = bits

@@ -391,6 +391,6 @@ class Store(InPrecision):
         self._ranges, self._rates, self.passes = {}, {}, None
         self._attach()
         if self.compute is not None:
-            self._make_copies()
+            self.make_copies()
         for path, parameter in self.parameters.items():
             parameter._filled = filled[path]

@@ -9,7 +9,10 @@ import cuda_image_cases
 import numpy as np
 
 from bpnet import ops
+from bpnet.dispatch import Kernel
+from bpnet.ops.windows import Window
 from bpnet.testing.cases import CASES
+from bpnet.testing.cases.bfloat16 import of_bits
 from bpnet_cupy.names import ACTIVATIONS
 
 
@@ -223,11 +226,57 @@ EXTRA |= {
 }
 
 # Every size of heads that is compiled, with ends of tiles that are not full; and so many heads that tiles are large.
-ATTENTION = ("attention", "attention_backward", "self_attention", "self_attention_backward")
+EXACT_ATTENTION = ("attention", "attention_backward", "self_attention", "self_attention_backward")
 SIZES = heads_of((1, 35, 35, 1, 20), (1, 33, 40, 2, 33), (2, 3, 3, 1, 100), (1, 5, 5, 2, 64))
 MANY_HEADS = heads_of((6, 1, 1, 44, 20), (6, 1, 1, 44, 50), (6, 1, 1, 44, 100))
-EXTRA |= {name: (of_attention(name, SIZES),) for name in ATTENTION}
-COSTLY = {name: (of_attention(name, MANY_HEADS),) for name in ATTENTION}
+EXTRA |= {name: (of_attention(name, SIZES),) for name in EXACT_ATTENTION}
+COSTLY = {name: (of_attention(name, MANY_HEADS),) for name in EXACT_ATTENTION}
+
+# By products of whole matrices: heads that no tile holds, and rows that a thread group, a warp and a block share.
+WIDE_HEADS = heads_of((2, 3, 3, 1, 130), (1, 4, 40, 2, 129), (1, 2, 1030, 1, 132))
+WIDE_ROWS = heads_of((2, 3, 5, 2, 8), (1, 4, 40, 3, 5), (1, 2, 1030, 2, 4))
+OF_BITS = {
+    "attention": (0, 1, 2),
+    "attention_backward": (2, 3, 4),
+    "self_attention": (0,),
+    "self_attention_backward": (2,),
+    "conv2d": (0, 1),
+    "conv2d_backward": (1, 2),
+    "conv_transpose2d": (0, 1),
+    "conv_transpose2d_backward": (1, 2),
+}
+"""Where the ops of the same name in bfloat16 take bits."""
+
+
+def in_bf16(name: str) -> str:
+    return name.replace("_backward", "") + "_bf16" + ("_backward" if name.endswith("_backward") else "")
+
+
+ATTENTION = (*EXACT_ATTENTION, *map(in_bf16, EXACT_ATTENTION))
+for name in EXACT_ATTENTION:
+    EXTRA[name] += (of_attention(name, WIDE_HEADS),)
+    EXTRA[in_bf16(name)] = (of_bits(of_attention(name, WIDE_ROWS), *OF_BITS[name]),)
+
+
+def groups_of_one_output(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    x, W = (rng.normal(size=shape).astype(dtype) for shape in ((2, 5, 5, 4), (2, 3, 2, 2)))
+    yield x, W, None, Window((2, 3)), 2
+
+
+def exact(cases: Any, *places: int) -> Any:
+    """The cases with bits at these places; where sums must be exact, without functions whose values are not."""
+
+    def found(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for args in of_bits(cases, *places)(rng, dtype):
+            behind = {each for each in args if isinstance(each, Kernel)}
+            if dtype == "float32" or behind <= {ops.relu, ops.leaky_relu}:
+                yield args
+
+    return found
+
+
+EXTRA |= {in_bf16(name): tuple(exact(e, *OF_BITS[name]) for e in EXTRA[name]) for name in OF_BITS if "conv" in name}
+EXTRA["conv2d_bf16"] += (exact(groups_of_one_output, 0, 1),)
 
 
 def cases_of(name: str, dtype: str, *, costly: bool = False) -> Iterator[tuple[Any, ...]]:
@@ -244,5 +293,5 @@ def cases_of(name: str, dtype: str, *, costly: bool = False) -> Iterator[tuple[A
 
 def too_many(args: tuple[Any, ...]) -> bool:
     """Whether there are so many probabilities that threads that take turns need seconds for them."""
-    lengths = [arg.shape[1] for arg in args if isinstance(arg, np.ndarray) and arg.ndim == 3 and arg.dtype.kind == "f"]
-    return max(lengths) > 500
+    shapes = [arg.shape for arg in args if isinstance(arg, np.ndarray) and arg.ndim == 3 and arg.dtype.kind in "fu"]
+    return max(n * length for n, length, _ in shapes) > 1500

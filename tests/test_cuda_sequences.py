@@ -9,17 +9,18 @@ from typing import Any
 import cuda_host
 import numpy as np
 import pytest
-from cuda_cases import ATTENTION, SIZES, cases_of, of_attention
+from cuda_cases import ATTENTION, EXACT_ATTENTION, SIZES, cases_of, of_attention
 from test_cuda_checks import changed_kernels
 
 import bpnet as bp
 from bpnet import ops
 from bpnet.dispatch import Kernel, Variant
-from bpnet.testing.kernels import assert_close, call
+from bpnet.testing.kernels import agreement, assert_close, call
 from bpnet_cupy.host.arrays import HostArray
 from bpnet_cupy.host.build import Kernels
 from bpnet_cupy.host.driver import HostLaunch, HostProduct
 from bpnet_cupy.kernels import attention as bodies
+from bpnet_cupy.kernels import attention_products
 
 pytestmark = pytest.mark.cuda_host
 
@@ -37,7 +38,7 @@ def hold(name: str, args: tuple[Any, ...], dtype: str, orders: tuple[int, ...] =
     cuda_host.driver().launches.clear()
     with cuda_host.mode(orders=orders):
         found = cuda_host.back(variant.body(*own))
-    assert_close(found, call(op.reference.body, args)[0], dtype)
+    assert_close(found, call(op.reference.body, args)[0], agreement(name, dtype))
     return {each.name for each in cuda_host.driver().launches}
 
 
@@ -45,6 +46,7 @@ def hold(name: str, args: tuple[Any, ...], dtype: str, orders: tuple[int, ...] =
 def few_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probabilities are kept of next to nothing: what is done where there are too many of them."""
     monkeypatch.setattr(importlib.import_module("bpnet.ops.attention"), "KEPT", 4)
+    monkeypatch.setattr(attention_products, "KEPT", 600)  # some queries of a head, or some heads
     monkeypatch.setattr(importlib.import_module("bpnet.ops.attention"), "BLOCK", 1 << 12)
 
 
@@ -60,7 +62,7 @@ def test_attention_makes_its_probabilities_again(name: str, dtype: str, few_kept
 
 
 @pytest.mark.parametrize("kept", [False, True])
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("name", EXACT_ATTENTION)
 def test_attention_in_larger_tiles(
     name: str, kept: bool, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -92,12 +94,43 @@ def test_attention_takes_keys_and_values_that_lie_side_by_side() -> None:
     assert all(each.flags.c_contiguous for each in found)
 
 
-def test_heads_of_more_features_than_a_tile_holds_go_to_the_reference() -> None:
-    x = HostArray(np.ones((1, 2, 3 * 129), np.float32))
-    for heads, body in ((1, "reference"), (3, "reference"), (9, "bpnet_cupy")):
-        assert ops.attention.choose((x, x, x, None, None, heads, False, 0.0)).name == body
-    for heads, body in ((1, "reference"), (3, "bpnet_cupy")):
-        assert ops.self_attention.choose((x, None, None, heads, False, 0.0)).name == body
+@pytest.mark.parametrize("kept", [False, True])
+def test_heads_of_more_features_than_a_tile_holds_are_multiplied_by_the_library(
+    kept: bool, request: pytest.FixtureRequest
+) -> None:
+    if not kept:
+        request.getfixturevalue("few_kept")
+    rng = np.random.default_rng(4)
+    q, k, v, dy = rng.normal(size=(4, 2, 23, 3 * 129)).astype(np.float32)
+    for heads, by_products in ((1, True), (3, True), (9, False)):
+        settings = (None, rng.uniform(size=(2, heads, 23, 23)) > 0.5, heads, True, 0.5)
+        y, sums = ops.attention(q, k, v, *settings)
+        launched = hold("attention", (q, k, v, *settings), "float32")
+        launched |= hold("attention_backward", (dy, y, q, k, v, sums, *settings), "float32")
+        assert ("softmax_scores<float, float, 32>" in launched) == by_products
+        assert ("scores_backward<float, float>" in launched) == by_products
+        assert any(each.startswith("attention<") for each in launched) != by_products
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100, 500, 10**6])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (3, 2, 5, 7), (2, 3, 40, 1), (1, 1, 30, 30)])
+def test_no_more_scores_are_there_at_a_time_than_were_said(
+    limit: int, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every query of every matrix is in one part, in order; a part is of the limit, or of one query."""
+    monkeypatch.setattr(importlib.import_module("bpnet.ops.attention"), "KEPT", 0)
+    monkeypatch.setattr(attention_products, "KEPT", limit)
+    n, heads, n_queries, n_keys = sizes
+    x = HostArray(np.ones((n, n_queries, heads), np.float32))
+    found = attention_products.heads_of(x, n_keys, heads, None, None, heads, False, 0.0)
+    rows: list[int] = []
+    for matrices, queries in found.parts():
+        count = (matrices.stop - matrices.start) * (queries.stop - queries.start)
+        assert count * n_keys <= max(limit, n_keys)
+        assert count * n_keys <= found.most
+        assert matrices.stop - matrices.start == 1 or (queries.start, queries.stop) == (0, n_queries)
+        rows += range(matrices.start * n_queries + queries.start, matrices.start * n_queries + queries.start + count)
+    assert rows == list(range(n * heads * n_queries))
 
 
 def test_a_value_that_nobody_sees_is_not_looked_at(few_kept: None) -> None:
@@ -161,7 +194,7 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
         "bool none = reverse ? t == n_steps - 1 : t == 0;",
         "bool none = t == 0;",
         "rnn_backward",
-        "states_before<float>",
+        "states_before<float, float>",
     ),
     "padding counts as input": (
         "out[i] = present(lengths, sample, row - sample * n_steps) ? x[i] : T(0);",
@@ -230,6 +263,60 @@ MUTANTS: dict[str, tuple[str, str, str, str]] = {
         "rest = each * left_of(ds[i][j], keep, here, grown) * scale;",
         "self_attention_backward",
         "attention_backward_keys<float, 2, 32>",
+    ),
+    "whole scores see the future": (
+        "column_of(row, n_queries) + 1 + n_keys - n_queries : n_keys)",
+        "column_of(row, n_queries) + 2 + n_keys - n_queries : n_keys)",
+        "self_attention_bf16",
+        "softmax_scores<float, unsigned short, 8>",
+    ),
+    "whole scores see padding": (
+        "return key < end && (!there || there[key]);",
+        "return key < end;",
+        "attention_bf16",
+        "softmax_scores<float, unsigned short, 8>",
+    ),
+    "a row of scores that sees nothing divides by 0": (
+        "if (total == 0) total = 1;",
+        "",
+        "attention_bf16",
+        "softmax_scores<float, unsigned short, 8>",
+    ),
+    "a factor keeps what was dropped": (
+        "left[c] = as_factor<S>(left_of(p, keep, (first + row) * n_keys + c, grown));",
+        "left[c] = as_factor<S>(p);",
+        "attention_bf16",
+        "softmax_scores<float, unsigned short, 8>",
+    ),
+    "heads lie in the order of their parts": (
+        "(part * heads + head - sample * heads) * size + f);",
+        "(head - sample * heads) * size + f);",
+        "self_attention_bf16",
+        "split_heads<unsigned short, unsigned short>",
+    ),
+    "heads are joined in the order of samples": (
+        "int64 head = (part * samples + sample) * heads + place - part * heads;",
+        "int64 head = (sample + part) * heads + place - part * heads;",
+        "self_attention_bf16_backward",
+        "join_heads<float>",
+    ),
+    "what was dropped has a gradient among whole scores": (
+        "slopes[i] = as_factor<S>(p * (left_of(dp[i], keep, at, grown) - less) * scale);",
+        "slopes[i] = as_factor<S>(p * (dp[i] - less) * scale);",
+        "attention_bf16_backward",
+        "scores_backward<float, unsigned short>",
+    ),
+    "a head's sums are those of its sample": (
+        "inner[(sample * n_queries + row - head * n_queries) * heads + head - sample * heads];",
+        "inner[(sample * n_queries + row - head * n_queries) * heads];",
+        "attention_bf16_backward",
+        "scores_backward<float, unsigned short>",
+    ),
+    "the state of a product is cut, not rounded": (
+        "if (bits) bits[i] = bf16_bits((float)value);",
+        "if (bits) bits[i] = (unsigned short)(__float_as_uint((float)value) >> 16);",
+        "lstm_bf16",
+        "lstm_step<float, long long>",
     ),
     "later queries are left out": (
         "return key > later ? key - later : 0; }",

@@ -590,7 +590,7 @@ def test_what_cannot_be_is_refused_before_anything_is_changed() -> None:
         bp.Trainer(double, loss, bp.Adam(), precision="bf16")
     assert double.store.compute is None
     with pytest.raises(bp.ConfigError, match="changes nothing in a model without a layer that multiplies in bfloat16"):
-        bp.Trainer(bp.Sequential(bp.Conv2d(1, 2, 3), bp.Flatten()), loss, bp.Adam(), precision="bf16")
+        bp.Trainer(bp.Sequential(bp.LayerNorm(3), bp.ReLU()), loss, bp.Adam(), precision="bf16")
     one = trainer()
     with pytest.raises(bp.ConfigError, match="this one is of float64"):
         one.model.to(dtype="float64")

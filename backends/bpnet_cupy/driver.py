@@ -143,7 +143,7 @@ def three(size: Grid) -> tuple[int, ...]:
     return (*sizes, 1, 1)[:3]
 
 
-SOURCES = ("kernels.cu", "images.cu", "norms.cu", "tables.cu", "features.cu", "sequences.cu", "counts.cu")
+SOURCES = ("kernels.cu", "images.cu", "norms.cu", "tables.cu", "features.cu", "sequences.cu", "scores.cu", "counts.cu")
 """The files of the kernels, compiled as one: the first has what the others use."""
 
 

@@ -977,6 +977,17 @@ __device__ inline unsigned short bf16_bits(float x) {
     return (unsigned short)((word + 0x7fffu + (word >> 16 & 1u)) >> 16);
 }
 
+__device__ inline float bf16_number(unsigned short bits) { return __uint_as_float((unsigned)bits << 16); }
+
+// A number as a factor of a product of S: its bits where those are multiplied.
+template <class S, class T> __device__ S as_factor(T x) {
+    if constexpr (sizeof(S) == 2 && sizeof(T) > 2) {
+        return bf16_bits(x);
+    } else {
+        return x;
+    }
+}
+
 struct alignas(8) FourHalves {
     unsigned short element[4];
 };
@@ -1013,7 +1024,7 @@ template <int> __global__ void from_bf16(float* out /* n */, const unsigned shor
         unsigned short v[m];
         float x[m];
         load(v, bits + i);
-        for (int j = 0; j < m; ++j) x[j] = __uint_as_float((unsigned)v[j] << 16);
+        for (int j = 0; j < m; ++j) x[j] = bf16_number(v[j]);
         store(out + i, x);
     });
 }

@@ -215,7 +215,8 @@ class CheckingDriver:
         """Check a product."""
         halves = a.dtype == b.dtype == HALVES and out.dtype == np.float32
         for x in (out, a, b):
-            fits = (x.dtype == out.dtype and x.dtype in TYPES) or (halves and x.dtype == HALVES)
+            fits = x.dtype == out.dtype != HALVES and x.dtype in TYPES
+            fits = fits or (halves and x.dtype == HALVES)
             if not isinstance(x, self.array_type) or not fits or x.ndim != out.ndim:
                 raise LaunchError(f"matmul: {_described(x)} beside {out.dtype} arrays with {out.ndim} axes")
         rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]

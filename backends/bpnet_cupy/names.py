@@ -16,6 +16,7 @@ TYPES = {
     np.dtype("int32"): "int",
     np.dtype("int64"): "long long",
     np.dtype("bool"): "bool",
+    np.dtype("uint16"): "unsigned short",  # bits of bfloat16
 }
 """The C++ name of a dtype."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _REALS = ("float", "double")
+_ELEMENTS = (*_REALS, "unsigned short")
 _LABELS = ("int", "long long")
 _FLAGS = ("false", "true")
 _LANES = (8, 32)  # columns, or threads of a row
@@ -14,7 +15,7 @@ _WIDTHS = (*_LANES, 256)
 def instances(activations: tuple[str, ...]) -> dict[str, tuple[tuple[Any, ...], ...]]:
     """For every kernel what its template's parameters may be. activations : the structs that may follow a sum"""
     return {
-        "gather_windows": (_REALS,),
+        "gather_windows": (_ELEMENTS,),
         "add_windows": (_REALS, activations),
         "depthwise": (_REALS, activations),
         "depthwise_back": (_REALS, activations),
@@ -28,8 +29,8 @@ def instances(activations: tuple[str, ...]) -> dict[str, tuple[tuple[Any, ...], 
         "global_avg_pool_backward": (_REALS,),
         "global_max_pool": (_REALS, _LANES),
         "global_max_pool_backward": (_REALS, _LANES),
-        "swap_axes": (_REALS,),
-        "transpose_tiles": (_REALS,),
+        "swap_axes": (_ELEMENTS,),
+        "transpose_tiles": (_ELEMENTS,),
         "keep_channels": (_REALS,),
         "layer_norm": (_REALS, _WIDTHS, _FLAGS),
         "layer_norm_backward": (_REALS, _WIDTHS, _FLAGS),

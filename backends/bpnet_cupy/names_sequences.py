@@ -1,4 +1,4 @@
-"""The instantiations of sequences.cu and counts.cu, as `names` has those of kernels.cu."""
+"""The instantiations of sequences.cu, scores.cu and counts.cu, as `names` has those of kernels.cu."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 _REALS = ("float", "double")
 _LABELS = ("int", "long long")
 _LANES = (8, 32)
+_FACTORS = ("float, float", "double, double", "float, unsigned short")
+"""Of a kernel's numbers, and of the factors that it makes of them: bits of bfloat16 too."""
 HEAD_SIZES = (32, 64, 128)
 """The numbers of features of a head that attention is compiled for; others take the next larger one."""
 
@@ -34,8 +36,8 @@ INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "lstm_step_backward": (_REALS, _LABELS),
     "gru_step": (_REALS, _LABELS),
     "gru_step_backward": (_REALS, _LABELS),
-    "states_before": (_REALS,),
-    "present_steps": (_REALS, _LABELS),
+    "states_before": (_FACTORS,),
+    "present_steps": ((*_REALS, "unsigned short"), _LABELS),
     "last_step": (_REALS, _LABELS),
     "last_step_backward": (_REALS, _LABELS),
     "attention_inner": (_REALS, _LANES),
@@ -43,6 +45,10 @@ INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
         kernel: (tuple(f"{kind}, {rows}, {size}" for (kind, rows), sizes in tiles.items() for size in sizes),)
         for kernel, tiles in TILES.items()
     },
+    "split_heads": (("float, float", "double, double", "unsigned short, unsigned short", "unsigned short, float"),),
+    "join_heads": (_REALS,),
+    "softmax_scores": (_FACTORS, (*_LANES, 256)),
+    "scores_backward": (_FACTORS,),
     "largest": (_REALS, _LANES),
     "above": (_REALS,),
     "count_top_k": (_REALS, _LABELS, _LANES),

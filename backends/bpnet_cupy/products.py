@@ -103,7 +103,7 @@ def _of_bits(matmul: Any, out: Array, a: Array, b: Array, alpha: float, beta: fl
 
 
 def _widened(bits: Array) -> Array:
-    return ops.from_bf16(bits) if bits.flags.c_contiguous else ops.from_bf16(bits.T).T
+    return ops.from_bf16(bits) if bits.flags.c_contiguous else ops.from_bf16(bits.swapaxes(-2, -1)).swapaxes(-2, -1)
 
 
 def _scaled(matmul: Any, out: Array, a: Array, b: Array, alpha: float, beta: float) -> None:

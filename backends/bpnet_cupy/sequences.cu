@@ -4,7 +4,13 @@
 // ---- recurrent networks ----
 
 // A step of every sequence is one launch behind the product of states and weights. x W of all steps lies as the
-// sequences do, (samples, n_steps, ...); what is kept for the backward, and states, lie step by step.
+// sequences do, (samples, n_steps, ...); what is kept for the backward, and states, lie step by step. Where products
+// take bfloat16, a step writes the bits that the next one multiplies.
+
+// The bits of element i, where bits are wanted: of float only.
+template <class T> __device__ void store_bits(unsigned short* bits, int64 i, T value) {
+    if (bits) bits[i] = bf16_bits((float)value);
+}
 
 // Whether there is a position t in a sequence; all are there where there are no lengths.
 template <class L> __device__ bool present(const L* lengths, int64 sample, int64 t) {
@@ -22,7 +28,8 @@ struct ReluUnit {
 
 // h_t = F(x_t W + h_{t-1} U + b); `product` is h_{t-1} U, none where the state before is 0.
 template <class T, class L, class F>
-__global__ void rnn_step(T* y /* samples * n_steps * width */, T* state /* samples * width */,
+__global__ void rnn_step(T* y /* samples * n_steps * width */, T* state /* samples * width? */,
+                         unsigned short* bits /* samples * width? */,
                          const T* xW /* samples * n_steps * width */, const T* product /* samples * width? */,
                          const T* bias /* width */, const L* lengths /* samples? */, int64 samples, int64 n_steps,
                          int64 width, int64 t) {
@@ -34,13 +41,15 @@ __global__ void rnn_step(T* y /* samples * n_steps * width */, T* state /* sampl
         if (product) a = a + product[i];
         T h = here ? F::value(a) : T(0);
         y[at] = h;
-        state[i] = h;
+        if (state) state[i] = h;
+        store_bits(bits, i, h);
     }
 }
 
 // dz of step t, also as rows of their own for the next product; `product` is dz_{t+1} U^T.
 template <class T, class L, class F>
-__global__ void rnn_step_backward(T* d /* samples * n_steps * width */, T* dz /* samples * width */,
+__global__ void rnn_step_backward(T* d /* samples * n_steps * width */, T* dz /* samples * width? */,
+                                  unsigned short* bits /* samples * width? */,
                                   const T* dy /* samples * n_steps * width */, const T* y /* samples * n_steps * width */,
                                   const T* product /* samples * width? */, const L* lengths /* samples? */,
                                   int64 samples, int64 n_steps, int64 width, int64 t) {
@@ -50,7 +59,8 @@ __global__ void rnn_step_backward(T* d /* samples * n_steps * width */, T* dz /*
         T dh = present(lengths, sample, t) ? dy[at] + (product ? product[i] : T(0)) : T(0);
         T found = F::backward(dh, y[at]);
         d[at] = found;
-        dz[i] = found;
+        if (dz) dz[i] = found;
+        store_bits(bits, i, found);
     }
 }
 
@@ -58,7 +68,8 @@ __global__ void rnn_step_backward(T* d /* samples * n_steps * width */, T* dz /*
 // made before, -1 at the first one, which starts from `cell`, or 0.
 template <class T, class L>
 __global__ void lstm_step(T* y /* samples * n_steps * width */, T* gates /* n_steps * 4 * samples * width */,
-                          T* cells /* n_steps * samples * width */, T* state /* samples * width */,
+                          T* cells /* n_steps * samples * width */, T* state /* samples * width? */,
+                          unsigned short* bits /* samples * width? */,
                           const T* xW /* samples * n_steps * 4 * width */, const T* product /* samples * 4 * width? */,
                           const T* bias /* 4 * width */, const T* cell /* samples * width? */,
                           const L* lengths /* samples? */, int64 samples, int64 n_steps, int64 width, int64 t,
@@ -84,14 +95,16 @@ __global__ void lstm_step(T* y /* samples * n_steps * width */, T* gates /* n_st
         kept[3 * n] = g;
         cells[t * n + i] = next;
         y[(sample * n_steps + t) * width + c] = h;
-        state[i] = h;
+        if (state) state[i] = h;
+        store_bits(bits, i, h);
     }
 }
 
 // The backward of step t: `dc` holds dc_{t+1} f_{t+1} and gets dc_t f_t; `before` is the step that the forward made
 // before t, -1 where there is none; `first` holds at the step that is treated first.
 template <class T, class L>
-__global__ void lstm_step_backward(T* d /* samples * n_steps * 4 * width */, T* dz /* samples * 4 * width */,
+__global__ void lstm_step_backward(T* d /* samples * n_steps * 4 * width */, T* dz /* samples * 4 * width? */,
+                                   unsigned short* bits /* samples * 4 * width? */,
                                    T* dc /* samples * width */, const T* dy /* samples * n_steps * width */,
                                    const T* gates /* n_steps * 4 * samples * width */,
                                    const T* cells /* n_steps * samples * width */,
@@ -111,7 +124,8 @@ __global__ void lstm_step_backward(T* d /* samples * n_steps * 4 * width */, T* 
                          slope * in * (1 - g * g), dh * s * (out * (1 - out))};
         for (int k = 0; k < 4; ++k) {
             d[((sample * n_steps + t) * 4 + k) * width + c] = quarters[k];
-            dz[(sample * 4 + k) * width + c] = quarters[k];
+            if (dz) dz[(sample * 4 + k) * width + c] = quarters[k];
+            store_bits(bits, (sample * 4 + k) * width + c, quarters[k]);
         }
         dc[i] = slope * forget;
     }
@@ -120,7 +134,8 @@ __global__ void lstm_step_backward(T* d /* samples * n_steps * 4 * width */, T* 
 // `before` is the state before, none where it is 0; it may be `state` itself.
 template <class T, class L>
 __global__ void gru_step(T* y /* samples * n_steps * width */, T* gates /* n_steps * samples * 4 * width */,
-                         T* state /* samples * width */, const T* xW /* samples * n_steps * 3 * width */,
+                         T* state /* samples * width */, unsigned short* bits /* samples * width? */,
+                         const T* xW /* samples * n_steps * 3 * width */,
                          const T* product /* samples * 3 * width? */, const T* before /* samples * width? */,
                          const T* bias /* 3 * width */, const T* bias_n /* width */, const L* lengths /* samples? */,
                          int64 samples, int64 n_steps, int64 width, int64 t) {
@@ -145,13 +160,15 @@ __global__ void gru_step(T* y /* samples * n_steps * width */, T* gates /* n_ste
         kept[3 * width] = m;
         y[(sample * n_steps + t) * width + c] = h;
         state[i] = h;
+        store_bits(bits, i, h);
     }
 }
 
 // `carried` holds dh_{t+1} z_{t+1} and gets dh_t z_t; `product` is q_{t+1} U^T. p and q as bpnet.ops.gru has them.
 template <class T, class L>
 __global__ void gru_step_backward(T* p /* samples * n_steps * 3 * width */, T* q /* samples * n_steps * 3 * width? */,
-                                  T* step /* samples * 3 * width */, T* carried /* samples * width */,
+                                  T* step /* samples * 3 * width? */, unsigned short* bits /* samples * 3 * width? */,
+                                  T* carried /* samples * width */,
                                   const T* dy /* samples * n_steps * width */,
                                   const T* y /* samples * n_steps * width */,
                                   const T* gates /* n_steps * samples * 4 * width */,
@@ -173,20 +190,21 @@ __global__ void gru_step_backward(T* p /* samples * n_steps * 3 * width */, T* q
             int64 at = ((sample * n_steps + t) * 3 + k) * width + c;
             p[at] = k == 2 ? dn : thirds[k];
             if (q) q[at] = thirds[k];
-            step[(sample * 3 + k) * width + c] = thirds[k];
+            if (step) step[(sample * 3 + k) * width + c] = thirds[k];
+            store_bits(bits, (sample * 3 + k) * width + c, thirds[k]);
         }
         carried[i] = dh * z;
     }
 }
 
 // The state that each step started from: y of the step before, 0 at the first one.
-template <class T>
-__global__ void states_before(T* out /* samples * n_steps * width */, const T* y /* samples * n_steps * width */,
+template <class T, class S>
+__global__ void states_before(S* out /* samples * n_steps * width */, const T* y /* samples * n_steps * width */,
                               int64 samples, int64 n_steps, int64 width, bool reverse) {
     for (int64 i = first_thread(); i < samples * n_steps * width; i += all_threads()) {
         int64 t = column_of(row_of(i, width), n_steps);
         bool none = reverse ? t == n_steps - 1 : t == 0;
-        out[i] = none ? T(0) : reverse ? y[i + width] : y[i - width];
+        out[i] = as_factor<S>(none ? T(0) : reverse ? y[i + width] : y[i - width]);
     }
 }
 
@@ -433,13 +451,18 @@ __global__ void TWO_BLOCKS attention(T* y /* samples * n_queries * heads * size 
     }
 }
 
-// For every row and head the sum of dy y over its features: what the softmax's derivative subtracts.
+// For every row and head the sum of dy y over its features: what the softmax's derivative subtracts. With `rounded` dy
+// counts as it is in bfloat16.
 template <class T, int W>
 __global__ void attention_inner(T* inner /* rows */, const T* dy /* rows * size */, const T* y /* rows * size */,
-                                int64 rows, int64 size) {
+                                int64 rows, int64 size, bool rounded) {
     for_rows<W>(rows, [&](int64 row, int64 lane, bool alive) {
         T sum = 0;
-        for (int64 f = lane; f < (alive ? size : 0); f += W) sum += dy[row * size + f] * y[row * size + f];
+        for (int64 f = lane; f < (alive ? size : 0); f += W) {
+            T slope = dy[row * size + f];
+            if (rounded) slope = bf16_number(bf16_bits((float)slope));
+            sum += slope * y[row * size + f];
+        }
         sum = row_sum<W>(sum);
         if (lane == 0 && alive) inner[row] = sum;
     });

@@ -60,6 +60,7 @@ def _subject(settings: MemorySettings) -> tuple[Layer, dict[str, Any]]:
             "loss": draft.loss,
             "optimizer": draft.optimizer,
             "dtype": draft.training.dtype,
+            "precision": draft.training.precision,
         }
     if not os.path.isfile(name):
         raise ConfigError(f"RECIPE: there is no file {name!r}; `bpnet train digits --out {name}` would make one")
@@ -69,5 +70,6 @@ def _subject(settings: MemorySettings) -> tuple[Layer, dict[str, Any]]:
     if saved.recipe is not None:
         found["optimizer"] = saved.recipe.optimizer
         found["batch_size"] = settings.batch_size or saved.recipe.training.batch_size
+        found["precision"] = saved.recipe.training.precision
         shape = shape or tuple(saved.parts()[0].x.shape[1:])
     return saved.model, found | {"input_shape": shape}

@@ -7,7 +7,7 @@ from typing import Any
 from bpnet import ops
 from bpnet.backend import type_name
 from bpnet.checks import flag
-from bpnet.dispatch import Array, dtype_name
+from bpnet.dispatch import Array, Kernel, dtype_name
 from bpnet.errors import ConfigError, DTypeError, ShapeError, StateError
 from bpnet.initializers import Initializer
 from bpnet.layers.base import Layer
@@ -38,6 +38,8 @@ class MultiHeadAttention(Layer):
            the loss ignore it.
     `step` continues causal sequences from a cache of their keys and values.
     """
+
+    computes_in_bf16 = True
 
     def __init__(
         self,
@@ -158,11 +160,11 @@ class MultiHeadAttention(Layer):
         """Return y, (N, T, D)."""
         self._check(x, context, mask)
         if context is None:
-            qkv = self._turned(self.qkv(x), 0)
-            a, _ = ops.self_attention(qkv, mask, None, self.n_heads, self.causal, 0.0)
+            (qkv,) = self._factors(self._turned(self.qkv(x), 0))
+            a, _ = self._self_attention(qkv, mask, None, self.n_heads, self.causal, 0.0)
         else:
-            k, v = self._halves(self.key_value(context))
-            a, _ = ops.attention(self.query(x), k, v, mask, None, self.n_heads, False, 0.0)
+            q, kv = self._factors(self.query(x), self.key_value(context))
+            a, _ = self._attention(q, *self._halves(kv), mask, None, self.n_heads, False, 0.0)
         return self.output(a)
 
     def step(self, x: Array, cache: Any = None) -> tuple[Array, Any]:
@@ -180,8 +182,24 @@ class MultiHeadAttention(Layer):
                     f"{self!r} got a cache of {cache[0].shape[0]} sequences and x of shape {tuple(x.shape)}"
                 )
             k, v = ops.concatenate((cache[0], k), 1), ops.concatenate((cache[1], v), 1)
-        a, _ = ops.attention(q, k, v, None, None, self.n_heads, True, 0.0)
+        a, _ = self._attention(*self._factors(q, k, v), None, None, self.n_heads, True, 0.0)
         return self.output(a), (k, v)
+
+    @property
+    def _in_bf16(self) -> bool:
+        return self.output.weight.compute is not None
+
+    @property
+    def _attention(self) -> Kernel:
+        return ops.attention_bf16 if self._in_bf16 else ops.attention
+
+    @property
+    def _self_attention(self) -> Kernel:
+        return ops.self_attention_bf16 if self._in_bf16 else ops.self_attention
+
+    def _factors(self, *arrays: Array) -> tuple[Array, ...]:
+        """Queries, keys and values as the products take them: rounded to bfloat16 where they are computed so."""
+        return tuple(ops.to_bf16(each) for each in arrays) if self._in_bf16 else arrays
 
     def _turned(self, qkv: Array, start: int, direction: float = 1.0) -> Array:
         """Queries and keys turned by their positions, values as they are."""
@@ -204,11 +222,12 @@ class MultiHeadAttention(Layer):
             shape = (x.shape[0], self.n_heads, x.shape[1], n_keys)
             keep = ops.keep_mask(*self.stream.source, shape, self.dropout)
         if context is None:
-            given: tuple[Array, ...] = (self._turned(self.qkv.forward(x), 0),)
-            a, kept = ops.self_attention(*given, mask, keep, self.n_heads, self.causal, self.dropout)
+            given = self._factors(self._turned(self.qkv.forward(x), 0))
+            a, kept = self._self_attention(*given, mask, keep, self.n_heads, self.causal, self.dropout)
         else:
-            given = (self.query.forward(x), *self._halves(self.key_value.forward(context)))
-            a, kept = ops.attention(*given, mask, keep, self.n_heads, False, self.dropout)
+            q, kv = self._factors(self.query.forward(x), self.key_value.forward(context))
+            given = (q, *self._halves(kv))
+            a, kept = self._attention(*given, mask, keep, self.n_heads, False, self.dropout)
         y = self.output.forward(a)
         self.keep(given, a, kept, mask, keep, self.dropout, tuple(y.shape), y.dtype)
         return y
@@ -227,10 +246,13 @@ class MultiHeadAttention(Layer):
             self.output.backward(dy, need_dx=False)
             return None
         da = self.output.backward(dy)
+        in_bf16 = given[0].dtype != dtype  # as its forward was, whatever has been set since
         if self.n_context is None:
-            dqkv = ops.self_attention_backward(da, a, *given, kept, mask, keep, self.n_heads, self.causal, rate)
+            kernel = ops.self_attention_bf16_backward if in_bf16 else ops.self_attention_backward
+            dqkv = kernel(da, a, *given, kept, mask, keep, self.n_heads, self.causal, rate)
             return self.qkv.backward(self._turned(dqkv, 0, -1.0), need_dx)
-        dq, dk, dv = ops.attention_backward(da, a, *given, kept, mask, keep, self.n_heads, False, rate)
+        kernel = ops.attention_bf16_backward if in_bf16 else ops.attention_backward
+        dq, dk, dv = kernel(da, a, *given, kept, mask, keep, self.n_heads, False, rate)
         dkv = ops.concatenate((dk, dv), -1)
         found = self.query.backward(dq, need_dx), self.key_value.backward(dkv, need_dx)
         return found if need_dx else None

@@ -49,7 +49,6 @@ class Layer(Trained, OnSequences, Checked, Tracked):
     _origin: tuple[int | None, str | Backend | None, str | None] = (None, None, None)
     _seen = -1  # the version at which the store was last compared with the tree
     side_inputs: ClassVar[frozenset[str]] = frozenset()
-    computes_in_bf16: ClassVar[bool] = False  # whether its products take bfloat16 where the store has copies in it
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -73,6 +72,11 @@ class Layer(Trained, OnSequences, Checked, Tracked):
             self._adopt(name, value)
 
     # --- what a layer does ---
+
+    @property
+    def computes_in_bf16(self) -> bool:
+        """Whether its products take bfloat16 where the store has copies in it; a class may set it to True."""
+        return False
 
     def __call__(self, x: Array) -> Array:
         """Inference: return the output for `x`; save nothing."""
@@ -305,6 +309,7 @@ class Layer(Trained, OnSequences, Checked, Tracked):
         loss: Loss | None = None,
         optimizer: Optimizer | None = None,
         dtype: str | None = None,
+        precision: str | None = None,
         budget: int | str | None = None,
         planned: bool = True,
     ) -> MemoryReport:
@@ -313,6 +318,7 @@ class Layer(Trained, OnSequences, Checked, Tracked):
         input_shape : the shape of one sample; needed unless the first layer tells it, as Dense does
         loss        : None: MeanSquaredError; optimizer : None: Adam
         dtype       : None: the model's, or float32
+        precision   : of a Trainer, "float32" or "bf16"; None: the one that the model computes in
         budget      : bytes, or text such as "2 GiB": the report then has the largest batch in it
         planned     : whether of a whole fit by a Trainer, the proof of its plan included; else of the explicit loop
         The model stays as it is, without arrays where it has none.
@@ -327,6 +333,7 @@ class Layer(Trained, OnSequences, Checked, Tracked):
             loss=loss,
             optimizer=optimizer,
             dtype=dtype,
+            precision=precision,
             budget=budget,
             planned=planned,
         )

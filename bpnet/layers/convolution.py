@@ -15,6 +15,11 @@ from bpnet.layers.tree import as_size
 from bpnet.ops.windows import Window
 from bpnet.parameter import Parameter, penalty_of
 
+# By whether the convolution is transposed.
+_EXACT, _EXACT_BACKWARD = (ops.conv2d, ops.conv_transpose2d), (ops.conv2d_backward, ops.conv_transpose2d_backward)
+_IN_BF16 = (ops.conv2d_bf16, ops.conv_transpose2d_bf16)
+_IN_BF16_BACKWARD = (ops.conv2d_bf16_backward, ops.conv_transpose2d_bf16_backward)
+
 
 class Convolution(Windowed):
     """What the convolutions share: their parameters and the order of a backward."""
@@ -66,32 +71,44 @@ class Convolution(Windowed):
         """What the kernels take behind x, W and b, for an image of x's size."""
         raise NotImplementedError
 
-    def _weight(self) -> Array:
+    @property
+    def computes_in_bf16(self) -> bool:
+        """Whether it is no depthwise convolution, whose groups of one channel are no matrix products."""
+        return self.groups == 1 or self.groups != (self.n_out if self.transposed else self.n_in)
+
+    def _weight(self, in_bf16: bool) -> Array:
         """The weight as the kernels take it, of four axes."""
-        value = self.weight.value
+        value = self.weight.factor(in_bf16)
         return value if self.axes == 2 else ops.reshape(value, (1, *self.weight.shape))
 
     def _infer(self, x: Array) -> Array:
-        kernel = ops.conv_transpose2d if self.transposed else ops.conv2d
+        return self._applied(x)[0]
+
+    def _applied(self, x: Array) -> tuple[Array, Array]:
+        """The output, and the factor beside the weight, which the derivative needs."""
+        in_bf16 = self.weight.compute is not None and self.computes_in_bf16
+        kernel = (_IN_BF16 if in_bf16 else _EXACT)[self.transposed]
         b = self.bias.value if self.bias is not None else None
-        return self._lowered(kernel(self._raised(x), self._weight(), b, *self._geometry(x)))
+        x = ops.to_bf16(x) if in_bf16 else x
+        return self._lowered(kernel(self._raised(x), self._weight(in_bf16), b, *self._geometry(x))), x
 
     def _forward(self, x: Array) -> Array:
-        y = self._infer(x)
-        self.keep(x, tuple(y.shape))
+        y, kept = self._applied(x)
+        self.keep(kept, tuple(y.shape))
         return y
 
     def _backward(self, dy: Array, need_dx: bool) -> Array:
         """Return dx; accumulate dW and db."""
         x, shape = self.kept()
-        self.check_gradient(dy, shape, x.dtype, x, shape)
         W, b = self.weight, self.bias
+        self.check_gradient(dy, shape, W.value.dtype, x, shape)
         need_db = b is not None and b.trainable
         if not (need_dx or need_db or W.trainable):
             return None
-        kernel = ops.conv_transpose2d_backward if self.transposed else ops.conv2d_backward
-        geometry = self._geometry(x)[:2]
-        dx, dW, db = kernel(self._raised(dy), self._raised(x), self._weight(), *geometry, need_dx, need_db, W.trainable)
+        in_bf16 = x.dtype != W.value.dtype  # as its forward was, whatever has been set since
+        kernel = (_IN_BF16_BACKWARD if in_bf16 else _EXACT_BACKWARD)[self.transposed]
+        factors, geometry = (self._raised(x), self._weight(in_bf16)), self._geometry(x)[:2]
+        dx, dW, db = kernel(self._raised(dy), *factors, *geometry, need_dx, need_db, W.trainable)
         if W.trainable:
             W.accumulate(dW if self.axes == 2 else ops.reshape(dW, W.shape))
         if b is not None and need_db:

@@ -86,9 +86,7 @@ class Dense(Layer):
         W, b = self.weight, self.bias
         self.check_gradient(dy, (*x.shape[:-1], self.n_out), W.value.dtype, x)
         in_bf16 = x.dtype != W.value.dtype  # as its forward was, whatever has been set since
-        backward, factor = (ops.linear_bf16_backward, W.compute) if in_bf16 else (ops.linear_backward, W.value)
-        if factor is None:
-            factor = ops.to_bf16(W.value)
+        backward, factor = ops.linear_bf16_backward if in_bf16 else ops.linear_backward, W.factor(in_bf16)
         need_db = b is not None and b.trainable
         if not W.trainable:  # dW is a whole matrix product
             if not (need_dx or need_db):

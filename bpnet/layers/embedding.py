@@ -107,30 +107,40 @@ class Unembedding(_Table):
     """
 
     positionwise = True
+    computes_in_bf16 = True
 
     def __init__(self, n_tokens: int, n_features: int, *, weight_initializer: Initializer | str = "unit_rows") -> None:
         super().__init__(n_tokens, n_features, weight_initializer)
 
     def __call__(self, x: Array) -> Array:
         """Return x weight^T."""
-        W = self.weight.value
-        self.check_input(x, self.n_features, W)
-        return ops.unembed(x, W)
+        return self._applied(x)[0]
 
     def forward(self, x: Array) -> Array:
-        """Return x weight^T; keep x."""
-        y = self(x)
-        self.keep(x)
+        """Return x weight^T; keep x, in bfloat16 where the product is computed so."""
+        y, kept = self._applied(x)
+        self.keep(kept)
         return y
+
+    def _applied(self, x: Array) -> tuple[Array, Array]:
+        """The output, and the factor beside the table, which the derivative needs."""
+        W = self.weight
+        self.check_input(x, self.n_features, W.value)
+        if W.compute is None:
+            return ops.unembed(x, W.value), x
+        bits = ops.to_bf16(x)
+        return ops.unembed_bf16(bits, W.compute), bits
 
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         """Return dx; accumulate dweight."""
         (x,) = self.kept()
-        self.check_gradient(dy, (*x.shape[:-1], self.n_tokens), x.dtype, x)
-        need_dW = self.weight.trainable
-        if not (need_dx or need_dW):
+        W = self.weight
+        self.check_gradient(dy, (*x.shape[:-1], self.n_tokens), W.value.dtype, x)
+        if not (need_dx or W.trainable):
             return None
-        dx, dW = ops.unembed_backward(dy, x, self.weight.value, need_dx, need_dW)
-        if need_dW:
-            self.weight.accumulate(dW)
+        in_bf16 = x.dtype != W.value.dtype  # as its forward was, whatever has been set since
+        backward = ops.unembed_bf16_backward if in_bf16 else ops.unembed_backward
+        dx, dW = backward(dy, x, W.factor(in_bf16), need_dx, W.trainable)
+        if W.trainable:
+            W.accumulate(dW)
         return dx

@@ -28,6 +28,7 @@ class Recurrent(Layer):
     """
 
     n_gates = 1
+    computes_in_bf16 = True
 
     def __init__(
         self,
@@ -69,6 +70,19 @@ class Recurrent(Layer):
         return self.n_directions * self.n_hidden
 
     # --- one layer in one direction ---
+
+    def _factor(self, x: Array) -> Array:
+        """The input of a layer as its products take it: rounded to bfloat16 where they are computed so."""
+        return x if self.weight[0].compute is None else ops.to_bf16(x)
+
+    def _in_bf16(self, x: Array) -> bool:
+        """Whether the products with this input, which `_factor` has made, are computed in bfloat16."""
+        return bool(x.dtype != self.weight[0].value.dtype)
+
+    def _weights(self, x: Array, index: int) -> tuple[Array, Array]:
+        """W and U as products with x take them."""
+        in_bf16 = self._in_bf16(x)
+        return self.weight[index].factor(in_bf16), self.recurrent[index].factor(in_bf16)
 
     def _run(self, x: Array, index: int, lengths: Array | None, reverse: bool, state: Any = None) -> tuple[Array, ...]:
         """y, and what the derivative needs beside it. state : what the steps go on from, None: zeros"""
@@ -147,7 +161,7 @@ class Recurrent(Layer):
         lengths = self._check(x, lengths)
         layers: list[Any] = []
         for layer in range(self.n_layers):
-            first = layer * self.n_directions
+            first, x = layer * self.n_directions, self._factor(x)
             kept = [self._run(x, first + way, lengths, bool(way)) for way in range(self.n_directions)]
             layers.append((x, kept))
             outputs = tuple(each[0] for each in kept)
@@ -169,7 +183,7 @@ class Recurrent(Layer):
     def backward(self, dy: Array, need_dx: bool = True) -> Array:
         """Return dx; accumulate the gradients of all parameters."""
         shape, layers, lengths = self.kept()
-        self.check_gradient(dy, shape, layers[0][0].dtype, shape, layers, lengths)
+        self.check_gradient(dy, shape, self.weight[0].value.dtype, shape, layers, lengths)
         ways = range(self.n_directions)
         for layer in range(self.n_layers - 1, -1, -1):
             x, kept = layers[layer]
@@ -229,7 +243,7 @@ class Recurrent(Layer):
                 raise ShapeError(
                     f"{self!r}.step needs states of shape ({x.shape[0]}, {self.n_hidden}), got {tuple(state[0].shape)}"
                 )
-            kept = self._run(x, layer, None, False, state)
+            kept = self._run(self._factor(x), layer, None, False, state)
             states.append(self._state(kept))
             x = kept[0]
         return (ops.last_step(x) if self.last else x), tuple(states)

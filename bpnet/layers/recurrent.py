@@ -51,15 +51,16 @@ class RNN(Recurrent):
         )
 
     def _run(self, x: Array, index: int, lengths: Array | None, reverse: bool, state: Any = None) -> tuple[Array, ...]:
-        W, U, b = (each.value for each in self._learned(index))
+        op = ops.rnn_bf16 if self._in_bf16(x) else ops.rnn
         states = () if state is None else state
-        return (ops.rnn(x, W, U, b, self.activation, lengths, reverse, *states),)
+        b = self.bias[index].value
+        return (op(x, *self._weights(x, index), b, self.activation, lengths, reverse, *states),)
 
     def _back(
         self, dy: Array, kept: tuple[Array, ...], x: Array, index: int, settings: tuple[Any, ...]
     ) -> tuple[Array | None, ...]:
-        W, U, _ = (each.value for each in self._learned(index))
-        found: tuple[Array | None, ...] = ops.rnn_backward(dy, kept[0], x, W, U, self.activation, *settings)
+        op = ops.rnn_bf16_backward if self._in_bf16(x) else ops.rnn_backward
+        found: tuple[Array | None, ...] = op(dy, kept[0], x, *self._weights(x, index), self.activation, *settings)
         return found
 
 
@@ -105,17 +106,18 @@ class LSTM(Recurrent):
         )
 
     def _run(self, x: Array, index: int, lengths: Array | None, reverse: bool, state: Any = None) -> tuple[Array, ...]:
-        W, U, b = (each.value for each in self._learned(index))
+        op = ops.lstm_bf16 if self._in_bf16(x) else ops.lstm
         states = () if state is None else state
-        found: tuple[Array, ...] = ops.lstm(x, W, U, b, lengths, reverse, *states)
+        b = self.bias[index].value
+        found: tuple[Array, ...] = op(x, *self._weights(x, index), b, lengths, reverse, *states)
         return found
 
     def _back(
         self, dy: Array, kept: tuple[Array, ...], x: Array, index: int, settings: tuple[Any, ...]
     ) -> tuple[Array | None, ...]:
-        W, U, _ = (each.value for each in self._learned(index))
+        op = ops.lstm_bf16_backward if self._in_bf16(x) else ops.lstm_backward
         y, gates, cells = kept
-        found: tuple[Array | None, ...] = ops.lstm_backward(dy, y, x, W, U, gates, cells, *settings)
+        found: tuple[Array | None, ...] = op(dy, y, x, *self._weights(x, index), gates, cells, *settings)
         return found
 
     def _state(self, kept: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -157,13 +159,15 @@ class GRU(Recurrent):
 
     def _run(self, x: Array, index: int, lengths: Array | None, reverse: bool, state: Any = None) -> tuple[Array, ...]:
         states = () if state is None else state
-        found: tuple[Array, ...] = ops.gru(x, *(p.value for p in self._learned(index)), lengths, reverse, *states)
+        op = ops.gru_bf16 if self._in_bf16(x) else ops.gru
+        biases = self.bias[index].value, self.bias_n[index].value
+        found: tuple[Array, ...] = op(x, *self._weights(x, index), *biases, lengths, reverse, *states)
         return found
 
     def _back(
         self, dy: Array, kept: tuple[Array, ...], x: Array, index: int, settings: tuple[Any, ...]
     ) -> tuple[Array | None, ...]:
+        op = ops.gru_bf16_backward if self._in_bf16(x) else ops.gru_backward
         y, gates = kept
-        W, U = self.weight[index].value, self.recurrent[index].value
-        found: tuple[Array | None, ...] = ops.gru_backward(dy, y, x, W, U, gates, *settings)
+        found: tuple[Array | None, ...] = op(dy, y, x, *self._weights(x, index), gates, *settings)
         return found

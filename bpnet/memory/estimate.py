@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from bpnet.abilities import checked_precision
 from bpnet.backend import FLOATING_DTYPES, Backend, selection
 from bpnet.data.dataset import check_batch_size
 from bpnet.errors import ConfigError
@@ -37,11 +38,12 @@ def estimate(
     loss: Loss | None = None,
     optimizer: Optimizer | None = None,
     dtype: str | None = None,
+    precision: str | None = None,
     budget: int | str | None = None,
     planned: bool = True,
 ) -> MemoryReport:
     """What `model.memory` returns; the arguments are described there."""
-    task = _task(model, batch_size, input_shape, loss, optimizer, dtype)
+    task = _task(model, batch_size, input_shape, loss, optimizer, dtype, precision)
     limit = None if budget is None else bytes_of(budget)
     with Rehearsal(task) as rehearsal:
         at, saved = rehearsal.walked()
@@ -51,6 +53,7 @@ def estimate(
         slots = sum(slot.nbytes for slot in store.slots.values())
         batch = sum(each.nbytes for each in rehearsal.inputs)
         state = (store.values.nbytes, store.grads.nbytes)
+        copies = 0 if store.compute is None else store.compute.nbytes
         del saved
     peaks = peaks_of(task)
     candidates = _candidates(model, sizes)
@@ -75,6 +78,8 @@ def estimate(
         None if limit is None else search(task, limit, planned, peaks_of),
         task,
         peaks_of,
+        precision=task.precision,
+        copies=copies,
     )
 
 
@@ -94,7 +99,9 @@ def _default_loss() -> Loss:
     return MeanSquaredError()
 
 
-def _task(model: Layer, batch_size: Any, input_shape: Any, loss: Any, optimizer: Any, dtype: Any) -> Task:
+def _task(
+    model: Layer, batch_size: Any, input_shape: Any, loss: Any, optimizer: Any, dtype: Any, precision: Any
+) -> Task:
     for what, value, kind, article in (
         ("loss", loss, Loss, "a Loss"),
         ("optimizer", optimizer, Optimizer, "an Optimizer"),
@@ -104,7 +111,7 @@ def _task(model: Layer, batch_size: Any, input_shape: Any, loss: Any, optimizer:
             raise ConfigError(f"memory: {what} must be {article}, got {value!r}{hint}")
     if loss is not None and loss.reduction == "none":
         raise ConfigError(f'memory: {loss!r} gives no one number to train on; take reduction="mean" or "sum"')
-    own_backend, own_dtype = _where(model)
+    own_backend, own_dtype, own_precision = _where(model)
     if dtype is not None and dtype not in FLOATING_DTYPES:
         raise ConfigError(f"memory: dtype must be one of {', '.join(FLOATING_DTYPES)}, got {dtype!r}")
     return Task(
@@ -115,17 +122,18 @@ def _task(model: Layer, batch_size: Any, input_shape: Any, loss: Any, optimizer:
         optimizer or _default_optimizer(),
         dtype or own_dtype,
         own_backend,
+        checked_precision(precision or own_precision, dtype or own_dtype),
     )
 
 
-def _where(model: Layer) -> tuple[str, str]:
-    """The name of the backend and the dtype that the model has, or would have."""
+def _where(model: Layer) -> tuple[str, str, str]:
+    """The name of the backend, the dtype and the precision that the model has, or would have."""
     store = model.root._store
     if store is not None:
-        return store.backend.name, store.dtype
+        return store.backend.name, store.dtype, store.precision
     _, chosen, dtype = model.root._origin
     found: str | Backend = selection(chosen)[0]
-    return found if isinstance(found, str) else found.name, dtype or "float32"
+    return found if isinstance(found, str) else found.name, dtype or "float32", "float32"
 
 
 def _shape(model: Layer, given: Any) -> tuple[int, ...]:

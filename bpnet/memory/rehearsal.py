@@ -40,6 +40,7 @@ class Task:
     optimizer: Optimizer
     dtype: str
     backend: str
+    precision: str = "float32"
     wrapped: tuple[str, ...] = ()
 
 
@@ -93,6 +94,9 @@ class Rehearsal:
         self.store = OutlineStore(
             model.parameters(), model.streams(), backend=self.place, dtype=task.dtype, seed=0, redraw=True
         )
+        if task.precision == "bf16":
+            with recording(self.maker):
+                self.store.make_copies()
         model._store, model._seen = self.store, version()
         self.loss, self.optimizer = copy.copy(task.loss), copy.deepcopy(task.optimizer)
         vars(self.loss).pop("_kept", None)

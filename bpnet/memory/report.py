@@ -53,7 +53,8 @@ class MemoryReport:
     """What `model.memory` found, in bytes; prints as a table.
 
     rows           : in the order of the model; `peaks` : the most that is held, by phase of a training
-    parameters, gradients, optimizer : the flat buffers, with their padding
+    parameters, gradients, optimizer : the flat buffers, with their padding; copies : that of the parameters' copies in
+                     bfloat16, where the precision is "bf16"
     saved          : what layers and loss keep between forward and backward; batch : x and y
     at             : what an eager step does where it holds the most
     counted        : which memory is meant, and what is left out
@@ -80,6 +81,8 @@ class MemoryReport:
     largest: int | None = None
     _task: Task | None = field(default=None, repr=False, compare=False)
     _peak_of: Callable[[Task], Peaks] | None = field(default=None, repr=False, compare=False)
+    precision: str = "float32"
+    copies: int = 0
 
     @property
     def peak(self) -> int:
@@ -88,11 +91,15 @@ class MemoryReport:
 
     @property
     def workspace(self) -> int:
-        """What is held at the peak beside parameters, gradients, optimizer and batch.
+        """What is held at the peak beside parameters, their copies, gradients, optimizer and batch.
 
         That is what is saved, results on their way, the scratch of kernels, and the copies by which a plan is proved.
         """
-        return self.peak - self.parameters - self.gradients - self.optimizer - self.batch
+        return self.peak - self._state - self.batch
+
+    @property
+    def _state(self) -> int:
+        return self.parameters + self.copies + self.gradients + self.optimizer
 
     def largest_batch(self, budget: int | str) -> int:
         """The largest batch whose peak is within the budget; 0 where not even the smallest is.
@@ -110,7 +117,7 @@ class MemoryReport:
         rows = [dict(vars(row)) for row in self.rows]
         recompute = [dict(vars(row), paths=list(row.paths)) for row in self.recompute]
         names = ("batch_size", "dtype", "backend", "planned", "peak", "parameters", "gradients", "optimizer", "saved",
-                 "batch", "workspace", "at", "counted", "budget", "largest")  # fmt: skip
+                 "batch", "workspace", "at", "counted", "budget", "largest", "precision", "copies")  # fmt: skip
         found = {name: getattr(self, name) for name in names}
         return found | {
             "input_shape": list(self.input_shape),
@@ -139,6 +146,7 @@ class MemoryReport:
         shape = str(("N", *self.input_shape)).replace("'", "")
         return (
             f"training on {self.batch_size} samples of x {shape}, {self.dtype} on {self.backend}, "
+            f"{'' if self.precision == 'float32' else 'products in bfloat16, '}"
             f"with {self.loss_name} and {self.optimizer_name}"
         )
 
@@ -153,9 +161,10 @@ class MemoryReport:
         elif self.planned:
             lines.append(f"  no plan, because {peaks.unplanned}")
         lines.append(f"  an eager step holds {shown(peaks.eager)}, the most in {self.at}")
-        state = self.parameters + self.gradients + self.optimizer
+        copied = f" ({shown(self.copies)} copies in bfloat16)" if self.copies else ""
         lines.append(
-            f"  of it {shown(state)} model and optimizer, {shown(self.batch)} batch, {shown(self.workspace)} else"
+            f"  of it {shown(self._state)} model and optimizer{copied}, {shown(self.batch)} batch, "
+            f"{shown(self.workspace)} else"
         )
         if self.budget is not None:
             lines.append(f"the largest batch in {shown(self.budget)}: {self.largest}")

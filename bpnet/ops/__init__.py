@@ -21,7 +21,14 @@ from bpnet.ops.adaptive import adagrad_, lion_, rmsprop_
 from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, rows, split, transpose
 from bpnet.ops.atomic import mul, mul_backward, sum_backward, sum_terms
 from bpnet.ops.attention import attention, attention_backward, self_attention, self_attention_backward
+from bpnet.ops.attention_bf16 import (
+    attention_bf16,
+    attention_bf16_backward,
+    self_attention_bf16,
+    self_attention_bf16_backward,
+)
 from bpnet.ops.bfloat16 import from_bf16, linear_bf16, linear_bf16_backward, round_bf16_, to_bf16, update_bf16_
+from bpnet.ops.conv_bf16 import conv2d_bf16, conv2d_bf16_backward, conv_transpose2d_bf16, conv_transpose2d_bf16_backward
 from bpnet.ops.convolution import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
 from bpnet.ops.counting import (
     above,
@@ -116,6 +123,7 @@ from bpnet.ops.random import dropout, dropout_backward, dropout_channels, keep_m
 from bpnet.ops.rates import scale_rate_, set_rate_
 from bpnet.ops.recurrent import last_step, last_step_backward, rnn, rnn_backward
 from bpnet.ops.regularization import average_, check_norm_, clip_norm_, clip_value_, penalty, penalty_gradient_
+from bpnet.ops.rnn_bf16 import gru_bf16, gru_bf16_backward, lstm_bf16, lstm_bf16_backward, rnn_bf16, rnn_bf16_backward
 from bpnet.ops.sequences import (
     add_positions,
     add_positions_backward,
@@ -157,6 +165,7 @@ from bpnet.ops.smooth import (
     swiglu_backward,
 )
 from bpnet.ops.standardize import standardize, standardize_backward
+from bpnet.ops.unembed_bf16 import unembed_bf16, unembed_bf16_backward
 from bpnet.ops.update import adam_, advance_, amsgrad_, blend_, check_finite_, commit_, sgd_, sgd_momentum_
 from bpnet.ops.weighting import (
     label_targets,
@@ -187,6 +196,8 @@ __all__ = [
     "amsgrad_",
     "attention",
     "attention_backward",
+    "attention_bf16",
+    "attention_bf16_backward",
     "average_",
     "avg_pool2d",
     "avg_pool2d_backward",
@@ -210,8 +221,12 @@ __all__ = [
     "confusion",
     "conv2d",
     "conv2d_backward",
+    "conv2d_bf16",
+    "conv2d_bf16_backward",
     "conv_transpose2d",
     "conv_transpose2d_backward",
+    "conv_transpose2d_bf16",
+    "conv_transpose2d_bf16_backward",
     "copy",
     "copy_",
     "count_correct",
@@ -244,6 +259,8 @@ __all__ = [
     "group_norm_backward",
     "gru",
     "gru_backward",
+    "gru_bf16",
+    "gru_bf16_backward",
     "hardswish",
     "hardswish_backward",
     "hinge",
@@ -275,6 +292,8 @@ __all__ = [
     "log_softmax_backward",
     "lstm",
     "lstm_backward",
+    "lstm_bf16",
+    "lstm_bf16_backward",
     "matmul",
     "matmul_backward",
     "max_pool2d",
@@ -311,6 +330,8 @@ __all__ = [
     "rmsprop_",
     "rnn",
     "rnn_backward",
+    "rnn_bf16",
+    "rnn_bf16_backward",
     "rotate",
     "round_bf16_",
     "rows",
@@ -319,6 +340,8 @@ __all__ = [
     "scale_shift_backward",
     "self_attention",
     "self_attention_backward",
+    "self_attention_bf16",
+    "self_attention_bf16_backward",
     "set_rate_",
     "sgd_",
     "sgd_momentum_",
@@ -363,6 +386,8 @@ __all__ = [
     "transpose",
     "unembed",
     "unembed_backward",
+    "unembed_bf16",
+    "unembed_bf16_backward",
     "update_bf16_",
     "weighted",
     "weighted_sum",

@@ -10,6 +10,7 @@ import math
 
 from bpnet.dispatch import Array, kernel, namespace
 from bpnet.ops.costs import Shaped
+from bpnet.ops.factors import Factor, exactly
 from bpnet.ops.random import keep_scale
 
 KEPT = 1 << 22  # probabilities up to which they are kept: 16 MiB in float32
@@ -116,6 +117,70 @@ def _dropped(x: Array, keep: Array | None, rate: float) -> Array:
     return x if keep is None else namespace(x).where(keep, x * keep_scale(rate), 0)
 
 
+def attended(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    keep: Array | None,
+    heads: int,
+    causal: bool,
+    rate: float,
+    factor: Factor = exactly,
+) -> tuple[Array, Array]:
+    """What `attention` returns. factor : what the probabilities become before they are multiplied"""
+    xp = namespace(q)
+    n_queries = q.shape[1]
+    qs, ks, vs = _heads(q, heads), _heads(k, heads), _heads(v, heads)
+    whole = keeps_probabilities(q.shape[0], heads, n_queries, k.shape[1])
+    parts, kept = [], []
+    for start, stop in query_blocks(q.shape[0], heads, n_queries, k.shape[1]) or [(0, 0)]:
+        s = _scores(qs[:, :, start:stop, :], ks, mask, causal, start, n_queries)
+        p, total = _probabilities(s)
+        some_keep = None if keep is None else keep[:, :, start:stop, :]
+        parts.append(xp.matmul(factor(_dropped(p, some_keep, rate)), vs))
+        kept.append(p if whole else total)
+    return _joined(xp.concat(parts, axis=2)), kept[0] if len(kept) == 1 else xp.concat(kept, axis=2)
+
+
+def attended_backward(
+    dy: Array,
+    y: Array,
+    q: Array,
+    k: Array,
+    v: Array,
+    kept: Array,
+    mask: Array | None,
+    keep: Array | None,
+    heads: int,
+    causal: bool,
+    rate: float,
+    factor: Factor = exactly,
+) -> tuple[Array, Array, Array]:
+    """What `attention_backward` returns. factor : what P and dS become before they are multiplied"""
+    xp = namespace(q)
+    n_queries = q.shape[1]
+    qs, ks, vs, ys, dys = (_heads(each, heads) for each in (q, k, v, y, dy))
+    scale = 1 / math.sqrt(qs.shape[-1])
+    inner = xp.sum(dys * ys, axis=-1, keepdims=True)
+    whole = keeps_probabilities(q.shape[0], heads, n_queries, k.shape[1])
+    dq, dk, dv = [], xp.zeros_like(ks), xp.zeros_like(vs)
+    for start, stop in query_blocks(q.shape[0], heads, n_queries, k.shape[1]) or [(0, 0)]:
+        some_q, some_dy = qs[:, :, start:stop, :], dys[:, :, start:stop, :]
+        if whole:
+            p = kept
+        else:
+            s = _scores(some_q, ks, mask, causal, start, n_queries)
+            p = xp.exp(s - kept[:, :, start:stop, None])
+        some_keep = None if keep is None else keep[:, :, start:stop, :]
+        dv = dv + xp.matmul(xp.matrix_transpose(factor(_dropped(p, some_keep, rate))), some_dy)
+        dp = _dropped(xp.matmul(some_dy, xp.matrix_transpose(vs)), some_keep, rate)
+        ds = factor(p * (dp - inner[:, :, start:stop, :]) * scale)
+        dq.append(xp.matmul(ds, ks))
+        dk = dk + xp.matmul(xp.matrix_transpose(ds), some_q)
+    return _joined(xp.concat(dq, axis=2)), _joined(dk), _joined(dv)
+
+
 @kernel(flops=_attention_flops)
 def attention(
     q: Array, k: Array, v: Array, mask: Array | None, keep: Array | None, heads: int, causal: bool, rate: float
@@ -129,17 +194,7 @@ def attention(
     Returns y, (N, Tq, h d), and what the backward needs: P, or the logarithms of its rows' sums, (N, h, Tq), where P is
     large.
     """
-    xp = namespace(q)
-    n_queries = q.shape[1]
-    qs, ks, vs = _heads(q, heads), _heads(k, heads), _heads(v, heads)
-    whole = keeps_probabilities(q.shape[0], heads, n_queries, k.shape[1])
-    parts, kept = [], []
-    for start, stop in query_blocks(q.shape[0], heads, n_queries, k.shape[1]) or [(0, 0)]:
-        s = _scores(qs[:, :, start:stop, :], ks, mask, causal, start, n_queries)
-        p, total = _probabilities(s)
-        parts.append(xp.matmul(_dropped(p, None if keep is None else keep[:, :, start:stop, :], rate), vs))
-        kept.append(p if whole else total)
-    return _joined(xp.concat(parts, axis=2)), kept[0] if len(kept) == 1 else xp.concat(kept, axis=2)
+    return attended(q, k, v, mask, keep, heads, causal, rate)
 
 
 @kernel(flops=_attention_backward_flops)
@@ -162,30 +217,11 @@ def attention_backward(
     dy y over a head's features: it needs no P. Then dq = dS k / sqrt(d) and dk = dS^T q / sqrt(d). Where probabilities
     were dropped, dv is of what was left, and dP is dropped and grows as P did.
     """
-    xp = namespace(q)
-    n_queries = q.shape[1]
-    qs, ks, vs, ys, dys = (_heads(each, heads) for each in (q, k, v, y, dy))
-    scale = 1 / math.sqrt(qs.shape[-1])
-    inner = xp.sum(dys * ys, axis=-1, keepdims=True)
-    whole = keeps_probabilities(q.shape[0], heads, n_queries, k.shape[1])
-    dq, dk, dv = [], xp.zeros_like(ks), xp.zeros_like(vs)
-    for start, stop in query_blocks(q.shape[0], heads, n_queries, k.shape[1]) or [(0, 0)]:
-        some_q, some_dy = qs[:, :, start:stop, :], dys[:, :, start:stop, :]
-        if whole:
-            p = kept
-        else:
-            s = _scores(some_q, ks, mask, causal, start, n_queries)
-            p = xp.exp(s - kept[:, :, start:stop, None])
-        some_keep = None if keep is None else keep[:, :, start:stop, :]
-        dv = dv + xp.matmul(xp.matrix_transpose(_dropped(p, some_keep, rate)), some_dy)
-        dp = _dropped(xp.matmul(some_dy, xp.matrix_transpose(vs)), some_keep, rate)
-        ds = p * (dp - inner[:, :, start:stop, :]) * scale
-        dq.append(xp.matmul(ds, ks))
-        dk = dk + xp.matmul(xp.matrix_transpose(ds), some_q)
-    return _joined(xp.concat(dq, axis=2)), _joined(dk), _joined(dv)
+    return attended_backward(dy, y, q, k, v, kept, mask, keep, heads, causal, rate)
 
 
-def _thirds(x: Array) -> tuple[Array, Array, Array]:
+def thirds(x: Array) -> tuple[Array, Array, Array]:
+    """q, k and v of what lies side by side."""
     width = x.shape[-1] // 3
     return x[..., :width], x[..., width : 2 * width], x[..., 2 * width :]
 
@@ -195,7 +231,7 @@ def self_attention(
     qkv: Array, mask: Array | None, keep: Array | None, heads: int, causal: bool, rate: float
 ) -> tuple[Array, Array]:
     """`attention` of q, k and v that lie side by side, as one product makes them. qkv : (N, T, 3 h d)"""
-    found: tuple[Array, Array] = attention(*_thirds(qkv), mask, keep, heads, causal, rate)
+    found: tuple[Array, Array] = attention(*thirds(qkv), mask, keep, heads, causal, rate)
     return found
 
 
@@ -212,5 +248,5 @@ def self_attention_backward(
     rate: float,
 ) -> Array:
     """`attention_backward` with dq, dk and dv side by side: dqkv, (N, T, 3 h d)."""
-    found = attention_backward(dy, y, *_thirds(qkv), kept, mask, keep, heads, causal, rate)
+    found = attention_backward(dy, y, *thirds(qkv), kept, mask, keep, heads, causal, rate)
     return namespace(dy).concat(found, axis=-1)

@@ -64,6 +64,20 @@ def round_bf16_(target: Array, source: Array) -> None:
     target[...] = to_bf16.reference.body(source)
 
 
+def rounded(x: Array) -> Array:
+    """The nearest bfloat16 of every number, as float32."""
+    return from_bf16(to_bf16(x))
+
+
+ROUNDED = 3
+"""Operations for a number that is rounded so."""
+
+
+def three(x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
+    """The numbers that these hold the bits of."""
+    return from_bf16(x), from_bf16(y), from_bf16(z)
+
+
 def _linear_bf16_flops(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *settings: Any) -> int:
     return kernel_flops(linear, (x, W, b, activation, *settings)) + size(x) + size(W)
 
@@ -81,9 +95,9 @@ def linear_bf16(x: Array, W: Array, b: Array | None, activation: Kernel | None =
 def _linear_bf16_backward_flops(
     dy: Array, x: Array, W: Array, need_dx: bool = True, need_db: bool = True, need_dW: bool = True
 ) -> int:
-    rounded = 3 * size(dy) if need_dx or need_dW else 0
+    narrowed = ROUNDED * size(dy) if need_dx or need_dW else 0
     widened = (size(x) if need_dW else 0) + (size(W) if need_dx else 0)
-    return kernel_flops(linear_backward, (dy, x, W, need_dx, need_db, need_dW)) + rounded + widened
+    return kernel_flops(linear_backward, (dy, x, W, need_dx, need_db, need_dW)) + narrowed + widened
 
 
 def _linear_bf16_backward_unread(
@@ -106,9 +120,9 @@ def linear_bf16_backward(
     if not (need_dx or need_dW):
         return None, None, db
     wide = from_bf16.reference.body
-    rounded = xp.reshape(wide(to_bf16.reference.body(dy)), (math.prod(dy.shape[:-1]), O))
-    dx = xp.reshape(rounded @ wide(W).T, x.shape) if need_dx else None
-    dW = xp.reshape(wide(x), (math.prod(x.shape[:-1]), x.shape[-1])).T @ rounded if need_dW else None
+    rows = xp.reshape(wide(to_bf16.reference.body(dy)), (math.prod(dy.shape[:-1]), O))
+    dx = xp.reshape(rows @ wide(W).T, x.shape) if need_dx else None
+    dW = xp.reshape(wide(x), (math.prod(x.shape[:-1]), x.shape[-1])).T @ rows if need_dW else None
     return dx, dW, db
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bpnet.dispatch import Array, kernel, namespace
 from bpnet.ops.activations import sigmoid
+from bpnet.ops.factors import Factor, exactly
 from bpnet.ops.recurrent import (
     before,
     by_step,
@@ -32,6 +33,28 @@ def _lstm_flops(
     return n_products(x, 4 * width) + steps * (8 * width * width + 23 * width)
 
 
+def lstm_states(
+    x: Array, W: Array, U: Array, b: Array, lengths: Array | None, reverse: bool, h: Array | None, c: Array | None,
+    factor: Factor = exactly,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """What `lstm` returns. factor : what a state becomes before it is multiplied"""
+    xp = namespace(x)
+    width, n_steps = U.shape[0], x.shape[1]
+    there = present(x, lengths, n_steps)
+    z = input_products(x, W, b, there)
+    h = zero_state(x, width) if h is None else h
+    c = zero_state(x, width) if c is None else c
+    outputs, gates, cells = [h] * n_steps, [h] * n_steps, [c] * n_steps
+    for t in order(n_steps, reverse):
+        i, f, g, o = _parts(z[t, ...] + factor(h) @ U, width)
+        i, f, g, o = sigmoid(i), sigmoid(f), xp.tanh(g), sigmoid(o)
+        here = None if there is None else there[t, ...]
+        c = cells[t] = only(here, f * c + i * g)
+        h = outputs[t] = only(here, o * xp.tanh(c))
+        gates[t] = xp.stack((i, f, o, g), axis=0)
+    return xp.stack(outputs, axis=1), xp.stack(gates, axis=0), xp.stack(cells, axis=0)
+
+
 @kernel(flops=_lstm_flops)
 def lstm(
     x: Array, W: Array, U: Array, b: Array, lengths: Array | None = None, reverse: bool = False,
@@ -46,21 +69,7 @@ def lstm(
     lengths, reverse : see bpnet.ops.recurrent
     Returns y (N, T, H), all h_t; s(i), s(f), s(o), tanh(g) of all steps (T, 4, N, H); all c_t (T, N, H).
     """
-    xp = namespace(x)
-    width, n_steps = U.shape[0], x.shape[1]
-    there = present(x, lengths, n_steps)
-    z = input_products(x, W, b, there)
-    h = zero_state(x, width) if h is None else h
-    c = zero_state(x, width) if c is None else c
-    outputs, gates, cells = [h] * n_steps, [h] * n_steps, [c] * n_steps
-    for t in order(n_steps, reverse):
-        i, f, g, o = _parts(z[t, ...] + h @ U, width)
-        i, f, g, o = sigmoid(i), sigmoid(f), xp.tanh(g), sigmoid(o)
-        here = None if there is None else there[t, ...]
-        c = cells[t] = only(here, f * c + i * g)
-        h = outputs[t] = only(here, o * xp.tanh(c))
-        gates[t] = xp.stack((i, f, o, g), axis=0)
-    return xp.stack(outputs, axis=1), xp.stack(gates, axis=0), xp.stack(cells, axis=0)
+    return lstm_states(x, W, U, b, lengths, reverse, h, c)
 
 
 def _lstm_backward_flops(
@@ -81,19 +90,11 @@ def _lstm_backward_unread(
     return (*(() if need_weights else (1, 2)), *(() if need_dx else (3,)))
 
 
-@kernel(flops=_lstm_backward_flops, unread=_lstm_backward_unread)
-def lstm_backward(
-    dy: Array, y: Array, x: Array, W: Array, U: Array, gates: Array, cells: Array, lengths: Array | None = None,
-    reverse: bool = False, need_dx: bool = True, need_weights: bool = True,
+def lstm_gradients(
+    dy: Array, y: Array, x: Array, W: Array, U: Array, gates: Array, cells: Array, lengths: Array | None,
+    reverse: bool, need_dx: bool, need_weights: bool, factor: Factor = exactly,
 ) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
-    """The gradients of lstm that began with zeros, from the last step made to the first.
-
-    With i, f, g, o the gates as kept, dh_t = dy_t + dz_{t+1} U^T, and
-    dc_t = dc_{t+1} f_{t+1} + dh_t o (1 - tanh(c_t)^2), the quarters of dz_t are
-    dc_t g i (1 - i), dc_t c_{t-1} f (1 - f), dc_t i (1 - g^2), dh_t tanh(c_t) o (1 - o);
-    dx_t = dz_t W^T, dW = sum_t x_t^T dz_t, dU = sum_t h_{t-1}^T dz_t, db = sum_t dz_t.
-    dy, y : (N, T, H). Returns (dx, dW, dU, db), None in place of what is not needed.
-    """
+    """What `lstm_backward` returns. factor : what gradients and states become before they are multiplied"""
     xp = namespace(dy)
     width, n_steps = U.shape[0], x.shape[1]
     there = present(x, lengths, n_steps)
@@ -114,11 +115,28 @@ def lstm_backward(
         )
         dz = steps[t] = xp.concat(quarters, axis=-1)
         dc = dc * f
-        dh = dz @ U.T
+        dh = factor(dz) @ U.T
     d = xp.stack(steps, axis=0)
-    dx = input_gradient(d, W) if need_dx else None
+    rounded = factor(d)
+    dx = input_gradient(rounded, W) if need_dx else None
     if not need_weights:
         return dx, None, None, None
-    d = flat(d)
-    dW, dU = flat(only(there, by_step(x))).T @ d, flat(before(by_step(y), reverse)).T @ d
-    return dx, dW, dU, xp.sum(d, axis=0)
+    rounded, states = flat(rounded), factor(before(by_step(y), reverse))
+    dW, dU = flat(only(there, by_step(x))).T @ rounded, flat(states).T @ rounded
+    return dx, dW, dU, xp.sum(flat(d), axis=0)
+
+
+@kernel(flops=_lstm_backward_flops, unread=_lstm_backward_unread)
+def lstm_backward(
+    dy: Array, y: Array, x: Array, W: Array, U: Array, gates: Array, cells: Array, lengths: Array | None = None,
+    reverse: bool = False, need_dx: bool = True, need_weights: bool = True,
+) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
+    """The gradients of lstm that began with zeros, from the last step made to the first.
+
+    With i, f, g, o the gates as kept, dh_t = dy_t + dz_{t+1} U^T, and
+    dc_t = dc_{t+1} f_{t+1} + dh_t o (1 - tanh(c_t)^2), the quarters of dz_t are
+    dc_t g i (1 - i), dc_t c_{t-1} f (1 - f), dc_t i (1 - g^2), dh_t tanh(c_t) o (1 - o);
+    dx_t = dz_t W^T, dW = sum_t x_t^T dz_t, dU = sum_t h_{t-1}^T dz_t, db = sum_t dz_t.
+    dy, y : (N, T, H). Returns (dx, dW, dU, db), None in place of what is not needed.
+    """
+    return lstm_gradients(dy, y, x, W, U, gates, cells, lengths, reverse, need_dx, need_weights)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from bpnet.dispatch import Array, kernel, namespace
 from bpnet.ops.costs import size
+from bpnet.ops.factors import Factor, exactly
 
 
 def order(n_steps: int, reverse: bool) -> Sequence[int]:
@@ -86,6 +87,24 @@ def _rnn_flops(
     return n_products(x, width) + steps * (2 * width * width + 3 * width)
 
 
+def rnn_states(
+    x: Array, W: Array, U: Array, b: Array, activation: str, lengths: Array | None, reverse: bool, h: Array | None,
+    factor: Factor = exactly,
+) -> Array:  # fmt: skip
+    """What `rnn` returns. factor : what a state becomes before it is multiplied"""
+    xp = namespace(x)
+    n_steps = x.shape[1]
+    there = present(x, lengths, n_steps)
+    z = input_products(x, W, b, there)
+    state = zero_state(x, U.shape[0]) if h is None else h
+    states = [state] * n_steps
+    for t in order(n_steps, reverse):
+        a = z[t, ...] + factor(state) @ U
+        a = xp.tanh(a) if activation == "tanh" else xp.maximum(a, 0)
+        state = states[t] = only(None if there is None else there[t, ...], a)
+    return xp.stack(states, axis=1)
+
+
 @kernel(flops=_rnn_flops)
 def rnn(
     x: Array, W: Array, U: Array, b: Array, activation: str, lengths: Array | None = None, reverse: bool = False,
@@ -97,17 +116,7 @@ def rnn(
     lengths, reverse : see bpnet.ops.recurrent
     Returns y (N, T, H), all h_t.
     """
-    xp = namespace(x)
-    n_steps = x.shape[1]
-    there = present(x, lengths, n_steps)
-    z = input_products(x, W, b, there)
-    state = zero_state(x, U.shape[0]) if h is None else h
-    states = [state] * n_steps
-    for t in order(n_steps, reverse):
-        a = z[t, ...] + state @ U
-        a = xp.tanh(a) if activation == "tanh" else xp.maximum(a, 0)
-        state = states[t] = only(None if there is None else there[t, ...], a)
-    return xp.stack(states, axis=1)
+    return rnn_states(x, W, U, b, activation, lengths, reverse, h)
 
 
 def _rnn_backward_flops(
@@ -128,6 +137,32 @@ def _rnn_backward_unread(
     return (*(() if need_weights else (2,)), *(() if need_dx else (3,)))  # y is f's derivative too
 
 
+def rnn_gradients(
+    dy: Array, y: Array, x: Array, W: Array, U: Array, activation: str, lengths: Array | None, reverse: bool,
+    need_dx: bool, need_weights: bool, factor: Factor = exactly,
+) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
+    """What `rnn_backward` returns. factor : what dz and states become before they are multiplied"""
+    xp = namespace(dy)
+    n_steps = x.shape[1]
+    there = present(x, lengths, n_steps)
+    dys, states = by_step(dy), by_step(y)
+    dh = zero_state(dy, U.shape[0])
+    steps = [dh] * n_steps
+    for t in order(n_steps, not reverse):
+        dh = only(None if there is None else there[t, ...], dys[t, ...] + dh)
+        h = states[t, ...]
+        dz = steps[t] = dh * (1 - h * h) if activation == "tanh" else xp.where(h > 0, dh, 0)
+        dh = factor(dz) @ U.T
+    d = xp.stack(steps, axis=0)
+    rounded = factor(d)
+    dx = input_gradient(rounded, W) if need_dx else None
+    if not need_weights:
+        return dx, None, None, None
+    rounded = flat(rounded)
+    dW, dU = flat(only(there, by_step(x))).T @ rounded, flat(factor(before(states, reverse))).T @ rounded
+    return dx, dW, dU, xp.sum(flat(d), axis=0)
+
+
 @kernel(flops=_rnn_backward_flops, unread=_rnn_backward_unread)
 def rnn_backward(
     dy: Array, y: Array, x: Array, W: Array, U: Array, activation: str, lengths: Array | None = None,
@@ -139,24 +174,7 @@ def rnn_backward(
     dx_t = dz_t W^T, dW = sum_t x_t^T dz_t, dU = sum_t h_{t-1}^T dz_t, db = sum_t dz_t.
     dy, y : (N, T, H). Returns (dx, dW, dU, db), None in place of what is not needed.
     """
-    xp = namespace(dy)
-    n_steps = x.shape[1]
-    there = present(x, lengths, n_steps)
-    dys, states = by_step(dy), by_step(y)
-    dh = zero_state(dy, U.shape[0])
-    steps = [dh] * n_steps
-    for t in order(n_steps, not reverse):
-        dh = only(None if there is None else there[t, ...], dys[t, ...] + dh)
-        h = states[t, ...]
-        dz = steps[t] = dh * (1 - h * h) if activation == "tanh" else xp.where(h > 0, dh, 0)
-        dh = dz @ U.T
-    d = xp.stack(steps, axis=0)
-    dx = input_gradient(d, W) if need_dx else None
-    if not need_weights:
-        return dx, None, None, None
-    d = flat(d)
-    dW, dU = flat(only(there, by_step(x))).T @ d, flat(before(states, reverse)).T @ d
-    return dx, dW, dU, xp.sum(d, axis=0)
+    return rnn_gradients(dy, y, x, W, U, activation, lengths, reverse, need_dx, need_weights)
 
 
 def _is_last(like: Array, lengths: Array | None, n_steps: int) -> Array:

@@ -2,7 +2,8 @@
 
 Small matrices of probabilities are kept, as the op's contract has it: to read them takes less time than to make them
 again, for they stay in the L2 cache. Of large ones the logarithms of the rows' sums are, and nothing of the size of
-queries times keys is ever in memory.
+queries times keys is ever in memory. Bits of bfloat16, and heads that the registers of a tile do not hold, are left to
+`attention_products`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from bpnet.dispatch import Call
 from bpnet.ops.attention import keeps_probabilities
 from bpnet.ops.random import keep_scale
 from bpnet_cupy.driver import Driver
-from bpnet_cupy.kernels.common import BLOCK, BOOL, REAL, Array, named, real, row_grid
+from bpnet_cupy.kernels import attention_products
+from bpnet_cupy.kernels.attention_products import heads_of, inner_products
+from bpnet_cupy.kernels.common import BLOCK, BOOL, FLOAT32, REAL, UINT16, Array, halves, named, real
 from bpnet_cupy.names_sequences import HEAD_SIZES, TILES
 
 SIDE = 16  # threads along a side of a block
@@ -28,7 +31,7 @@ LONGEST = 1 << 30  # within a head the kernels count in 32 bits
 
 def rows(x: Array) -> bool:
     """Whether x (N, T, W) is rows without gaps in them that do not overlap, as a part of wider rows is."""
-    if x.ndim != 3 or x.dtype not in REAL or x.size == 0:
+    if x.ndim != 3 or x.dtype not in (*REAL, UINT16) or x.size == 0:
         return False
     *_, row, each = x.strides
     return bool(each == x.dtype.itemsize and row >= x.shape[2] * each and x.strides[0] >= x.shape[1] * row)
@@ -44,7 +47,6 @@ def taken(q: Array, k: Array, v: Array, mask: Array | None, keep: Array | None, 
         and q.dtype == k.dtype == v.dtype
         and k.strides == v.strides
         and fits
-        and q.shape[2] // heads <= HEAD_SIZES[-1]
         and all(each is None or (each.dtype == BOOL and each.flags.c_contiguous) for each in (mask, keep))
     )
 
@@ -85,11 +87,17 @@ def register(array_type: type, driver: Driver) -> None:
     def kept_like(q: Array, k: Array, heads: int) -> Array:
         shape: tuple[int, ...] = (q.shape[0], heads, q.shape[1])
         whole = keeps_probabilities(q.shape[0], heads, q.shape[1], k.shape[1])
-        return driver.empty((*shape, k.shape[1]) if whole else shape, q.dtype)
+        return driver.empty((*shape, k.shape[1]) if whole else shape, FLOAT32 if q.dtype == UINT16 else q.dtype)
+
+    def by_products(q: Array, heads: int) -> bool:
+        return bool(q.dtype == UINT16 or q.shape[2] // heads > HEAD_SIZES[-1])
 
     def forward(
         out: Any, q: Array, k: Array, v: Array, mask: Array | None, keep: Array | None, heads: int, *more: Any
     ) -> list[Call]:
+        if by_products(q, heads):
+            sizes = heads_of(q, k.shape[1], q.shape[2], mask, keep, heads, *more)
+            return attention_products.forward(driver, out, (q, k, v), sizes)
         kernel, grid = tiles("attention", q, heads, q.shape[1])
         return [driver.launch(kernel, grid, BLOCK, (*out, q, k, v, mask, keep, *settings(q, k, heads, *more)))]
 
@@ -98,11 +106,11 @@ def register(array_type: type, driver: Driver) -> None:
         keep: Array | None, heads: int, *more: Any,
     ) -> list[Call]:  # fmt: skip
         dq, dk, dv = out
-        n, size = y.size * heads // y.shape[2], y.shape[2] // heads
-        inner = driver.empty(n, y.dtype)
-        width = 8 if size <= 16 else 32
-        args = (inner, dy, y, np.int64(n), np.int64(size))
-        first = driver.launch(f"attention_inner<{named(y)}, {width}>", row_grid(driver, n, width), BLOCK, args)
+        sizes = heads_of(q, k.shape[1], q.shape[2], mask, keep, heads, *more)
+        if by_products(q, heads):
+            return attention_products.backward(driver, out, dy, y, (q, k, v), kept, sizes)
+        inner = driver.empty(y.size // sizes.size, y.dtype)
+        first = inner_products(driver, inner, dy, y, sizes)
         given = (dy, inner, kept, q, k, v, mask, keep)
         of_queries, many = tiles("attention_backward_queries", q, heads, q.shape[1])
         of_keys, others = tiles("attention_backward_keys", q, heads, k.shape[1])
@@ -112,44 +120,87 @@ def register(array_type: type, driver: Driver) -> None:
             driver.launch(of_keys, others, BLOCK, (dk, dv, *given, *settings(q, k, heads, *more, dk))),
         ]
 
-    @ops.attention.register_bound(
-        array_type,
-        accepts=lambda q, k, v, mask, keep, heads, *_: taken(q, k, v, mask, keep, heads),
-        allocate=lambda q, k, v, mask, keep, heads, *_: (driver.empty(q.shape, q.dtype), kept_like(q, k, heads)),
-    )
-    def _(out: Any, *args: Any) -> list[Call]:
-        return forward(out, *args)
+    def results(q: Array, k: Array, v: Array, mask: Array | None, keep: Array | None, heads: int, *_: Any) -> Any:
+        kind = FLOAT32 if q.dtype == UINT16 else q.dtype
+        return driver.empty(q.shape, kind), kept_like(q, k, heads)
 
-    @ops.self_attention.register_bound(
-        array_type,
-        accepts=lambda qkv, mask, keep, heads, *_: real(qkv) and taken(*thirds(qkv), mask, keep, heads),
-        allocate=lambda qkv, mask, keep, heads, *_: (
-            driver.empty((*qkv.shape[:2], qkv.shape[2] // 3), qkv.dtype),
-            kept_like(qkv, qkv, heads),
-        ),
-    )
-    def _(out: Any, qkv: Array, *settings: Any) -> list[Call]:
-        return forward(out, *thirds(qkv), *settings)
+    def results_of_thirds(qkv: Array, mask: Array | None, keep: Array | None, heads: int, *_: Any) -> Any:
+        return results(*thirds(qkv), mask, keep, heads)
+
+    def forward_of_thirds(
+        out: Any, qkv: Array, mask: Array | None, keep: Array | None, heads: int, *more: Any
+    ) -> list[Call]:
+        q, k, v = thirds(qkv)
+        if by_products(q, heads):
+            sizes = heads_of(qkv, qkv.shape[1], q.shape[2], mask, keep, heads, *more)
+            return attention_products.forward(driver, out, (qkv,), sizes)
+        return forward(out, q, k, v, mask, keep, heads, *more)
+
+    def backward_of_thirds(
+        out: Array, dy: Array, y: Array, qkv: Array, kept: Array, mask: Array | None, keep: Array | None, heads: int,
+        *more: Any,
+    ) -> list[Call]:  # fmt: skip
+        q, k, v = thirds(qkv)
+        if by_products(q, heads):
+            sizes = heads_of(qkv, qkv.shape[1], q.shape[2], mask, keep, heads, *more)
+            return attention_products.backward(driver, (out,), dy, y, (qkv,), kept, sizes)
+        return backward(thirds(out), dy, y, q, k, v, kept, mask, keep, heads, *more)
 
     def gradients(dy: Array, y: Array, q: Array, k: Array, v: Array, *_: Any) -> Any:
-        return tuple(driver.empty(x.shape, x.dtype) for x in (q, k, v))
+        return tuple(driver.empty(x.shape, dy.dtype) for x in (q, k, v))
 
-    @ops.attention_backward.register_bound(
+    def gradient_of_thirds(dy: Array, y: Array, qkv: Array, *_: Any) -> Any:
+        return driver.empty(qkv.shape, dy.dtype)
+
+    ops.attention.register_bound(
+        array_type,
+        accepts=lambda q, k, v, mask, keep, heads, *_: q.dtype in REAL and taken(q, k, v, mask, keep, heads),
+        allocate=results,
+    )(forward)
+    ops.attention_bf16.register_bound(
+        array_type,
+        accepts=lambda q, k, v, mask, keep, heads, *_: q.dtype == UINT16 and taken(q, k, v, mask, keep, heads),
+        allocate=results,
+    )(forward)
+    ops.self_attention.register_bound(
+        array_type,
+        accepts=lambda qkv, mask, keep, heads, *_: real(qkv) and taken(*thirds(qkv), mask, keep, heads),
+        allocate=results_of_thirds,
+    )(forward_of_thirds)
+    ops.self_attention_bf16.register_bound(
+        array_type,
+        accepts=lambda qkv, mask, keep, heads, *_: halves(qkv) and taken(*thirds(qkv), mask, keep, heads),
+        allocate=results_of_thirds,
+    )(forward_of_thirds)
+    ops.attention_backward.register_bound(
         array_type,
         accepts=lambda dy, y, q, k, v, kept, mask, keep, heads, *_: (
             real(dy, y, kept) and dy.dtype == q.dtype and taken(q, k, v, mask, keep, heads)
         ),
         allocate=gradients,
-    )
-    def _(out: Any, *args: Any) -> list[Call]:
-        return backward(out, *args)
-
-    @ops.self_attention_backward.register_bound(
+    )(backward)
+    ops.attention_bf16_backward.register_bound(
+        array_type,
+        accepts=lambda dy, y, q, k, v, kept, mask, keep, heads, *_: (
+            _single(dy, y, kept) and q.dtype == UINT16 and taken(q, k, v, mask, keep, heads)
+        ),
+        allocate=gradients,
+    )(backward)
+    ops.self_attention_backward.register_bound(
         array_type,
         accepts=lambda dy, y, qkv, kept, mask, keep, heads, *_: (
             real(dy, y, qkv, kept) and taken(*thirds(qkv), mask, keep, heads)
         ),
-        allocate=lambda dy, y, qkv, *_: driver.empty(qkv.shape, qkv.dtype),
-    )
-    def _(out: Any, dy: Array, y: Array, qkv: Array, *rest: Any) -> list[Call]:
-        return backward(thirds(out), dy, y, *thirds(qkv), *rest)
+        allocate=gradient_of_thirds,
+    )(backward_of_thirds)
+    ops.self_attention_bf16_backward.register_bound(
+        array_type,
+        accepts=lambda dy, y, qkv, kept, mask, keep, heads, *_: (
+            _single(dy, y, kept) and halves(qkv) and taken(*thirds(qkv), mask, keep, heads)
+        ),
+        allocate=gradient_of_thirds,
+    )(backward_of_thirds)
+
+
+def _single(*arrays: Array) -> bool:
+    return real(*arrays) and bool(arrays[0].dtype == FLOAT32)

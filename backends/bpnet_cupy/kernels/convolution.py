@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,12 +39,17 @@ def window_args(window: Window) -> tuple[np.int32, ...]:
     return tuple(map(np.int32, (*window.size, *window.stride, *window.dilation, top, left)))
 
 
+def is_depthwise(channels: int, groups: int) -> bool:
+    """Whether each channel of the images is a group."""
+    return groups > 1 and groups == channels
+
+
 def geometry(images: tuple[int, ...], places: tuple[int, ...], window: Window) -> tuple[np.int32, ...]:
     """The arguments IMAGE, PLACES and WINDOW of a kernel. images : the shape (N, H, W, C)"""
     return (*map(np.int32, (*images[1:4], *places)), *window_args(window))
 
 
-class _After:
+class After:
     """What follows the sums: a bias, an activation."""
 
     def __init__(self, bias: Array | None, activation: Kernel | None, settings: tuple[float, ...]) -> None:
@@ -65,18 +69,20 @@ class _After:
         return [driver.launch(kernel, packs(driver, y.size, y.dtype), BLOCK, args)]
 
 
-class _Windows:
+class Windows:
     """The windows of a convolution, and what they see of images as the rows of a matrix, or of one for every group.
 
     images : the shape (N, H, W, C) of what they stand on; places : (rows, columns) of places
-    The matrix is made a part of the places at a time, in memory that all calls on these windows share.
+    The matrix is made a part of the places at a time, in memory that all calls on these windows share: of one dtype
+    where images and sums are of one, else of bits of bfloat16 for what is seen, and of float32 for what is given back.
     """
 
     def __init__(
-        self, driver: Driver, images: tuple[int, ...], places: tuple[int, int], window: Window, groups: int, dtype: Any
+        self, driver: Driver, images: tuple[int, ...], places: tuple[int, int], window: Window, groups: int
     ) -> None:
         self.driver, self.images, self.places = driver, images, places
-        self.window, self.groups, self.dtype = window, groups, dtype
+        self.window, self.groups = window, groups
+        self._buffers: dict[Any, Array] = {}
         self.depth = window.n_elements * images[3] // groups
         self.each = math.prod(places)
         most = max(1, WORKSPACE // (self.depth * groups))
@@ -84,18 +90,19 @@ class _Windows:
             most = most // self.each * self.each  # whole samples, where one fits
         self.total = images[0] * self.each
         self.rows = min(most, self.total)
-        self.depthwise = groups > 1 and groups == images[3]
+        self.depthwise = is_depthwise(images[3], groups)
         self.plain = groups == 1 and window.plain
 
-    @cached_property
-    def _buffer(self) -> Array:
-        return self.driver.empty(self.rows * self.depth * self.groups, self.dtype)
+    def _buffer(self, dtype: Any) -> Array:
+        if dtype not in self._buffers:
+            self._buffers[dtype] = self.driver.empty(self.rows * self.depth * self.groups, dtype)
+        return self._buffers[dtype]
 
-    def parts(self) -> Iterator[tuple[int, int, Array]]:
+    def parts(self, dtype: Any) -> Iterator[tuple[int, int, Array]]:
         """The first place of every part, the one behind its last, and the matrix for it."""
         for first in range(0, self.total, self.rows):
             stop = min(first + self.rows, self.total)
-            flat = self._buffer[: (stop - first) * self.depth * self.groups]
+            flat = self._buffer(dtype)[: (stop - first) * self.depth * self.groups]
             shape = (stop - first, self.depth)
             yield first, stop, flat.reshape(*(shape if self.groups == 1 else (self.groups, *shape)))
 
@@ -111,7 +118,7 @@ class _Windows:
         grid = packs(self.driver, matrix.size, matrix.dtype)
         return self.driver.launch(f"gather_windows<{named(x)}>", grid, BLOCK, (matrix, x[samples], *args))
 
-    def add(self, out: Array, first: int, stop: int, terms: Array, after: _After) -> Call:
+    def add(self, out: Array, first: int, stop: int, terms: Array, after: After) -> Call:
         """Give the images `out` what the windows give back."""
         samples, args = self._place(first, stop)
         part = out[samples]
@@ -119,7 +126,7 @@ class _Windows:
         args = (part, terms, after.bias, *args, out.dtype.type(after.a))
         return self.driver.launch(kernel, packs(self.driver, part.size, part.dtype), BLOCK, args)
 
-    def by_channel(self, kernel: str, out: Array, source: Array, W: Array, after: _After) -> Call:
+    def by_channel(self, kernel: str, out: Array, source: Array, W: Array, after: After) -> Call:
         """The whole of a depthwise convolution, or of its way back."""
         numbers = (np.int64(self.images[0]), np.int32(W.shape[3]), *geometry(self.images, self.places, self.window))
         args = (out, source, W, after.bias, *numbers, out.dtype.type(after.a))
@@ -174,7 +181,7 @@ def turned(x: Array) -> Array:
     return namespace(x).matrix_transpose(x)
 
 
-def _affine(driver: Driver, y: Array, rows: Array, W: Array, after: _After) -> list[Call]:
+def _affine(driver: Driver, y: Array, rows: Array, W: Array, after: After) -> list[Call]:
     """y = after(rows W), in one call where the driver has that."""
     if after.bias is not None and after.plain:
         whole = driver.matmul(y, rows, W, bias=after.bias, activation=after.name)
@@ -183,7 +190,7 @@ def _affine(driver: Driver, y: Array, rows: Array, W: Array, after: _After) -> l
     return [plain_product(driver, y, rows, W), *after.calls(driver, y)]
 
 
-def convolve(windows: _Windows, y: Array, x: Array, W: Array, after: _After) -> list[Call]:
+def convolve(windows: Windows, y: Array, x: Array, W: Array, after: After) -> list[Call]:
     """y = after(the convolution of x)."""
     driver, groups, n_out = windows.driver, windows.groups, y.shape[3]
     if windows.depthwise:
@@ -193,14 +200,14 @@ def convolve(windows: _Windows, y: Array, x: Array, W: Array, after: _After) -> 
         return _affine(driver, rows, x.reshape(-1, x.shape[3]), matrix_of_W, after)
     calls: list[Call] = []
     if groups == 1:
-        for first, stop, matrix in windows.parts():
+        for first, stop, matrix in windows.parts(x.dtype):
             calls.append(windows.gather(x, first, stop, matrix))
             calls += _affine(driver, rows[first:stop], matrix, matrix_of_W, after)
         return calls
     outputs = _Grouped(driver, windows.rows, groups, n_out // groups, y.dtype)
     call, weights = _Grouped(driver, windows.depth, groups, n_out // groups, W.dtype).split(matrix_of_W)
     calls.append(call)
-    for first, stop, matrix in windows.parts():
+    for first, stop, matrix in windows.parts(x.dtype):
         part = outputs.part(stop - first)
         calls += [
             windows.gather(x, first, stop, matrix),
@@ -210,7 +217,7 @@ def convolve(windows: _Windows, y: Array, x: Array, W: Array, after: _After) -> 
     return calls + after.calls(driver, y)
 
 
-def input_gradient(windows: _Windows, dx: Array, dy: Array, W: Array, after: _After) -> list[Call]:
+def input_gradient(windows: Windows, dx: Array, dy: Array, W: Array, after: After) -> list[Call]:
     """dx = after(every dy W^T, added up where its window looked)."""
     driver, groups, n_out = windows.driver, windows.groups, dy.shape[3]
     if windows.depthwise:
@@ -223,7 +230,7 @@ def input_gradient(windows: _Windows, dx: Array, dy: Array, W: Array, after: _Af
         call, weights = _Grouped(driver, windows.depth, groups, n_out // groups, W.dtype).split(weights)
         calls.append(call)
         outputs = _Grouped(driver, windows.rows, groups, n_out // groups, dy.dtype)
-    for first, stop, terms in windows.parts():
+    for first, stop, terms in windows.parts(dx.dtype):
         part = rows[first:stop]
         if groups > 1:
             call, part = outputs.split(part)
@@ -232,7 +239,7 @@ def input_gradient(windows: _Windows, dx: Array, dy: Array, W: Array, after: _Af
     return calls
 
 
-def weight_gradient(windows: _Windows, dW: Array, db: Array | None, dy: Array, x: Array) -> list[Call]:
+def weight_gradient(windows: Windows, dW: Array, db: Array | None, dy: Array, x: Array) -> list[Call]:
     """dW = what the windows saw, transposed, times dy; db, where it is wanted, the sum of dy."""
     driver, groups, n_out = windows.driver, windows.groups, dy.shape[3]
     sums = [] if db is None else [column_sum(driver, db, dy)]
@@ -243,7 +250,7 @@ def weight_gradient(windows: _Windows, dW: Array, db: Array | None, dy: Array, x
         return _with_sums(driver, target, db, x.reshape(-1, x.shape[3]), rows, sums)
     calls: list[Call] = []
     if groups == 1:
-        for first, stop, matrix in windows.parts():
+        for first, stop, matrix in windows.parts(x.dtype):
             calls.append(windows.gather(x, first, stop, matrix))
             if stop - first == windows.total:
                 return calls + _with_sums(driver, target, db, matrix, rows, sums)
@@ -252,7 +259,7 @@ def weight_gradient(windows: _Windows, dW: Array, db: Array | None, dy: Array, x
     outputs = _Grouped(driver, windows.rows, groups, n_out // groups, dy.dtype)
     whole = _Grouped(driver, windows.depth, groups, n_out // groups, dW.dtype)
     weights = whole.part(windows.depth)
-    for first, stop, matrix in windows.parts():
+    for first, stop, matrix in windows.parts(x.dtype):
         call, part = outputs.split(rows[first:stop])
         calls += [windows.gather(x, first, stop, matrix), call]
         calls.append(plain_product(driver, weights, turned(matrix), part, 1.0 if first else 0.0))
@@ -274,8 +281,8 @@ def _backward_accepts(dy: Array, x: Array, W: Array, window: Window, *_: Any) ->
     return real(dy, x, W) and window.n_elements <= GRID_Z
 
 
-def register(array_type: type, driver: Driver) -> None:
-    """Register the bodies for arrays of `array_type`."""
+def gradients_of(driver: Driver) -> Any:
+    """What allocates the gradients of any of the convolutions."""
 
     def gradients(
         dy: Array, x: Array, W: Array, window: Window, groups: int, dx: bool = True, db: bool = True, dW: bool = True
@@ -286,7 +293,12 @@ def register(array_type: type, driver: Driver) -> None:
             driver.empty(dy.shape[3:], dy.dtype) if db else None,
         )
 
-    nothing_after = _After(None, None, ())
+    return gradients
+
+
+def register(array_type: type, driver: Driver) -> None:
+    """Register the bodies for arrays of `array_type`."""
+    gradients, nothing_after = gradients_of(driver), After(None, None, ())
 
     @ops.conv2d.register_bound(
         array_type,
@@ -301,8 +313,8 @@ def register(array_type: type, driver: Driver) -> None:
         out: Array, x: Array, W: Array, b: Array | None, window: Window, groups: int,
         activation: Kernel | None = None, *settings: float,
     ) -> list[Call]:  # fmt: skip
-        windows = _Windows(driver, x.shape, out.shape[1:3], window, groups, x.dtype)
-        return convolve(windows, out, x, W, _After(b, activation, settings))
+        windows = Windows(driver, x.shape, out.shape[1:3], window, groups)
+        return convolve(windows, out, x, W, After(b, activation, settings))
 
     @ops.conv_transpose2d.register_bound(
         array_type,
@@ -317,13 +329,13 @@ def register(array_type: type, driver: Driver) -> None:
         out: Array, x: Array, W: Array, b: Array | None, window: Window, groups: int, size: tuple[int, int],
         activation: Kernel | None = None, *settings: float,
     ) -> list[Call]:  # fmt: skip
-        windows = _Windows(driver, out.shape, x.shape[1:3], window, groups, x.dtype)
-        return input_gradient(windows, out, x, W, _After(b, activation, settings))
+        windows = Windows(driver, out.shape, x.shape[1:3], window, groups)
+        return input_gradient(windows, out, x, W, After(b, activation, settings))
 
     @ops.conv2d_backward.register_bound(array_type, accepts=_backward_accepts, allocate=gradients)
     def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> list[Call]:
         dx, dW, db = out
-        windows = _Windows(driver, x.shape, dy.shape[1:3], window, groups, x.dtype)
+        windows = Windows(driver, x.shape, dy.shape[1:3], window, groups)
         calls = [] if dW is not None or db is None else [column_sum(driver, db, dy)]
         calls += [] if dW is None else weight_gradient(windows, dW, db, dy, x)
         return calls if dx is None else calls + input_gradient(windows, dx, dy, W, nothing_after)
@@ -331,7 +343,7 @@ def register(array_type: type, driver: Driver) -> None:
     @ops.conv_transpose2d_backward.register_bound(array_type, accepts=_backward_accepts, allocate=gradients)
     def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> list[Call]:
         dx, dW, db = out
-        windows = _Windows(driver, dy.shape, x.shape[1:3], window, groups, x.dtype)
+        windows = Windows(driver, dy.shape, x.shape[1:3], window, groups)
         calls = [] if dW is None else weight_gradient(windows, dW, None, x, dy)
         calls += [] if db is None else [column_sum(driver, db, dy)]
         return calls if dx is None else calls + convolve(windows, dx, dy, W, nothing_after)

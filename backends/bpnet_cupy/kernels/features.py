@@ -11,7 +11,8 @@ from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.sequences import angles
 from bpnet_cupy.driver import Driver
-from bpnet_cupy.kernels.common import BLOCK, Array, alike, blocks, named, op, packs, real
+from bpnet_cupy.kernels.bfloat16 import rounding
+from bpnet_cupy.kernels.common import BLOCK, FLOAT32, UINT16, Array, alike, blocks, halves, named, op, packs, real
 from bpnet_cupy.kernels.convolution import plain_product, turned
 from bpnet_cupy.kernels.linear import column_sum
 
@@ -140,6 +141,30 @@ def _register_products(array_type: type, driver: Driver) -> None:
         dx, dW = out
         calls = [] if dW is None else [plain_product(driver, dW, rows(dy).T, rows(x))]
         return calls if dx is None else [*calls, plain_product(driver, rows(dx), rows(dy), W)]
+
+    @ops.unembed_bf16.register_bound(
+        array_type,
+        accepts=lambda x, W: halves(x, W) and x.ndim > 1,
+        allocate=lambda x, W: driver.empty((*x.shape[:-1], W.shape[0]), FLOAT32),
+    )
+    def _(out: Array, x: Array, W: Array) -> list[Call]:
+        return [plain_product(driver, rows(out), rows(x), W.T)]
+
+    @ops.unembed_bf16_backward.register_bound(
+        array_type,
+        accepts=lambda dy, x, W, *_: real(dy) and dy.dtype == FLOAT32 and halves(x, W) and dy.ndim > 1,
+        allocate=lambda dy, x, W, need_dx=True, need_dW=True: (
+            driver.empty(x.shape, FLOAT32) if need_dx else None,
+            driver.empty(W.shape, FLOAT32) if need_dW else None,
+        ),
+    )
+    def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
+        dx, dW = out
+        bits = driver.empty(rows(dy).shape, UINT16)
+        calls = [rounding(driver, bits, dy)]
+        if dW is not None:
+            calls.append(plain_product(driver, dW, bits.T, rows(x)))
+        return calls if dx is None else [*calls, plain_product(driver, rows(dx), bits, W)]
 
     def stacked(*arrays: Array) -> bool:
         leading = {each.shape[:-2] for each in arrays}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpnet import ops
-from bpnet.testing.cases import updates
+from bpnet.testing.cases import images, recurrent, sequences, updates
 from bpnet.testing.cases.common import SHAPES, Cases, normal, special
 
 SINGLE = "float32"
@@ -17,6 +17,11 @@ SINGLE = "float32"
 def bits(rng: Any, shape: Any, exact: bool) -> Any:
     """Bits of bfloat16 numbers; of small whole ones where sums must be exact in any order."""
     x = rng.integers(-8, 9, shape).astype(SINGLE) if exact else normal(rng, shape, SINGLE)
+    return halved(x)
+
+
+def halved(x: Any) -> Any:
+    """The upper halves of float32 numbers."""
     return (x.view(np.uint32) >> 16).astype(np.uint16)
 
 
@@ -73,6 +78,40 @@ def linear_backward(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
                 yield (dy, x, W, *flags)
 
 
+def of_bits(cases: Cases, *places: int) -> Cases:
+    """The cases of an op of float32 with bits at these places; of small whole numbers where sums must be exact."""
+
+    def found(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for args in cases(rng, SINGLE):
+            own = list(args)
+            for place, each in enumerate(own):
+                if isinstance(each, np.ndarray) and each.dtype == np.float32:
+                    number = each if dtype == SINGLE else np.clip(np.round(3 * each), -8, 8)
+                    own[place] = halved(number) if place in places else number
+            yield tuple(own)
+
+    return found
+
+
+def with_softmax(cases: Cases, *places: int) -> Cases:
+    """The same without the whole numbers, and with fewer of the largest."""
+
+    def found(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+        for args in of_bits(cases, *places)(rng, SINGLE):
+            *_, mask, _, _, causal, _ = args
+            if max(each.shape[1] for each in args if isinstance(each, np.ndarray)) < 1000 or (
+                causal and mask is not None
+            ):
+                yield args
+
+    return found
+
+
+def with_states(cases: Cases, *places: int) -> Cases:
+    """The same without the whole numbers, of which gates would be 0 and 1."""
+    return lambda rng, dtype: of_bits(cases, *places)(rng, SINGLE)
+
+
 def update(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
     alike = (ops.sgd_, ops.sgd_momentum_, ops.rmsprop_)  # all bodies give the same bits
     others = (ops.adam_, ops.amsgrad_, ops.adagrad_, ops.lion_)
@@ -90,4 +129,25 @@ CASES: dict[str, Cases] = {
     "linear_bf16": linear,
     "linear_bf16_backward": linear_backward,
     "update_bf16_": update,
+    "unembed_bf16": of_bits(sequences.scores, 0, 1),
+    "unembed_bf16_backward": of_bits(sequences.scores_backward, 1, 2),
+    "conv2d_bf16": of_bits(images.convolutions, 0, 1),
+    "conv2d_bf16_backward": of_bits(images.convolutions_backward, 1, 2),
+    "conv_transpose2d_bf16": of_bits(images.transposed, 0, 1),
+    "conv_transpose2d_bf16_backward": of_bits(images.transposed_backward, 1, 2),
+    "attention_bf16": with_softmax(sequences.attention, 0, 1, 2),
+    "attention_bf16_backward": with_softmax(sequences.attention_backward, 2, 3, 4),
+    "self_attention_bf16": with_softmax(sequences.self_attention, 0),
+    "self_attention_bf16_backward": with_softmax(sequences.self_attention_backward, 2),
+    "rnn_bf16": with_states(recurrent.CASES["rnn"], 0, 1, 2),
+    "rnn_bf16_backward": with_states(recurrent.CASES["rnn_backward"], 2, 3, 4),
+    "lstm_bf16": with_states(recurrent.CASES["lstm"], 0, 1, 2),
+    "lstm_bf16_backward": with_states(recurrent.CASES["lstm_backward"], 2, 3, 4),
+    "gru_bf16": with_states(recurrent.CASES["gru"], 0, 1, 2),
+    "gru_bf16_backward": with_states(recurrent.CASES["gru_backward"], 2, 3, 4),
 }
+
+ROUNDED_WITHIN = frozenset(
+    name for name in CASES if name.startswith(("attention", "self_attention", "rnn", "lstm", "gru"))
+)
+"""Ops that round numbers which they have made: a last bit of float32 decides now and then which way."""
