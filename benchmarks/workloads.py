@@ -17,9 +17,13 @@ def he_normal(rng: np.random.Generator, n_in: int, n_out: int) -> Array:
     return rng.standard_normal((n_in, n_out)) * (2 / n_in) ** 0.5
 
 
-def near_identity(rng: np.random.Generator, n_in: int, n_out: int) -> Array:
-    """Keeps a signal alive through any number of narrow ReLU layers, where random weights would let it die."""
-    return np.eye(n_in, n_out) + 0.05 * rng.standard_normal((n_in, n_out))
+def near_identity(rng: np.random.Generator, n_in: int, n_out: int, noise: float = 0.05) -> Array:
+    """Keeps a signal alive through any number of narrow ReLU layers, where random weights would let it die.
+
+    noise : the standard deviation of what is added to the identity. Layers one behind the other multiply signals and
+            rounding errors by about (1 + noise^2 n)^(depth / 2), so it must fall with the root of the depth.
+    """
+    return np.eye(n_in, n_out) + noise * rng.standard_normal((n_in, n_out))
 
 
 def flowers(rng: np.random.Generator, n: int) -> tuple[Array, Array]:

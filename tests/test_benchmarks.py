@@ -404,6 +404,37 @@ def test_disagreement_names_the_number(got: float) -> None:
     assert "losses[1]" in disagreement({"losses": [1.0, got]}, {"losses": [1.0, 2.0]}, 1e-2)
 
 
+def test_a_peer_that_has_too_few_numbers_disagrees_and_one_that_has_more_does_not() -> None:
+    assert disagreement({"losses": [1.0]}, {"losses": [1.0, 2.0]}, 1e-2) == "1 losses, the reference has 2"
+    assert disagreement({"losses": [1.0, 2.0, 9.0]}, {"losses": [1.0, 2.0]}, 1e-2) == ""
+
+
+def test_every_step_is_compared_where_float32_determines_it() -> None:
+    for name in ("tiny", "spiral", "digits"):
+        assert len(METRICS["step"].expected(STEPS[name].make())["losses"]) == 20
+    for _, workload in growth.sweeps()["depth"][:4]:
+        assert len(METRICS["step"].expected(workload.make())["losses"]) == 20
+
+
+def test_steps_that_rounding_decides_are_not_compared_and_too_few_are_an_error() -> None:
+    deep = growth.sweeps()["depth"][-1][1]
+    expected = METRICS["step"].expected(deep.make())
+    assert 6 <= len(expected["losses"]) < 20
+    rounded = Reference(deep.make().weights, "float32")
+    losses = [rounded.step(x, labels) for x, labels in deep.make().batches[:20]]
+    assert disagreement({"losses": losses}, expected, 1e-5) == ""
+    noisy = replace(deep, sizes=(64, *(128,) * 64, 10), weights=near_identity)
+    with pytest.raises(ValueError, match=r"float32 determines only \d losses of this network"):
+        METRICS["step"].expected(noisy.make())
+
+
+def test_the_reference_in_float32_stays_in_float32() -> None:
+    reference = Reference([np.ones((3, 4), np.float32), np.ones((4, 2), np.float32)], "float32")
+    assert np.isfinite(reference.step(np.ones((5, 3), np.float32), np.zeros(5, np.int64)))
+    arrays = [*reference.parameters, *reference.m, *reference.v, *reference.gradients, *reference.derivatives]
+    assert {array.dtype for array in arrays} == {np.dtype("float32")}
+
+
 def test_unknown_names_are_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--workload", "huge"], ["--peers", "abacus"], ["--python", "aether"]):
         with pytest.raises(SystemExit) as error:
