@@ -182,6 +182,25 @@ def _queue(peer: Peer, count: int) -> None:
     peer.wait()
 
 
+class NetworkTime(StepTime):
+    """A step of a network. Its peers train on from round to round: there are too many batches to memorize."""
+
+    def __init__(self, name: str, checked_steps: int) -> None:
+        self.name = name  # type: ignore[misc]
+        self.checked_steps = checked_steps
+
+    def steps_of(self, weights: list[Any]) -> int:
+        return self.checked_steps
+
+    def expected(self, problem: Problem) -> Facts:
+        """bpnet's losses in float64, call by call."""
+        from benchmarks.networks import reference_trainer
+
+        trainer = reference_trainer(problem)
+        steps = problem.batches[: self.checked_steps]
+        return {"losses": [float(trainer.step(x.astype("float64") if x.dtype.kind == "f" else x, y)) for x, y in steps]}
+
+
 class InputTime(Metric):
     """One batch from the host's memory to the device, one behind the other, each touched once there."""
 
@@ -237,6 +256,8 @@ METRICS: dict[str, Metric] = {
         InferenceTime(),
         TrainTime("train", 20),
         TrainTime("train few", 2),
+        NetworkTime("network", 8),
+        NetworkTime("curve", 200),
         InputTime(),
     )
 }

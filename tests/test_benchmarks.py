@@ -17,7 +17,10 @@ import bpnet as bp
 from benchmarks import (
     cpu,
     goals,
+    gpt,
     growth,
+    images,
+    lstm,
     machine,
     overhead,
     page,
@@ -31,6 +34,7 @@ from benchmarks import (
 from benchmarks.harness import Harness, Settings, failures
 from benchmarks.metrics import METRICS, disagreement
 from benchmarks.peers import PEERS, PeerSpec
+from benchmarks.peers.network import NetworkPeer
 from benchmarks.reference import Reference, softmax
 from benchmarks.report import without_paths
 from benchmarks.workloads import INFERENCES, STEPS, WORKLOADS, Problem, near_identity
@@ -201,6 +205,51 @@ def test_growth_reports_times_and_memory_by_what_grows(tmp_path: Path) -> None:
     assert sys.platform != "linux" or math.isfinite(report["growth"]["width"]["peers"]["bpnet"]["bytes_per_parameter"])
     assert "| bpnet, MiB |" in page.growth_table(report)
     assert page.parameter_table(report).startswith("|  | bytes a parameter |")
+
+
+def test_a_network_is_measured_by_the_harness_and_its_report_makes_a_column_and_a_goal(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    arguments = ["--quick", "--rounds", "1", "--count", "4", "--peers", "bpnet,floor", "--threads", "1"]
+    assert images.main([*arguments, "--json", str(path)]) == 0
+    found = json.loads(path.read_text(encoding="utf-8"))
+    workload = found["workloads"]["cnn"]
+    assert workload["compared"] == {"losses": 8}
+    losses = workload["rows"]["bpnet"]["checked"]["losses"]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0]
+    assert "losses" not in workload["rows"]["floor"]["checked"]
+    assert [goal["workload"] for goal in found["goals"]] == ["cnn"]
+    shown = page.network_table(found)
+    assert f"| µs | {images.NETWORK.title} |" in shown
+    assert f"| bpnet | {page.spread(workload['rows']['bpnet'])} |" in shown
+
+
+@pytest.mark.parametrize("network", [gpt, lstm], ids=["gpt", "lstm"])
+def test_bpnet_trains_the_networks_of_text_as_it_does_in_float64(network: Any) -> None:
+    problem = replace(network.NETWORK, n_batches=8).make()
+    peer = NetworkPeer(1, network.NETWORK.module, "Ours")
+    peer.load(problem)
+    metric = METRICS["network"]
+    found = metric.check(peer)
+    assert len(found["losses"]) == 8
+    assert disagreement(found, metric.expected(problem), 1e-4) == ""
+
+
+def test_products_of_the_networks_are_those_of_their_layers() -> None:
+    flops = {network.NETWORK.name: network.NETWORK.flops for network in (images, gpt, lstm)}
+    dense = 6 * 64 * (7 * 7 * 32 * 128 + 128 * 10)
+    assert flops["cnn"] == 4 * 64 * 28 * 28 * 9 * 16 + 6 * 64 * 14 * 14 * 9 * 16 * 32 + dense
+    attention = 2 * 6 * 2 * 16 * 64 * 64 * 128
+    assert flops["gpt"] == 6 * 1024 * (2 * 12 * 128 * 128 + 128 * 65) + attention
+    steps = 63 * 4 * 32 * 128 * 512  # of the state: forward, and dh
+    assert flops["lstm"] == 8 * 2048 * 128 * 512 + steps + 6 * 2048 * 128 * 65
+
+
+def test_a_problem_keeps_the_names_of_its_weights(tmp_path: Path) -> None:
+    problem = images.NETWORK.make()
+    problem.save(tmp_path / "problem.npz")
+    assert Problem.load(tmp_path / "problem.npz").names == problem.names
+    assert problem.names[:3] == ("images", "0.weight", "0.bias")
 
 
 def test_bytes_a_parameter_are_the_slope_over_the_widths_that_were_measured() -> None:
