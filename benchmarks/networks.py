@@ -152,6 +152,7 @@ def options_of(module: str, text: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=(text or "").splitlines()[0])
     known = specs_of(module)
     add_options(parser, known, known)
+    parser.set_defaults(seconds=0.3)  # enough for 30 steps of the smallest, so that pools are awake for most of a turn
     return parser
 
 
