@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ def sweeps(quick: bool = False) -> dict[str, list[tuple[int, Workload]]]:
 
     def workload(name: str, hidden: tuple[int, ...], batch: int) -> Workload:
         n_batches = max(2, min(64, 8192 // batch))
-        return Workload(name, (64, *hidden, 10), batch, digits, count=300, n_batches=n_batches, weights=near_identity)
+        weights = partial(near_identity, noise=0.05 / math.sqrt(len(hidden)))
+        return Workload(name, (64, *hidden, 10), batch, digits, count=300, n_batches=n_batches, weights=weights)
 
     batches, widths, depths = (each[:2] if quick else each for each in (BATCHES, WIDTHS, DEPTHS))
     return {

@@ -189,6 +189,7 @@ class Harness:
             "batch": workload.batch,
             "batches": workload.n_batches,
             "metric": workload.metric,
+            "compared": {name: len(numbers) for name, numbers in expected.items()},
             "what": metric.what,
             "rounds": self.settings.rounds,
             "rows": rows,

@@ -1,159 +1,140 @@
-"""A training step of a convolutional network against PyTorch's: `python -m benchmarks.images`.
+"""A training step of a convolutional network against PyTorch and JAX: `python -m benchmarks.images`.
 
-28x28x1, conv 3x3 16, ReLU, pool, conv 3x3 32, ReLU, pool, 128, 10; batch 64, Adam, float32. Every peer runs in
-a process of its own, from the same weights on the same batches, and the losses of the first steps are compared. Rounds
-alternate between the peers; a number is the best round's time of a step, beside it the median round's.
+28x28x1, conv 3x3 16, ReLU, pool, conv 3x3 32, ReLU, pool, 128, 10; batch 64, Adam, float32. As in `benchmarks.gpt`
+every library runs in a process of its own, has the same weights and batches, and gets its turn in every round; the
+losses of the first steps must agree. `floor` is the matrix products of a step alone, by NumPy, of windows that are
+there.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-Array = Any
-Step = Callable[[Array, Array], float]
+from benchmarks import gpt, networks
+from benchmarks.networks import Network, Shape, both_ways
+from benchmarks.workloads import large_digits
 
-BATCH, BATCHES, CHECKED = 64, 16, 8
+BATCH = 64
 RATE = 1e-3
-ROOT = Path(__file__).resolve().parent.parent
+SIDE, CHANNELS, HIDDEN, CLASSES = 28, (1, 16, 32), 128, 10
+FLAT = (SIDE // 4) ** 2 * CHANNELS[2]
+NETWORK = Network("images", "cnn", "28x28x1, conv3x3 16, pool, conv3x3 32, pool, 128, 10, Adam", BATCH, n_batches=64)
+
+Array = Any
 
 
-def problem() -> tuple[list[Array], Array, Array]:
-    """The weights in bpnet's layout, images (batches, N, 28, 28, 1) and labels: a function of nothing."""
-    rng = np.random.default_rng(0)
-    shapes = [(3, 3, 1, 16), (3, 3, 16, 32), (1568, 128), (128, 10)]
-    weights = [rng.standard_normal(shape) * (2 / np.prod(shape[:-1])) ** 0.5 for shape in shapes]
-    x = rng.standard_normal((BATCHES, BATCH, 28, 28, 1))
-    labels = rng.integers(0, 10, (BATCHES, BATCH))
-    return [w.astype(np.float32) for w in weights], x.astype(np.float32), labels
-
-
-def bpnet_trainer(weights: list[Array]) -> Any:
+def layers() -> Any:
     import bpnet as bp
 
-    model = bp.Sequential(
-        bp.Conv2d(1, 16, 3, padding="same"),
+    return bp.Sequential(
+        bp.Conv2d(CHANNELS[0], CHANNELS[1], 3, padding="same"),
         bp.ReLU(),
         bp.MaxPool2d(2),
-        bp.Conv2d(16, 32, 3, padding="same"),
+        bp.Conv2d(CHANNELS[1], CHANNELS[2], 3, padding="same"),
         bp.ReLU(),
         bp.MaxPool2d(2),
         bp.Flatten(),
-        bp.Dense(1568, 128),
+        bp.Dense(FLAT, HIDDEN),
         bp.ReLU(),
-        bp.Dense(128, 10),
-    ).initialize(backend="numpy")
-    for index, w in zip((0, 3, 7, 9), weights, strict=True):
-        model[index].weight.value = w  # type: ignore[attr-defined]
-    return bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(RATE))
+        bp.Dense(HIDDEN, CLASSES),
+    )
 
 
-def bpnet_step(weights: list[Array], threads: int | None) -> Step:
-    trainer = bpnet_trainer(weights)
-    return lambda x, labels: float(trainer.step(x, labels))
+def optimizer() -> Any:
+    import bpnet as bp
+
+    return bp.Adam(RATE)
 
 
-def torch_step(weights: list[Array], threads: int | None) -> Step:
-    import torch
+def batches(n: int, size: int) -> list[tuple[Array, Array]]:
+    """Handwritten digits, enlarged and shifted, channels last."""
+    x, labels = large_digits(np.random.default_rng(0), n * size)
+    return list(zip(x.reshape(n, size, SIDE, SIDE, 1), labels.reshape(n, size), strict=True))
 
-    if threads is not None:
+
+class Torch(gpt.Torch):
+    """As its users write it. Images come with the channels last in memory, which its convolutions take as they are."""
+
+    def __init__(self, weights: dict[str, Array], threads: int, compiled: bool = False) -> None:
+        import torch
+
         torch.set_num_threads(threads)
-    nn = torch.nn
-    model = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1568, 128), nn.ReLU(), nn.Linear(128, 10),
-    )  # fmt: skip
-    first = weights[2].reshape(7, 7, 32, 128).transpose(3, 2, 0, 1).reshape(128, 1568)
-    arranged = [weights[0].transpose(3, 2, 0, 1), weights[1].transpose(3, 2, 0, 1), first, weights[3].T]
-    with torch.no_grad():
-        for index, w in zip((0, 3, 7, 9), arranged, strict=True):
-            model[index].weight.copy_(torch.tensor(np.ascontiguousarray(w)))
-            model[index].bias.zero_()
-    optimizer = torch.optim.Adam(model.parameters(), RATE, fused=True)
-    loss = nn.CrossEntropyLoss()
+        F, nn = torch.nn.functional, torch.nn
+        self.torch = torch
+        network = nn.Sequential(
+            nn.Conv2d(CHANNELS[0], CHANNELS[1], 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(CHANNELS[1], CHANNELS[2], 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(FLAT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES),
+        )  # fmt: skip
 
-    def step(x: Array, labels: Array) -> float:
-        optimizer.zero_grad()
-        value = loss(model(torch.from_numpy(x).permute(0, 3, 1, 2)), torch.from_numpy(labels))
-        value.backward()
-        optimizer.step()
-        return value.item()  # type: ignore[no-any-return]
+        class Model(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = network
 
-    return step
+            def forward(self, x: Any, y: Any) -> Any:
+                return F.cross_entropy(self.network(x), y)
+
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                value = weights[name]
+                if value.ndim == 4:
+                    value = value.transpose(3, 2, 0, 1)
+                elif name == "7.weight":  # its rows are places and channels here, channels and places there
+                    side = SIDE // 4
+                    value = value.reshape(side, side, CHANNELS[2], HIDDEN).transpose(3, 2, 0, 1).reshape(HIDDEN, FLAT)
+                elif value.ndim == 2:
+                    value = value.T
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)))
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=RATE, fused=True)
+        model = Model()
+        self.model = torch.compile(model) if compiled else model
+
+    def batch(self, x: Array, y: Array) -> Any:
+        return self.torch.from_numpy(x).permute(0, 3, 1, 2), self.torch.from_numpy(y)
 
 
-PEERS = {"bpnet": bpnet_step, "torch": torch_step}
+class Jax(gpt.Jax):
+    """The whole step jitted, channels last."""
+
+    def __init__(self, weights: dict[str, Array], threads: int) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        self.jnp = jnp
+
+        def conv(p: Any, index: int, x: Any) -> Any:
+            layout = ("NHWC", "HWIO", "NHWC")
+            y = jax.lax.conv_general_dilated(x, p[f"{index}.weight"], (1, 1), "SAME", dimension_numbers=layout)
+            y = jax.nn.relu(y + p[f"{index}.bias"])
+            return jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+        def loss_of(p: Any, x: Any, y: Any) -> Any:
+            h = conv(p, 3, conv(p, 0, x)).reshape(len(x), -1)
+            h = jax.nn.relu(h @ p["7.weight"] + p["7.bias"])
+            log_p = jax.nn.log_softmax(h @ p["9.weight"] + p["9.bias"])
+            return -jnp.take_along_axis(log_p, y[:, None], axis=1).mean()
+
+        self.adam(loss_of, weights, RATE)
+
+    def batch(self, x: Array, y: Array) -> Any:
+        return self.jnp.array(x), self.jnp.array(y, self.jnp.int32)
 
 
-def child(name: str, threads: int | None) -> None:
-    """Answer every number of steps on stdin with the seconds a step took; first the losses of the first steps."""
-    weights, x, labels = problem()
-    step = PEERS[name](weights, threads)
-    batches = [(x[i].copy(), labels[i].copy()) for i in range(BATCHES)]
-    print(json.dumps([step(*batches[i]) for i in range(CHECKED)]), flush=True)
-    for _ in range(8):
-        step(*batches[0])
-    for line in sys.stdin:
-        n = int(line)
-        start = time.perf_counter()
-        for i in range(n):
-            step(*batches[i % BATCHES])
-        print(json.dumps((time.perf_counter() - start) / n), flush=True)
+def products() -> list[tuple[Shape, Shape]]:
+    """The shapes of every matrix product that a step needs; a convolution is that of its windows."""
+    places = [BATCH * SIDE**2, BATCH * (SIDE // 2) ** 2]
+    found = both_ways(places[0], 9 * CHANNELS[0], CHANNELS[1], need_dx=False)
+    found += both_ways(places[1], 9 * CHANNELS[1], CHANNELS[2])
+    return found + both_ways(BATCH, FLAT, HIDDEN) + both_ways(BATCH, HIDDEN, CLASSES)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.images", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=40, help="in a round")
-    parser.add_argument("--threads", type=int, help="of every peer; by default what each takes itself")
-    parser.add_argument("--child", choices=list(PEERS), help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    if arguments.child:
-        child(arguments.child, arguments.threads)
-        return 0
-    variables = dict(os.environ)
-    if arguments.threads is not None:
-        variables |= {name: str(arguments.threads) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
-    command = [sys.executable, "-m", "benchmarks.images"]
-    more = [] if arguments.threads is None else ["--threads", str(arguments.threads)]
-    running = {
-        name: subprocess.Popen([*command, "--child", name, *more], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               text=True, cwd=ROOT, env=variables)
-        for name in PEERS
-    }  # fmt: skip
-
-    def answer(name: str) -> Any:
-        out = running[name].stdout
-        assert out is not None
-        return json.loads(out.readline())
-
-    losses = {name: answer(name) for name in PEERS}
-    agree = np.allclose(losses["bpnet"], losses["torch"], rtol=1e-3)
-    times: dict[str, list[float]] = {name: [] for name in PEERS}
-    for _ in range(arguments.rounds):
-        for name, process in running.items():
-            assert process.stdin is not None
-            process.stdin.write(f"{arguments.steps}\n")
-            process.stdin.flush()
-            times[name].append(answer(name))
-    for process in running.values():
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
-    print(f"a step, batch {BATCH}; the first {CHECKED} losses {'agree' if agree else 'DIFFER'}")
-    for name, seconds in times.items():
-        print(f"{name:6} best {1e3 * min(seconds):6.2f} ms, median {1e3 * float(np.median(seconds)):6.2f} ms")
-    print(f"bpnet / torch, best rounds: {min(times['bpnet']) / min(times['torch']):.2f}")
-    return 0 if agree else 1
+    return networks.main(NETWORK, __doc__, argv)
 
 
 if __name__ == "__main__":

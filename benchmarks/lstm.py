@@ -8,16 +8,17 @@ every round; the losses of the first steps must agree. `floor` is the matrix pro
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks import gpt
+from benchmarks import gpt, networks
+from benchmarks.networks import Network, Shape, both_ways
 
 V, T, WIDTH, BATCH = 65, 64, 128, 32
 RATE = 1e-3
-N_BATCHES = 32
+NETWORK = Network("lstm", "lstm", f"{V} symbols, T {T}, {WIDTH} hidden, Adam", BATCH, n_batches=200)
 
 Array = Any
 
@@ -28,11 +29,13 @@ def layers() -> Any:
     return bp.Sequential(bp.Embedding(V, WIDTH), bp.LSTM(WIDTH, WIDTH), bp.Unembedding(V, WIDTH))
 
 
-class Ours(gpt.Ours):
-    def __init__(self, weights: dict[str, Array], threads: int) -> None:
-        import bpnet as bp
+def optimizer() -> Any:
+    import bpnet as bp
 
-        self.trains(layers(), bp.Adam(RATE), weights)
+    return bp.Adam(RATE)
+
+
+batches = gpt.batches
 
 
 def named(weights: dict[str, Array]) -> dict[str, Array]:
@@ -108,42 +111,20 @@ class Jax(gpt.Jax):
             log_p = jax.nn.log_softmax(h @ p["head"].T)
             return -jnp.take_along_axis(log_p, y.T[..., None], axis=-1).mean()
 
-        def train(p: Any, m: Any, v: Any, t: Any, x: Any, y: Any) -> Any:
-            loss, g = jax.value_and_grad(loss_of)(p, x, y)
-            t = t + 1
-            m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-            v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
-            correction = jnp.sqrt(1 - 0.999**t)
-            rate = RATE * correction / (1 - 0.9**t)
-            p = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-8 * correction), p, m, v)
-            return p, m, v, t, loss
-
-        self.train = jax.jit(train, donate_argnums=(0, 1, 2, 3))
-        values: Any = {name: jnp.array(value) for name, value in named(weights).items()}
-        self.state: Any = (values, *(jax.tree.map(jnp.zeros_like, values) for _ in range(2)), jnp.zeros(()))
+        self.adam(loss_of, named(weights), RATE)
 
 
-class Floor(gpt.Floor):
-    """The matrix products of a step and nothing else, by NumPy into arrays that are there."""
-
-    def needs(self, product: Callable[..., None]) -> None:
-        """Call `product` with the shapes of every product."""
-        n = BATCH * T
-        product((n, WIDTH), (WIDTH, 4 * WIDTH)), product((n, 4 * WIDTH), (4 * WIDTH, WIDTH))
-        for _ in range(2):
-            product((WIDTH, n), (n, 4 * WIDTH))
-        for _ in range(T - 1):
-            product((BATCH, WIDTH), (WIDTH, 4 * WIDTH)), product((BATCH, 4 * WIDTH), (4 * WIDTH, WIDTH))
-        product((n, WIDTH), (WIDTH, V)), product((WIDTH, n), (n, V)), product((n, V), (V, WIDTH))
+def products() -> list[tuple[Shape, Shape]]:
+    """The shapes of every matrix product that a step needs: of all inputs at once, and of each time step."""
+    n = BATCH * T
+    found = [*both_ways(n, WIDTH, 4 * WIDTH), ((WIDTH, n), (n, 4 * WIDTH))]
+    for _ in range(T - 1):
+        found += [((BATCH, WIDTH), (WIDTH, 4 * WIDTH)), ((BATCH, 4 * WIDTH), (4 * WIDTH, WIDTH))]
+    return found + both_ways(n, WIDTH, V)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = gpt.argument_parser("benchmarks.lstm", (__doc__ or "").splitlines()[0]).parse_args(argv)
-    if arguments.child:
-        made = {"bpnet": Ours, "torch": Torch, "jax": Jax, "floor": Floor}
-        gpt.answer(*arguments.child, arguments.threads, made, gpt.batches(N_BATCHES, BATCH))
-        return 0
-    return gpt.with_peers(arguments, layers(), "benchmarks.lstm")
+    return networks.main(NETWORK, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -80,12 +80,24 @@ class StepTime(Metric):
         return facts | ({"losses": losses} if peer.trains else {})
 
     def expected(self, problem: Problem) -> Facts:
-        reference = Reference(problem.weights)
-        losses, norms = [], []
-        for index, (x, labels) in enumerate(problem.batches[: self.steps_of(problem.weights)]):
-            losses.append(reference.step(x, labels))
-            if index == 0:
-                norms = _norms(reference.gradients)
+        """The reference's numbers; losses as far as float32 determines them.
+
+        Training multiplies differences of rounding, through a deep stack within a few steps, whoever computes. The same
+        reference in float32 shows from which step on that matters: there the comparison ends. Raises ValueError where
+        so few steps are left that agreement would say nothing.
+        """
+        reference, rounded = Reference(problem.weights), Reference(problem.weights, "float32")
+        batches = problem.batches[: self.steps_of(problem.weights)]
+        losses: list[float] = []
+        norms: list[float] = []
+        for x, labels in batches:
+            loss = reference.step(x, labels)
+            if abs(rounded.step(x, labels) - loss) > ROUNDING * max(1.0, abs(loss)):
+                break
+            losses.append(loss)
+            norms = norms or _norms(reference.gradients)
+        if len(losses) < min(LEAST_STEPS, len(batches)):
+            raise ValueError(f"float32 determines only {len(losses)} losses of this network, so nobody can be checked")
         return {"losses": losses, "gradient norms": norms}
 
 
@@ -170,6 +182,25 @@ def _queue(peer: Peer, count: int) -> None:
     peer.wait()
 
 
+class NetworkTime(StepTime):
+    """A step of a network. Its peers train on from round to round: there are too many batches to memorize."""
+
+    def __init__(self, name: str, checked_steps: int) -> None:
+        self.name = name  # type: ignore[misc]
+        self.checked_steps = checked_steps
+
+    def steps_of(self, weights: list[Any]) -> int:
+        return self.checked_steps
+
+    def expected(self, problem: Problem) -> Facts:
+        """bpnet's losses in float64, call by call."""
+        from benchmarks.networks import reference_trainer
+
+        trainer = reference_trainer(problem)
+        steps = problem.batches[: self.checked_steps]
+        return {"losses": [float(trainer.step(x.astype("float64") if x.dtype.kind == "f" else x, y)) for x, y in steps]}
+
+
 class InputTime(Metric):
     """One batch from the host's memory to the device, one behind the other, each touched once there."""
 
@@ -196,11 +227,22 @@ def _norms(arrays: list[Any]) -> list[float]:
 TOLERANCE = {"float32": 1e-3, "tf32": 2e-2, "bf16": 1e-1}
 """By the precision of products."""
 
+ROUNDING = TOLERANCE["float32"] / 100
+"""How far a loss in float32 may be from that in float64 (relative above 1) to be compared: others round otherwise."""
+
+LEAST_STEPS = 6
+"""How many losses must be left to compare."""
+
 
 def disagreement(found: Facts, expected: Facts, tolerance: float) -> str:
-    """Where a peer's numbers leave the reference's by more than `tolerance` (relative above 1), or ''."""
+    """Where a peer's numbers leave the reference's by more than `tolerance` (relative above 1), or ''.
+
+    A peer may have more numbers than there are to compare, but not fewer.
+    """
     for name, numbers in found.items():
-        for index, (got, want) in enumerate(zip(numbers, expected[name], strict=True)):
+        if len(numbers) < len(expected[name]):
+            return f"{len(numbers)} {name}, the reference has {len(expected[name])}"
+        for index, (got, want) in enumerate(zip(numbers, expected[name], strict=False)):
             if not abs(got - want) <= tolerance * max(1.0, abs(want)):
                 return f"{name}[{index}] is {got:.6g}, the reference has {want:.6g}"
     return ""
@@ -214,6 +256,8 @@ METRICS: dict[str, Metric] = {
         InferenceTime(),
         TrainTime("train", 20),
         TrainTime("train few", 2),
+        NetworkTime("network", 8),
+        NetworkTime("curve", 200),
         InputTime(),
     )
 }

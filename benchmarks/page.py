@@ -27,6 +27,9 @@ COMMANDS = {
     "steps": f"python -m benchmarks.cpu {' '.join(f'--workload {name}' for name in STEPS)}",
     "inference": f"python -m benchmarks.cpu {' '.join(f'--workload {name}' for name in INFERENCES)}",
     "programs": "python -m benchmarks.cpu --workload job --workload import",
+    "cnn": "python -m benchmarks.images",
+    "gpt": "python -m benchmarks.gpt",
+    "lstm": "python -m benchmarks.lstm",
     "growth": "python -m benchmarks.growth",
     "overhead": "python -m benchmarks.overhead",
     "threads": "python -m benchmarks.threads",
@@ -102,6 +105,13 @@ def timings(report: dict[str, Any], names: Sequence[str]) -> str:
     if any(bounds):
         rows.append(("least by the roofline", *(microseconds(each["seconds"]) if each else "-" for each in bounds)))
     return grid(("µs", *(workload["title"] for workload in workloads)), rows)
+
+
+def network_table(*reports: dict[str, Any]) -> str:
+    """Peers down, networks across, each from a report of its own."""
+    peers = {peer: facts for report in reports for peer, facts in report["peers"].items()}
+    workloads = {name: workload for report in reports for name, workload in report["workloads"].items()}
+    return timings({"peers": peers, "workloads": workloads}, list(workloads))
 
 
 def job_table(report: dict[str, Any]) -> str:
@@ -181,6 +191,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "runs": ((), runs),
     "goals": ((), goal_table),
     "steps": (("steps",), lambda report: timings(report, list(STEPS))),
+    "networks": (("cnn", "gpt", "lstm"), network_table),
     "inference": (("inference",), lambda report: timings(report, list(INFERENCES))),
     "job": (("programs",), job_table),
     "import": (("programs",), import_table),

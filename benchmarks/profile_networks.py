@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from statistics import median
 from time import perf_counter_ns
 from typing import Any
@@ -27,36 +28,15 @@ Array = Any
 Made = tuple[bp.Trainer, Array, Array]
 
 
-def gpt() -> Made:
-    """The model of `benchmarks.gpt`."""
-    from benchmarks import gpt as workload
-
-    model = workload.layers().initialize(seed=0, dtype="float32")
-    trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.AdamW(workload.RATE, weight_decay=workload.DECAY))
-    return trainer, *_ids(workload.V, (workload.BATCH, workload.T))
-
-
-def lstm() -> Made:
-    """65 symbols, sequences of 64, width 128, batch 32."""
-    layers = bp.Embedding(65, 128), bp.LSTM(128, 128), bp.Unembedding(65, 128)
-    model = bp.Sequential(*layers).initialize(seed=0, dtype="float32")
-    return bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(1e-3)), *_ids(65, (32, 64))
+def made(module: str) -> Made:
+    """The trainer and a batch of the benchmark that `module` is."""
+    benchmark = import_module(f"benchmarks.{module}")
+    model = benchmark.layers().initialize(seed=0, dtype="float32")
+    trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), benchmark.optimizer())
+    return trainer, *benchmark.batches(1, benchmark.BATCH)[0]
 
 
-def cnn() -> Made:
-    """The model of `benchmarks.images`."""
-    from benchmarks import images as workload
-
-    weights, x, labels = workload.problem()
-    return workload.bpnet_trainer(weights), x[0], labels[0]
-
-
-def _ids(n: int, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    ids = np.random.default_rng(0).integers(0, n, (shape[0], shape[1] + 1))
-    return ids[:, :-1].copy(), ids[:, 1:].copy()
-
-
-WORKLOADS: dict[str, Callable[[], Made]] = {"gpt": gpt, "cnn": cnn, "lstm": lstm}
+WORKLOADS = {"gpt": "gpt", "cnn": "images", "lstm": "lstm"}
 
 
 class Part:
@@ -130,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--parts", action="store_true", help="every call, and not kernels alike as one")
     arguments = parser.parse_args(argv)
-    trainer, x, y = WORKLOADS[arguments.workload]()
+    trainer, x, y = made(WORKLOADS[arguments.workload])
     parts = parts_of(trainer, x, y)
     whole = []
     for _ in range(max(1, arguments.rounds)):

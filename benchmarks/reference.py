@@ -1,4 +1,4 @@
-"""The step that all peers must agree with: float64 NumPy, written out, nothing skipped and nothing fused."""
+"""The step that all peers must agree with: NumPy in float64, written out, nothing skipped and nothing fused."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ class Reference:
     """A multilayer perceptron trained by Adam on the mean softmax cross-entropy.
 
     weights     : one (n_in, n_out) a layer; biases start at zero
+    dtype       : of everything; float32 shows what its rounding alone makes of a training
     inputs      : what each layer got in the last forward, (N, n_in)
     derivatives : of the loss with respect to each layer's output in the last step, (N, n_out)
     gradients   : of the loss with respect to each weight in the last step
     """
 
-    def __init__(self, weights: list[Array]) -> None:
-        self.parameters = [weight.astype(np.float64) for weight in weights]
-        self.parameters += [np.zeros(weight.shape[1]) for weight in weights]
+    def __init__(self, weights: list[Array], dtype: str = "float64") -> None:
+        self.dtype = np.dtype(dtype)
+        self.parameters = [weight.astype(self.dtype) for weight in weights]
+        self.parameters += [np.zeros(weight.shape[1], self.dtype) for weight in weights]
         self.n_layers = len(weights)
         self.m = [np.zeros_like(p) for p in self.parameters]
         self.v = [np.zeros_like(p) for p in self.parameters]
@@ -41,7 +43,7 @@ class Reference:
     def predict(self, x: Array) -> Array:
         """The logits."""
         self.inputs = []
-        y = x.astype(np.float64)
+        y = x.astype(self.dtype)
         for index in range(self.n_layers):
             self.inputs.append(y)
             y = y @ self.parameters[index] + self.parameters[self.n_layers + index]
@@ -55,7 +57,7 @@ class Reference:
         z = logits - logits.max(axis=1, keepdims=True)
         log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
         onehot = labels[:, None] == np.arange(logits.shape[1])
-        dy = (np.exp(log_p) - onehot) / len(labels)
+        dy = (np.exp(log_p) - onehot.astype(self.dtype)) / len(labels)
         self.derivatives = [dy]
         for index in range(self.n_layers - 1, 0, -1):
             dy = np.where(self.inputs[index] > 0, dy @ self.parameters[index].T, 0)

@@ -17,9 +17,13 @@ def he_normal(rng: np.random.Generator, n_in: int, n_out: int) -> Array:
     return rng.standard_normal((n_in, n_out)) * (2 / n_in) ** 0.5
 
 
-def near_identity(rng: np.random.Generator, n_in: int, n_out: int) -> Array:
-    """Keeps a signal alive through any number of narrow ReLU layers, where random weights would let it die."""
-    return np.eye(n_in, n_out) + 0.05 * rng.standard_normal((n_in, n_out))
+def near_identity(rng: np.random.Generator, n_in: int, n_out: int, noise: float = 0.05) -> Array:
+    """Keeps a signal alive through any number of narrow ReLU layers, where random weights would let it die.
+
+    noise : the standard deviation of what is added to the identity. Layers one behind the other multiply signals and
+            rounding errors by about (1 + noise^2 n)^(depth / 2), so it must fall with the root of the depth.
+    """
+    return np.eye(n_in, n_out) + noise * rng.standard_normal((n_in, n_out))
 
 
 def flowers(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
@@ -139,12 +143,14 @@ class Problem:
 
     weights : one (n_in, n_out) float32 a layer; biases start at zero
     x       : (batches, N, width) float32; labels : (batches, N) int64
+    names   : of a network that is no multilayer perceptron: its module, then the weights'
     """
 
     weights: list[Array]
     x: Array
     labels: Array
     precision: str = "float32"
+    names: tuple[str, ...] = ()
 
     @property
     def batches(self) -> list[tuple[Array, Array]]:
@@ -153,14 +159,16 @@ class Problem:
 
     def save(self, path: Path) -> None:
         weights = {f"weight{index}": weight for index, weight in enumerate(self.weights)}
-        np.savez(path, x=self.x, labels=self.labels, precision=np.array(self.precision), **weights)
+        about = {"precision": np.array(self.precision), "names": np.array(self.names, dtype=str)}
+        np.savez(path, x=self.x, labels=self.labels, **about, **weights)
 
     @classmethod
     def load(cls, path: Path) -> Problem:
         with np.load(path, allow_pickle=False) as archive:
             n_layers = sum(name.startswith("weight") for name in archive.files)
             weights = [archive[f"weight{index}"] for index in range(n_layers)]
-            return cls(weights, archive["x"], archive["labels"], str(archive["precision"]))
+            names = tuple(archive["names"].tolist())
+            return cls(weights, archive["x"], archive["labels"], str(archive["precision"]), names)
 
 
 MNIST = (784, 512, 512, 10)

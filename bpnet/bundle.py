@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from bpnet.fitting import Fit
 
 FORMAT = "bpnet-bundle"
-VERSION = 1
+VERSION = 2
+WITHOUT_SIDE = 1  # the version of a file without side inputs, which readers of the first one take too
 PARAMETER = "parameter/"
+SIDE = "side/"
 BATCH = ("x", "y", "weight")
 NOT_FINITE = {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}
 
@@ -50,6 +52,7 @@ class Bundle:
     path      : of the file, or '' where it is in none
     message   : of the error; finding : who made the number, and of which sample, or None where that is not known
     x, y, sample_weight : the batch, NumPy arrays; the last is None where there are no weights
+    side      : its side inputs by name, such as lengths
     rows      : (N,) which samples of the data these are
     step, epoch : which one it was, counted from 1
     training  : model, loss, metrics and optimizer with all settings, as JSON values
@@ -67,6 +70,7 @@ class Bundle:
         self.x: Any = arrays["x"]
         self.y: Any = arrays["y"]
         self.sample_weight: Any = arrays.get("weight")
+        self.side = {name.removeprefix(SIDE): each for name, each in arrays.items() if name.startswith(SIDE)}
         self.rows: Any = arrays["rows"]
         self.step, self.epoch = about["step"], about["epoch"]
         self.training, self.info, self.environment = about["training"], about["info"], about["environment"]
@@ -101,6 +105,7 @@ class Bundle:
         arrays |= {"counters": np.array(to_numpy(model.store.counters)), "rows": failure.rows}
         batch = zip(BATCH, (failure.x, failure.y, failure.weight), strict=True)
         arrays |= {name: array for name, array in batch if array is not None}
+        arrays |= {SIDE + name: array for name, array in failure.side.items()}
         loss = type(trainer.loss)
         about = {
             "message": message,
@@ -129,7 +134,8 @@ class Bundle:
             about = json.dumps({**self._about, "info": {**self.info, **info}})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the info of a bundle must be JSON values: {error}") from error
-        write(path, self._arrays, {"format": FORMAT, "version": str(VERSION), "state": about})
+        version = VERSION if self.side else WITHOUT_SIDE
+        write(path, self._arrays, {"format": FORMAT, "version": str(version), "state": about})
         self.info.update(info)
         self.path = os.fsdecode(path)
 
@@ -190,8 +196,8 @@ class Bundle:
 
         with np.errstate(all="ignore"):
             try:
-                x, y, weight, total, first = self._part()
-                record = run(self.model, x, self.loss, y, None, weight, total)
+                x, y, weight, side, total, first = self._part()
+                record = run(self.model, x, self.loss, y, None, weight, total, side)
             except (ShapeError, DTypeError, DataError, ConfigError) as error:
                 raise CheckpointError(
                     f"{self.path or 'the bundle'}: its step cannot be made again: {str(error)[:500]}"
@@ -206,8 +212,8 @@ class Bundle:
             note = f"{self.message}\nIn these {len(x)} samples{which}, {named}."
             return Explanation(record, Choice(record, places, neurons, weights), note)
 
-    def _part(self) -> tuple[Any, Any, Any, Any, int]:
-        """x, y and weights of what is run at once, what its loss is divided by, and the row with which it begins.
+    def _part(self) -> tuple[Any, Any, Any, dict[str, Any], Any, int]:
+        """x, y, weights and side inputs of what is run at once, what its loss is divided by, and its first row.
 
         That is the batch or, of several micro-batches, the one that failed; those before it are run, so that the same
         random numbers are drawn.
@@ -215,7 +221,7 @@ class Bundle:
         model, loss, x, y, weight = self.model, self.loss, self.x, self.y, self.sample_weight
         size = self._about["micro_batch_size"]
         if size is None or size >= len(x):
-            return x, y, weight, None, 0
+            return x, y, weight, self.side, None, 0
         part = 0 if self.finding is None else self.finding.part
         first = part * size
         if first >= len(x):
@@ -226,7 +232,8 @@ class Bundle:
             own = slice(start, start + size)
             if start == first and total is not None:
                 break
-            prediction = model.forward(x[own]) if start < first else model(x[own])
+            side = {name: each[own] for name, each in self.side.items()}
+            prediction = model.forward(x[own], **side) if start < first else model(x[own], **side)
             if total is None:
                 total = loss.total_weight((len(x), *prediction.shape[1:]), y, weight)
             if start < first:
@@ -234,7 +241,8 @@ class Bundle:
                 model.backward(loss.backward())
         model.store.consume_gradients()
         own = slice(first, first + size)
-        return x[own], y[own], None if weight is None else weight[own], total, first
+        side = {name: each[own] for name, each in self.side.items()}
+        return x[own], y[own], None if weight is None else weight[own], side, total, first
 
 
 def load_bundle(path: str | os.PathLike[str], *, custom: Iterable[type] | type = ()) -> Bundle:
@@ -288,11 +296,13 @@ def _check_form(about: Any, arrays: dict[str, Any]) -> None:
     size = about["micro_batch_size"]
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ValueError(f"'micro_batch_size' is {str(size)[:40]}")
-    lengths = {arrays[name].shape[:1] for name in (*BATCH, "rows") if name in arrays}
+    side = [name for name in arrays if name.startswith(SIDE)]
+    lengths = {arrays[name].shape[:1] for name in (*BATCH, "rows", *side) if name in arrays}
     numbers = arrays["rows"].dtype == np.int64 and arrays["rows"].ndim == 1
     if not numbers or len(lengths) != 1 or (0,) in lengths or not {"x", "y", "counters"} <= arrays.keys():
         raise ValueError("the parts of the batch are missing, or not of one length")
-    unknown = [name for name in arrays if not name.startswith(PARAMETER) and name not in (*BATCH, "rows", "counters")]
+    known = {*BATCH, "rows", "counters", *side}
+    unknown = [name for name in arrays if not name.startswith(PARAMETER) and name not in known]
     if unknown:
         raise ValueError(f"it has unknown arrays, {unknown[:3]}")
     if about["finding"] is not None:

@@ -15,10 +15,10 @@ import numpy as np
 
 from bpnet.auditing.copies import copied, patched
 from bpnet.backend import get_backend, to_numpy
+from bpnet.beside import divided
 from bpnet.contracts import all_finite
 from bpnet.data.dataset import epoch_order
 from bpnet.dispatch import Kernel, recording
-from bpnet.errors import StateError
 from bpnet.layers.base import Layer
 from bpnet.step import Step
 from bpnet.trace import flat, is_array
@@ -26,6 +26,9 @@ from bpnet.trace import flat, is_array
 if TYPE_CHECKING:
     from bpnet.fitting import Fit
     from bpnet.losses import Loss
+
+Inputs = tuple[Any, Any, Any, dict[str, Any]]
+"""x, y, weights or None, and the side inputs by name."""
 
 ROWS = 4096  # of a batch whose losses are looked at one by one
 
@@ -82,12 +85,14 @@ class Failure:
     """A step that failed.
 
     x, y, weight : its batch on the host, as the model takes it; weight is None where there is none
+    side         : its side inputs by name
     rows         : (N,) which samples of the data these are; finding : who made the number, where that could be told
     """
 
     x: Any
     y: Any
     weight: Any
+    side: dict[str, Any]
     rows: Any
     finding: Finding | None
 
@@ -168,21 +173,20 @@ def find(fit: Fit, done: int) -> Failure:
 
     Raises whatever a model that cannot be copied raises.
     """
-    if fit.data.side:
-        raise StateError("a batch with side inputs cannot be kept in a bundle")
     trainer = fit.trainer
     epoch = {"seed": trainer.seed, "epoch": trainer.epoch, "shuffle": fit.shuffle}
     batches = trainer._door.batches(fit.data, fit.batch_size, skip=done, **epoch)
     batch = next(batches)
     batches.close()
-    x, y, *weight = (np.array(to_numpy(each)) for each in trainer._door.batch(*batch))
+    names = tuple(fit.data.side)
+    x, y, *more = (np.array(to_numpy(each)) for each in trainer._door.batch(*batch, side=names))
     order = epoch_order(len(fit.data), trainer.seed, trainer.epoch) if fit.shuffle else np.arange(len(fit.data))
     rows = np.array(order[done * fit.batch_size :][: len(x)], dtype=np.int64)
-    inputs = x, y, weight[0] if weight else None
+    inputs = x, y, *divided(tuple(more), names)
     return Failure(*inputs, rows, _finding(fit, inputs, rows))
 
 
-def _finding(fit: Fit, inputs: tuple[Any, Any, Any], rows: Any) -> Finding | None:
+def _finding(fit: Fit, inputs: Inputs, rows: Any) -> Finding | None:
     dtype = fit.trainer.model.store.dtype
     if (updated := _not_finite_before(fit)) is not None:
         return updated
@@ -206,14 +210,15 @@ def _not_finite_before(fit: Fit) -> Finding | None:
     return None
 
 
-def _replay(fit: Fit, inputs: tuple[Any, Any, Any], dtype: str, wanted: tuple[int, tuple[int, ...]] | None) -> _Watch:
+def _replay(fit: Fit, inputs: Inputs, dtype: str, wanted: tuple[int, tuple[int, ...]] | None) -> _Watch:
     """Forward, loss and backward of a copy on NumPy in `dtype`, with the same masks."""
     trainer = fit.trainer
     twin = copied(trainer.model, get_backend("numpy"), dtype, trainer.model.store.seed)
     twin.store.counters[...] = to_numpy(trainer.model.store.counters)
     loss = copy.deepcopy(trainer.loss)
-    x, y, w = inputs
+    x, y, w, side = inputs
     x = np.asarray(x, dtype) if x.dtype.kind == "f" else x
+    side = {name: np.asarray(each, dtype) if each.dtype.kind == "f" else each for name, each in side.items()}
     y = y if y.dtype.kind in "iu" else np.asarray(y, dtype)
     w = None if w is None else np.asarray(w, dtype)
     watch = _Watch()
@@ -229,9 +234,11 @@ def _replay(fit: Fit, inputs: tuple[Any, Any, Any], dtype: str, wanted: tuple[in
     )
     total: Any = None
     with patched(methods), np.errstate(all="ignore"), recording(watch):
-        for part_x, part_y, part_w in Step(trainer, fit.micro_batch_size, counted=True).parts(x, y, w):
+        for part_x, part_y, part_w, *beside in Step(trainer, fit.micro_batch_size, counted=True).parts(
+            x, y, w, *side.values()
+        ):
             watch.next_part(len(part_x))
-            prediction = twin.forward(part_x)
+            prediction = twin.forward(part_x, **dict(zip(side, beside, strict=True)))
             if total is None:
                 total = loss.total_weight((len(x), *prediction.shape[1:]), y, w)
             before = watch.found

@@ -17,7 +17,10 @@ import bpnet as bp
 from benchmarks import (
     cpu,
     goals,
+    gpt,
     growth,
+    images,
+    lstm,
     machine,
     overhead,
     page,
@@ -31,6 +34,7 @@ from benchmarks import (
 from benchmarks.harness import Harness, Settings, failures
 from benchmarks.metrics import METRICS, disagreement
 from benchmarks.peers import PEERS, PeerSpec
+from benchmarks.peers.network import NetworkPeer
 from benchmarks.reference import Reference, softmax
 from benchmarks.report import without_paths
 from benchmarks.workloads import INFERENCES, STEPS, WORKLOADS, Problem, near_identity
@@ -201,6 +205,51 @@ def test_growth_reports_times_and_memory_by_what_grows(tmp_path: Path) -> None:
     assert sys.platform != "linux" or math.isfinite(report["growth"]["width"]["peers"]["bpnet"]["bytes_per_parameter"])
     assert "| bpnet, MiB |" in page.growth_table(report)
     assert page.parameter_table(report).startswith("|  | bytes a parameter |")
+
+
+def test_a_network_is_measured_by_the_harness_and_its_report_makes_a_column_and_a_goal(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    arguments = ["--quick", "--rounds", "1", "--count", "4", "--peers", "bpnet,floor", "--threads", "1"]
+    assert images.main([*arguments, "--json", str(path)]) == 0
+    found = json.loads(path.read_text(encoding="utf-8"))
+    workload = found["workloads"]["cnn"]
+    assert workload["compared"] == {"losses": 8}
+    losses = workload["rows"]["bpnet"]["checked"]["losses"]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0]
+    assert "losses" not in workload["rows"]["floor"]["checked"]
+    assert [goal["workload"] for goal in found["goals"]] == ["cnn"]
+    shown = page.network_table(found)
+    assert f"| µs | {images.NETWORK.title} |" in shown
+    assert f"| bpnet | {page.spread(workload['rows']['bpnet'])} |" in shown
+
+
+@pytest.mark.parametrize("network", [gpt, lstm], ids=["gpt", "lstm"])
+def test_bpnet_trains_the_networks_of_text_as_it_does_in_float64(network: Any) -> None:
+    problem = replace(network.NETWORK, n_batches=8).make()
+    peer = NetworkPeer(1, network.NETWORK.module, "Ours")
+    peer.load(problem)
+    metric = METRICS["network"]
+    found = metric.check(peer)
+    assert len(found["losses"]) == 8
+    assert disagreement(found, metric.expected(problem), 1e-4) == ""
+
+
+def test_products_of_the_networks_are_those_of_their_layers() -> None:
+    flops = {network.NETWORK.name: network.NETWORK.flops for network in (images, gpt, lstm)}
+    dense = 6 * 64 * (7 * 7 * 32 * 128 + 128 * 10)
+    assert flops["cnn"] == 4 * 64 * 28 * 28 * 9 * 16 + 6 * 64 * 14 * 14 * 9 * 16 * 32 + dense
+    attention = 2 * 6 * 2 * 16 * 64 * 64 * 128
+    assert flops["gpt"] == 6 * 1024 * (2 * 12 * 128 * 128 + 128 * 65) + attention
+    steps = 63 * 4 * 32 * 128 * 512  # of the state: forward, and dh
+    assert flops["lstm"] == 8 * 2048 * 128 * 512 + steps + 6 * 2048 * 128 * 65
+
+
+def test_a_problem_keeps_the_names_of_its_weights(tmp_path: Path) -> None:
+    problem = images.NETWORK.make()
+    problem.save(tmp_path / "problem.npz")
+    assert Problem.load(tmp_path / "problem.npz").names == problem.names
+    assert problem.names[:3] == ("images", "0.weight", "0.bias")
 
 
 def test_bytes_a_parameter_are_the_slope_over_the_widths_that_were_measured() -> None:
@@ -402,6 +451,37 @@ def test_peer_that_computes_something_else_is_not_timed() -> None:
 def test_disagreement_names_the_number(got: float) -> None:
     assert disagreement({"losses": [1.0, 2.0]}, {"losses": [1.0005, 2.0], "norms": [1.0]}, 1e-3) == ""
     assert "losses[1]" in disagreement({"losses": [1.0, got]}, {"losses": [1.0, 2.0]}, 1e-2)
+
+
+def test_a_peer_that_has_too_few_numbers_disagrees_and_one_that_has_more_does_not() -> None:
+    assert disagreement({"losses": [1.0]}, {"losses": [1.0, 2.0]}, 1e-2) == "1 losses, the reference has 2"
+    assert disagreement({"losses": [1.0, 2.0, 9.0]}, {"losses": [1.0, 2.0]}, 1e-2) == ""
+
+
+def test_every_step_is_compared_where_float32_determines_it() -> None:
+    for name in ("tiny", "spiral", "digits"):
+        assert len(METRICS["step"].expected(STEPS[name].make())["losses"]) == 20
+    for _, workload in growth.sweeps()["depth"][:4]:
+        assert len(METRICS["step"].expected(workload.make())["losses"]) == 20
+
+
+def test_steps_that_rounding_decides_are_not_compared_and_too_few_are_an_error() -> None:
+    deep = growth.sweeps()["depth"][-1][1]
+    expected = METRICS["step"].expected(deep.make())
+    assert 6 <= len(expected["losses"]) < 20
+    rounded = Reference(deep.make().weights, "float32")
+    losses = [rounded.step(x, labels) for x, labels in deep.make().batches[:20]]
+    assert disagreement({"losses": losses}, expected, 1e-5) == ""
+    noisy = replace(deep, sizes=(64, *(128,) * 64, 10), weights=near_identity)
+    with pytest.raises(ValueError, match=r"float32 determines only \d losses of this network"):
+        METRICS["step"].expected(noisy.make())
+
+
+def test_the_reference_in_float32_stays_in_float32() -> None:
+    reference = Reference([np.ones((3, 4), np.float32), np.ones((4, 2), np.float32)], "float32")
+    assert np.isfinite(reference.step(np.ones((5, 3), np.float32), np.zeros(5, np.int64)))
+    arrays = [*reference.parameters, *reference.m, *reference.v, *reference.gradients, *reference.derivatives]
+    assert {array.dtype for array in arrays} == {np.dtype("float32")}
 
 
 def test_unknown_names_are_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:

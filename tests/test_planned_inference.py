@@ -189,3 +189,62 @@ def test_other_libraries_compute_as_ever(backend: str) -> None:
     first = bp.to_numpy(model(x))
     for _ in range(4):
         assert np.array_equal(bp.to_numpy(model(x)), first)
+
+
+def sequences() -> tuple[Any, Any, dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 6, 7)
+    mask = np.arange(5)[None, :] < lengths[:, None]
+    model = bp.Sequential(bp.TransformerBlock(4, 2, n_hidden=6), bp.GRU(4, 3, last=True), bp.Dense(3, 2))
+    return (
+        model.initialize(seed=1),
+        rng.standard_normal((7, 5, 4)).astype("float32"),
+        {"lengths": lengths, "mask": mask},
+    )
+
+
+@pytest.mark.parametrize("names", [("lengths",), ("mask",), ("lengths", "mask")])
+def test_calls_with_side_inputs_are_planned_and_give_the_bits_of_the_layers_own_calls(names: tuple[str, ...]) -> None:
+    model, x, side = sequences()
+    rng = np.random.default_rng(1)
+    for _ in range(6):
+        x = rng.standard_normal(x.shape).astype("float32")
+        order = rng.permutation(len(x))
+        given = {name: np.ascontiguousarray(side[name][order]) for name in names}
+        assert model(x, **given).tobytes() == model._in_order(x, **given).tobytes()
+    assert plans(model) == 1
+    assert model(x).tobytes() == model._in_order(x).tobytes()
+
+
+def test_a_plan_with_side_inputs_reads_those_of_the_call() -> None:
+    model, x, side = sequences()
+    for _ in range(4):
+        model(x, lengths=side["lengths"])
+    assert plans(model) == 1
+    short, long = (model(x, lengths=np.full(7, n)) for n in (1, 5))
+    assert short.tobytes() == model._in_order(x, lengths=np.full(7, 1)).tobytes()
+    assert long.tobytes() != short.tobytes()
+    swapped = {name: side[name] for name in ("mask", "lengths")}
+    np.testing.assert_array_equal(model(x, **swapped), model(x, **side))
+
+
+def test_lists_strided_arrays_and_inputs_that_are_none_give_the_bits_of_the_layers_own_calls() -> None:
+    model, x, side = sequences()
+    lengths, mask = side["lengths"], side["mask"]
+    given: list[dict[str, Any]] = [
+        {"lengths": lengths.tolist(), "mask": mask},
+        {"lengths": np.repeat(lengths, 2)[::2], "mask": np.asfortranarray(mask)},
+        {"lengths": lengths, "mask": None},
+    ]
+    for _ in range(4):
+        for each in given:
+            np.testing.assert_array_equal(model(x, **each), model._in_order(x, **each))
+    assert plans(model) == 1  # of the last one
+
+
+def test_a_prediction_of_many_samples_with_lengths_is_planned() -> None:
+    model, x, side = sequences()
+    many, lengths = np.tile(x, (40, 1, 1)), np.tile(side["lengths"], 40)
+    found = bp.predict(model, many, batch_size=20, side={"lengths": lengths})
+    assert plans(model) == 1
+    np.testing.assert_allclose(found, model._in_order(many, lengths=lengths), rtol=1e-5, atol=1e-6)

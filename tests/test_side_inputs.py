@@ -18,6 +18,7 @@ N, T = 22, 5
 X = RNG.normal(size=(N, T, 3)).astype("float32")
 Y = RNG.integers(0, 2, N)
 LENGTHS = RNG.integers(1, T + 1, N)
+FILE = "failed.safetensors"
 MASK = np.arange(T)[None, :] < LENGTHS[:, None]
 
 
@@ -231,14 +232,96 @@ def test_what_contradicts_itself_is_refused() -> None:
         bp.predict(plain.model, X, side={"mask": MASK})
 
 
-def test_a_fit_that_fails_says_so_without_a_bundle(tmp_path: Path) -> None:
-    trainer = make(lstm(), bundle=tmp_path / "failed.safetensors")
-    trainer.optimizer.learning_rate = 1e38
-    with pytest.raises(
-        bp.NonFiniteError, match="No bundle was written: a batch with side inputs cannot be kept in"
-    ) as caught:
-        trainer.fit(X, Y, side={"lengths": LENGTHS}, epochs=20, batch_size=8, progress=False)
-    assert caught.value.bundle is None
+def failed(tmp_path: Path, size: int | None, **settings: Any) -> tuple[Any, Any]:
+    """The error of a fit on data of which sample 13 is too large, and the trainer."""
+    x = X.copy()
+    x[13, 0] = 3e38
+    block, memory = bp.TransformerBlock(3, 1, n_hidden=5), bp.LSTM(3, 3, last=True)
+    trainer = make(bp.Sequential(bp.Dense(3, 3), block, memory, bp.Dense(3, 2)), bundle=tmp_path / FILE, **settings)
+    trainer.model[0].weight.value = np.full((3, 3), 2.0)  # type: ignore[index]
+    with pytest.raises(bp.NonFiniteError) as caught:
+        trainer.fit(
+            x, Y, side={"lengths": LENGTHS, "mask": MASK}, epochs=2, batch_size=8, micro_batch_size=size, progress=False
+        )
+    return caught.value, trainer
+
+
+@pytest.mark.parametrize("size", [None, 3])
+@pytest.mark.parametrize("plan", [True, False], ids=["planned", "eager"])
+def test_a_fit_that_fails_names_who_it_was_and_keeps_the_step_with_its_side_inputs(
+    size: int | None, plan: bool, tmp_path: Path
+) -> None:
+    error, trainer = failed(tmp_path, size, plan=plan)
+    assert "which is sample 13 of the data" in str(error)
+    assert f"bpnet explain --bundle {tmp_path / FILE}" in str(error)
+    bundle = bp.load_bundle(tmp_path / FILE)
+    assert bundle.finding is not None
+    assert bundle.finding.sample == 13
+    assert bundle.finding.where.startswith("Dense(3, 3)")
+    np.testing.assert_array_equal(bundle.side["lengths"], LENGTHS[bundle.rows])
+    np.testing.assert_array_equal(bundle.side["mask"], MASK[bundle.rows])
+    assert bundle.side["lengths"].dtype == np.int64
+    assert bundle.side["mask"].dtype == np.bool_
+    explanation = bundle.explain()
+    assert not np.isfinite(explanation.loss)
+    for path, parameter in bundle.model.parameters().items():
+        np.testing.assert_array_equal(parameter.value, bp.to_numpy(trainer.model.parameters()[path].value))
+
+
+def test_the_step_is_replayed_with_the_lengths(tmp_path: Path) -> None:
+    x = np.ones((4, T, 3), "float32")
+    x[1, 3:] = 3e38  # behind its length, where nobody looks
+    x[2, 3:] = 3e38
+    trainer = bp.Trainer(
+        bp.Sequential(bp.RNN(3, 2, activation="relu", last=True), bp.Dense(2, 1)), bp.MeanSquaredError(), bp.SGD(0.1),
+        bundle=tmp_path / FILE, seed=0,
+    )  # fmt: skip
+    trainer.model[0].weight[0].value = np.full((3, 2), 2.0)  # type: ignore[index]
+    with pytest.raises(bp.NonFiniteError) as caught:
+        trainer.fit(
+            x, np.zeros((4, 1)), side={"lengths": np.array([5, 3, 5, 5])}, batch_size=4, shuffle=False, epochs=1,
+            progress=False,
+        )  # fmt: skip
+    assert caught.value.bundle is not None
+    assert caught.value.bundle.finding.sample == 2
+
+
+@pytest.mark.parametrize("name", ["side/lengths", "side/mask"])
+def test_a_bundle_whose_side_inputs_are_of_another_length_is_damaged(name: str, tmp_path: Path) -> None:
+    from bpnet.files import read, write
+
+    failed(tmp_path, None)
+    arrays, metadata = read(tmp_path / FILE)
+    assert metadata["version"] == "2"
+    arrays[name] = arrays[name][:-1]
+    write(tmp_path / "other.safetensors", arrays, {k: metadata[k] for k in ("format", "version", "state")})
+    with pytest.raises(bp.CheckpointError, match="the parts of the batch are missing, or not of one length"):
+        bp.load_bundle(tmp_path / "other.safetensors")
+
+
+def test_a_bundle_without_side_inputs_stays_one_that_older_versions_read(tmp_path: Path) -> None:
+    from bpnet.files import read
+
+    trainer = bp.Trainer(bp.Dense(3, 2), bp.MeanSquaredError(), bp.SGD(0.1), bundle=tmp_path / FILE)
+    with pytest.raises(bp.NonFiniteError):
+        trainer.fit(X[:, 0], np.full((N, 2), 1e38), epochs=1, progress=False)
+    assert read(tmp_path / FILE)[1]["version"] == "1"
+
+
+def test_explain_takes_them() -> None:
+    model = lstm().initialize(seed=0, dtype="float64")
+    given = X[:4].astype("float64")
+    explanation = bp.explain(model, given, bp.SoftmaxCrossEntropy(), Y[:4], side={"lengths": LENGTHS[:4]})
+    loss = bp.SoftmaxCrossEntropy()
+    expected = loss.forward(model.forward(given, lengths=LENGTHS[:4]), Y[:4])
+    model.backward(loss.backward())
+    assert explanation.loss == pytest.approx(float(expected), rel=1e-12)
+    for path, gradient in explanation.gradients.items():
+        np.testing.assert_allclose(gradient, model.parameters()[path].grad, rtol=1e-12, atol=1e-14)
+    with pytest.raises(bp.ConfigError, match="no layer of the model takes the side input 'mask'"):
+        bp.explain(model, given, side={"mask": MASK[:4]})
+    with pytest.raises(bp.ShapeError, match="x holds 4 samples and lengths 3"):
+        bp.explain(model, given, side={"lengths": LENGTHS[:3]})
 
 
 def test_a_layer_alone_is_a_model_that_takes_them() -> None:

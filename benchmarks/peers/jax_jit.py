@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -30,8 +31,9 @@ def train_step(parameters: Any, slots: Any, x: Any, labels: Any) -> Any:
     loss, gradients = jax.value_and_grad(mean_cross_entropy)(parameters, x, labels)
     m, v, t = slots
     t = t + 1
-    correction = jnp.sqrt(1 - BETA2**t)
-    rate = LEARNING_RATE * correction / (1 - BETA1**t)
+    # as 1 - beta^t in float32, the first steps would have a rate that is off by 3e-5
+    correction = jnp.sqrt(-jnp.expm1(t * math.log(BETA2)))
+    rate = LEARNING_RATE * correction / -jnp.expm1(t * math.log(BETA1))
     m = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, gradients)
     v = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, gradients)
     parameters = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) + EPSILON * correction), parameters, m, v)

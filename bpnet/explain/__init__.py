@@ -32,6 +32,7 @@ def explain(
     neurons: Chosen | Mapping[str, Chosen] = None,
     weights: Chosen | Mapping[str, Chosen] = None,
     sample_weight: Any = None,
+    side: Mapping[str, Any] | None = None,
 ) -> Explanation:
     """Run one forward and one backward of a copy of `model`, and explain every number down to single products.
 
@@ -41,6 +42,7 @@ def explain(
     samples : the rows to show, by default the first 3; neurons : those of every layer, or a dict from a layer's path to
               its own, counted over a sample's output; by default up to 4 that matter most to these samples
     weights : which inputs of a neuron to show, likewise; by default all of up to 6, else the 4 largest products
+    side    : arrays by name that the model takes by keyword, one row a sample: a mask, lengths
     The model keeps its values, gradients, counters and what its layers have kept. Dropout is as in the next step.
     Raises ConfigError, ShapeError, DTypeError, DataError.
 
@@ -57,7 +59,7 @@ def explain(
     from bpnet.explain.record import run
     from bpnet.explain.scenes import Choice
 
-    record = run(model, x, loss, y, dvalues, sample_weight)
+    record = run(model, x, loss, y, dvalues, sample_weight, side=side)
     return Explanation(record, Choice(record, samples, neurons, weights))
 
 

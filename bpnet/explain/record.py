@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from bpnet.backend import to_numpy
-from bpnet.data.dataset import as_array
+from bpnet.beside import brought, check_names
+from bpnet.data.checks import check_lengths
+from bpnet.data.dataset import as_array, as_side
 from bpnet.dispatch import Array
 from bpnet.door import Door
 from bpnet.errors import ConfigError, DataError, ShapeError
@@ -35,10 +37,13 @@ class Call:
     inner        : the numbers of the calls that it made of layers in it
     """
 
-    def __init__(self, path: str, layer: Layer, given: Array, x: Any, y: Any, source: int, inner: list[int]) -> None:
+    def __init__(
+        self, path: str, layer: Layer, given: Array, side: dict[str, Any], x: Any, y: Any, source: int, inner: list[int]
+    ) -> None:
         self.path = path
         self.layer = layer
         self.given = given
+        self.side = side
         self.x = x
         self.y = y
         self.dy = np.zeros_like(y)
@@ -120,7 +125,7 @@ class Record:
             y = forward(x, **side)
             inner = self._open.pop()
             number = len(self.calls)
-            call = Call(path, layer, x, before, host(y), source, inner)
+            call = Call(path, layer, x, side, before, host(y), source, inner)
             self.calls.append(call)
             self._by_layer[id(layer)] = call
             self._produced.append((y, number))
@@ -153,13 +158,15 @@ class Record:
 
         return watched
 
-    def go(self, x: Array, loss: Loss | None, target: Array, dvalues: Any, weight: Array | None) -> None:
+    def go(
+        self, x: Array, loss: Loss | None, target: Array, dvalues: Any, weight: Array | None, side: dict[str, Array]
+    ) -> None:
         """Forward and backward, for real."""
         self.x = host(x)
         self._produced.append((x, INPUT))
         self.watch()
         try:
-            y = self.model.forward(x)
+            y = self.model.forward(x, **side)
             self.y = host(y)
             self.last = next((number for array, number in reversed(self._produced) if array is y), UNKNOWN)
             if loss is not None:
@@ -193,7 +200,7 @@ class Record:
     def probe(self, call: Call, dy: Any) -> Any:
         """What the layer's own backward makes of another `dy`, after its own forward of the same x."""
         self.model.store.counters[...] = self._counters
-        call.layer.forward(call.given)
+        call.layer.forward(call.given, **call.side)
         return host(call.layer.backward(self.backend.asarray(np.asarray(dy, call.dy.dtype))))
 
 
@@ -205,10 +212,12 @@ def run(
     dvalues: Any,
     sample_weight: Any = None,
     normalizer: Any = None,
+    side: Mapping[str, Any] | None = None,
 ) -> Record:
     """Copy the model, run it, and return what was seen. Raises where the parts do not belong together.
 
     normalizer : what the loss is divided by, where x and y are a part of a batch
+    side       : arrays by name that the model takes by keyword, one row a sample
     """
     if not isinstance(model, Layer):
         raise ConfigError(f"explain takes a layer or a model, got {type(model).__name__}")
@@ -237,5 +246,9 @@ def run(
         if sample_weight is not None:
             weight = door.values(sample_weight)
             record.sample_weight = host(weight)
-    record.go(given, loss, target, dvalues, weight)
+    beside = as_side(side)
+    check_names(beside, record.model)
+    for name, array in beside.items():
+        check_lengths(given, array, name_y=name)
+    record.go(given, loss, target, dvalues, weight, brought(beside, record.model))
     return record

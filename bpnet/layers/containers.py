@@ -102,16 +102,13 @@ class Sequential(Container):
 
     def __call__(self, x: Array, **side: Any) -> Array:
         """Return the last layer's output."""
-        if not side:
-            return infer(self, x, self._in_order) if self._parent is None else self._in_order(x)
-        self._check_side(side)
-        for layer in self.layers:
-            x = layer(x, **_for(layer, side))
-        return x
+        if side:
+            self._check_side(side)
+        return infer(self, x, side, self._in_order) if self._parent is None else self._in_order(x, **side)
 
-    def _in_order(self, x: Array) -> Array:
+    def _in_order(self, x: Array, **side: Any) -> Array:
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, **_for(layer, side)) if side else layer(x)
         return x
 
     def forward(self, x: Array, **side: Any) -> Array:
