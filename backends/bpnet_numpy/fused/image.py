@@ -38,8 +38,7 @@ _SUM = 32
 OTHERS_WRITE = 0o022
 
 _OF_C = frozenset(
-    "abort calloc free malloc memcmp memcpy memmove memset "
-    "cos cosf exp exp2 exp2f expf expm1 expm1f ldexp ldexpf log log1p log1pf logf pow powf sin sinf tanh tanhf".split()
+    ["abort", "calloc", "free", "malloc", "memcmp", "memcpy", "memmove", "memset", "cos", "cosf", "exp", "exp2", "exp2f", "expf", "expm1", "expm1f", "ldexp", "ldexpf", "log", "log1p", "log1pf", "logf", "pow", "powf", "sin", "sinf", "tanh", "tanhf"]
 )
 _NEVER_CALLED = {"NRT_MemInfo_call_dtor": "abort"}
 """What frees the arrays that numba makes. No image holds a function that makes one: what that needs is not known here."""
