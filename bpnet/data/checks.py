@@ -11,7 +11,6 @@ from bpnet.backend import to_numpy
 from bpnet.dispatch import Array, namespace
 from bpnet.errors import DataError, DTypeError, ShapeError
 
-
 PART = 1 << 20
 """Elements that are looked at together."""
 
