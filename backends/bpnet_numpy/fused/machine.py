@@ -191,7 +191,7 @@ def _as_python_function(name: bytes, start: int) -> Any:
 def _shape_lies_there(words: Any) -> bool:
     """Whether `execute` finds the address and the number of words where it looks for them."""
     head = (ctypes.c_size_t * 3).from_address(id(words) + object.__basicsize__)
-    return head[0] == words.ctypes.data and ctypes.c_ssize_t.from_address(head[2]).value == words.size
+    return bool(head[0] == words.ctypes.data and ctypes.c_ssize_t.from_address(head[2]).value == words.size)
 
 
 _START, _ABOUT = _find("execute", None)
