@@ -19,7 +19,7 @@ from bpnet.random import HostStream
 
 def check_no_mask(x: Any, name: str) -> None:
     """Raise DTypeError when `x` is a masked array, whose mask would be dropped."""
-    masked = sys.modules.get("numpy.ma")  # who has such an array has loaded it; it takes longer than all that is done here
+    masked = sys.modules.get("numpy.ma")  # who has such an array has loaded it, which takes a while
     if masked is not None and isinstance(x, masked.MaskedArray):
         raise DTypeError(f"{name} is a masked array; fill its gaps first, as with {name}.filled(...)")
 

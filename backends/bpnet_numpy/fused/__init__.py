@@ -1,10 +1,15 @@
 """Compiled bodies for the NumPy backend, by numba (the extra `fast`).
 
-`variants` registers them behind the plain ones, so that they are asked first. Nothing of numba is loaded until one is
-bound. Which body runs depends on shapes and dtypes alone, never on a measurement: the same steps give the same bits.
+`variants` registers them behind the plain ones, so that they are asked first. numba is imported where a body has to be
+compiled; what is kept of earlier processes runs without it. Which body runs depends on
+shapes and dtypes alone, never on a measurement: the same steps give the same bits.
 
     instruction.py  a prepared call, and how neighbours become one program
-    machine.py      compiles, keeps on disk, runs
+    machine.py      finds bodies: in memory, on disk, or by the compiler; and runs programs
+    compiler.py     compiles; the one module, with code/, that imports numba
+    elf.py          an object file of LLVM's becomes an image
+    image.py        machine code as a file, and back in memory
+    state.py        the words that a team of threads shares
     prepared.py     calls outside of a plan: what was bound is bound again to other arrays
     helpers.py      the threads that share long bodies
     blas.py         NumPy's own matrix product by address
@@ -43,13 +48,15 @@ _installed = False
 
 
 def made_by() -> str:
-    """Who makes the bodies that run in this process: "NumPy", or "numba" with its version."""
+    """Who made the bodies that run in this process: "NumPy", or "numba" with its version."""
     if not _installed:
         return "NumPy"
     from bpnet_numpy.fused import instruction
 
     if instruction._broken:
         return "NumPy"
+    if instruction._machine is not None:
+        return str(instruction._machine.COMPILER)
     from importlib.metadata import version
 
     return f"numba {version('numba')}"

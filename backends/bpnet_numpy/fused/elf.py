@@ -20,6 +20,10 @@ _RELATIVE = {2: 32, 4: 32, 24: 64}
 """Relocations that hold a distance (R_X86_64_PC32, PLT32, PC64), with their bits."""
 
 
+MOST = 1 << 24
+"""Bytes that a function may want beside what is in its object file."""
+
+
 class _Section(NamedTuple):
     name: int
     type: int
@@ -107,6 +111,12 @@ def _content(code: bytes, section: _Section) -> bytes:
     return found
 
 
+def _zeros(size: int) -> bytes:
+    if size > MOST:
+        raise Unloadable(f"{size} bytes of zeros")
+    return bytes(size)
+
+
 class _Layout:
     """Where sections lie in memory: what is only read first, then, from a page's start on, what is written."""
 
@@ -125,7 +135,7 @@ class _Layout:
                     raise Unloadable("memory of a thread")
                 self._align(max(1, section.alignment))
                 self.starts[i] = len(self.memory)
-                self.memory += bytes(section.size) if section.type == _NO_BITS else _content(code, section)
+                self.memory += _zeros(section.size) if section.type == _NO_BITS else _content(code, section)
 
     def _align(self, size: int) -> None:
         if size > PAGE:
@@ -138,7 +148,7 @@ class _Layout:
             if symbol.name not in self._common:
                 self._align(max(1, symbol.value))
                 self._common[symbol.name] = len(self.memory)
-                self.memory += bytes(symbol.size)
+                self.memory += _zeros(symbol.size)
             return self._common[symbol.name]
         if symbol.section == _UNDEFINED:
             return None

@@ -37,11 +37,13 @@ MAGIC = b"bpnet code 1\n"
 _SUM = 32
 OTHERS_WRITE = 0o022
 
-_OF_C = frozenset(
-    ["abort", "calloc", "free", "malloc", "memcmp", "memcpy", "memmove", "memset", "cos", "cosf", "exp", "exp2", "exp2f", "expf", "expm1", "expm1f", "ldexp", "ldexpf", "log", "log1p", "log1pf", "logf", "pow", "powf", "sin", "sinf", "tanh", "tanhf"]
-)
+_OF_C = frozenset(("abort", "calloc", "free", "malloc", "memcmp", "memcpy", "memmove", "memset")) | {
+    name + kind
+    for name in ("cos", "exp", "exp2", "expm1", "ldexp", "log", "log1p", "pow", "sin", "tanh")
+    for kind in ("", "f")
+}
 _NEVER_CALLED = {"NRT_MemInfo_call_dtor": "abort"}
-"""What frees the arrays that numba makes. No image holds a function that makes one: what that needs is not known here."""
+"""What frees arrays of numba's. No image holds a function that makes one, for what that needs is not known here."""
 _OF_PYTHON = frozenset(("PyEval_RestoreThread", "PyEval_SaveThread", "Py_NewRef", "_Py_NoneStruct"))
 
 
@@ -54,8 +56,8 @@ class Image(NamedTuple):
 
     memory      : code and constants, and from `writable` on, a multiple of a page, what is written
     entry       : where the function begins
-    relocations : places of words that are addresses: of the function of that name, or of the memory where it is '', plus
-                  a number
+    relocations : places of words that are addresses: of the function of that name, or of the memory where it is '',
+                  plus a number
     """
 
     memory: bytes
@@ -98,12 +100,15 @@ def read(path: Path, identity: str) -> tuple[Image, dict[str, Any]]:
     content = whole[start:]
     if whole[:start] != MAGIC + hashlib.sha256(content).digest():
         raise Unloadable("a damaged file")
-    (size,) = struct.unpack_from("<Q", content)
-    head, memory = json.loads(content[8 : 8 + size]), content[8 + size :]
-    if (head["identity"], head["memory"]) != (identity, len(memory)):
-        raise Unloadable("a file of something else")
-    relocations = tuple((place, name, addend) for place, name, addend in head["relocations"])
-    return Image(memory, head["writable"], head["entry"], relocations), head["about"]
+    try:
+        (size,) = struct.unpack_from("<Q", content)
+        head, memory = json.loads(content[8 : 8 + size]), content[8 + size :]
+        if (head["identity"], head["memory"]) != (identity, len(memory)):
+            raise Unloadable("a file of something else")
+        relocations = tuple((int(place), str(name), int(addend)) for place, name, addend in head["relocations"])
+        return Image(memory, int(head["writable"]), int(head["entry"]), relocations), head["about"]
+    except (KeyError, TypeError, ValueError, struct.error) as error:
+        raise Unloadable(f"a file without what it must hold: {error}") from None
 
 
 def _trusted(found: os.stat_result) -> None:

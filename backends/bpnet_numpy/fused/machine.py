@@ -130,7 +130,11 @@ def _find(name: str, dtype: np.dtype[Any] | None) -> tuple[int, dict[str, Any]]:
 def _compile(name: str, dtype: np.dtype[Any] | None, path: Path | None) -> tuple[int, dict[str, Any]]:
     """Compile a function, and keep its image in that file; numba keeps it where no image can be made."""
     global _images
-    compiler = importlib.import_module("bpnet_numpy.fused.compiler")
+    try:
+        compiler = importlib.import_module("bpnet_numpy.fused.compiler")
+    except Exception as error:
+        error.add_note("A body that is not kept yet needs numba; with BPNET_FUSED=0 NumPy computes alone.")
+        raise
     folder = _writable()
     about = {"vector": compiler.VECTOR, "compiler": compiler.NAME}
     if _images and path is not None and folder is not None:
@@ -187,7 +191,7 @@ def _as_python_function(name: bytes, start: int) -> Any:
 def _shape_lies_there(words: Any) -> bool:
     """Whether `execute` finds the address and the number of words where it looks for them."""
     head = (ctypes.c_size_t * 3).from_address(id(words) + object.__basicsize__)
-    return head[0] == words.ctypes.data and ctypes.c_ssize_t.from_address(head[2]).value == words.size
+    return bool(head[0] == words.ctypes.data and ctypes.c_ssize_t.from_address(head[2]).value == words.size)
 
 
 _START, _ABOUT = _find("execute", None)
@@ -204,6 +208,7 @@ COMPILER: str = _ABOUT["compiler"]
 
 def serve(team: int, place: int) -> None:
     """What the helper at a place, 1 or more, does until it is told to stop."""
+    address("dismiss", None)  # so that nothing is compiled when the interpreter ends
     ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address("serve", None))(team, place)
 
 

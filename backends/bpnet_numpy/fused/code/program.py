@@ -7,8 +7,8 @@ from typing import Any
 from bpnet_numpy.fused.code.intrinsics import call, with_interpreter, without_interpreter, word
 
 HEAD = object.__basicsize__
-"""Where, in an ndarray, NumPy's part begins: the address of the data, the number of axes, the address of the shape. Every
-extension that is compiled for NumPy reads them there."""
+"""Where, in an ndarray, NumPy's part begins: the address of the data, the number of axes, the address of the shape.
+Every extension that is compiled for NumPy reads them there."""
 
 
 def execute(module: Any, words: Any) -> Any:
