@@ -40,16 +40,18 @@ class Row:
 
 
 def describe(call: Any) -> tuple[str, int, int]:
-    """(name, operations, bytes) of a prepared call: a compiled body or a call of NumPy."""
+    """(name, operations, bytes) of a prepared call: a compiled body or a call of NumPy or its BLAS."""
     if hasattr(call, "words"):
         from bpnet_numpy.fused.machine import named
 
         name, (m, n, k) = named(call.words)
         return (name, 2 * m * n * k, 0) if m else (name, 0, sum(each.nbytes for each in call.arrays))
+    if hasattr(call, "operations"):  # the BLAS's own
+        return call.name, call.operations, 0
     function = getattr(call, "func", call)
     name = getattr(function, "__name__", type(function).__name__).lstrip("_")
     arrays = [each for each in getattr(call, "args", ()) if hasattr(each, "nbytes")]
-    if name in ("dot", "on_one_thread") and len(arrays) == 3 and arrays[0].ndim == arrays[1].ndim == 2:
+    if name in ("dot", "matmul", "on_one_thread") and len(arrays) == 3 and arrays[0].ndim == arrays[1].ndim == 2:
         (m, k), n = arrays[0].shape, arrays[1].shape[1]
         return f"dot {m}x{k}x{n}", 2 * m * n * k, 0
     return name, 0, sum(each.nbytes for each in arrays)

@@ -31,8 +31,8 @@ _REALS: dict[np.dtype[Any], tuple[str, Any]] = {
 ROW_MAJOR, AS_IT_IS, TRANSPOSED = 101, 111, 112
 
 SMALL = 100**3
-"""Multiplications up to which a product of several is left to NumPy: OpenBLAS has other kernels for so small ones, and
-version 0.3.31 crashes on some of them."""
+"""Multiplications up to which a product is left to NumPy: OpenBLAS has other kernels for these, and crashes where it
+makes several at once. [https://github.com/OpenMathLib/OpenBLAS/pull/5980, mended in August 2026]"""
 
 
 def candidates(routine: str, dtype: np.dtype[Any]) -> Iterator[tuple[Any, int]]:
@@ -52,16 +52,20 @@ def candidates(routine: str, dtype: np.dtype[Any]) -> Iterator[tuple[Any, int]]:
 
 
 class Bound(partial[None]):
-    """A call of the BLAS, which keeps the arrays that its arguments point to."""
+    """A call of the BLAS, which keeps the arrays that its arguments point to.
+
+    name, operations : for who asks what a plan's calls are
+    """
 
     arrays: tuple[Array, ...]
     name: str
+    operations: int
 
     @classmethod
-    def to(cls, function: Any, name: str, arrays: Sequence[Array], *arguments: Any) -> Bound:
+    def to(cls, function: Any, name: str, operations: int, arrays: Sequence[Array], *arguments: Any) -> Bound:
         """The call of `function`, which reads and writes nothing but `arrays`."""
         found = cls(function, *arguments)
-        found.arrays, found.name = tuple(arrays), name
+        found.arrays, found.name, found.operations = tuple(arrays), name, operations
         return found
 
 
@@ -93,7 +97,8 @@ def axpby(a: Any, x: Array, b: Any, y: Array) -> Call | None:
         return None
     function, integer = found
     one = integer(1)
-    return Bound.to(function, "axpby", (x, y), integer(y.size), a, _address(x), one, b, _address(y), one)
+    arguments = integer(y.size), a, _address(x), one, b, _address(y), one
+    return Bound.to(function, "axpby", 3 * y.size, (x, y), *arguments)
 
 
 def real(value: float, dtype: np.dtype[Any]) -> Any:
@@ -160,7 +165,8 @@ def _batch(function: Any, integer: Any, matrices: Sequence[tuple[Array, Array, A
     pointers = [addresses(*(each.ctypes.data for each in some)) for some in zip(*matrices, strict=True)]
     return Bound.to(
         function,
-        "products",
+        " + ".join(f"{a.shape[0]}x{a.shape[1]}x{b.shape[1]}" for a, b, _ in matrices),
+        sum(2 * a.size * b.shape[1] for a, b, _ in matrices),
         [each for some in matrices for each in some],
         ctypes.c_int32(ROW_MAJOR),
         flags(*orders_a),

@@ -34,7 +34,7 @@ WORTH_DIVIDING = 1 << 21
 FEW_ROWS = 16
 """Below, a product reads more than it computes, and threads help to read."""
 MOST_PARTS = 4
-"""Threads up to which a product is cut into one part for each."""
+"""Threads up to which a product is cut into parts for each; tried with two."""
 STEP = 16
 LARGE_RESULT = 1 << 15
 """Numbers of a result from which not to fill it with zeros is worth more than a call that begins at once."""
@@ -105,34 +105,48 @@ def product(a: Any, b: Any, out: Any) -> Callable[[], Any]:
     if library is not None:
         if one_thread_is_enough(a.shape, b.shape, b.flags.c_contiguous, library.kernel):
             return partial(_on_one_thread, library.get, library.set, a, b, out)
-        divided = products(
-            [
-                (a[rows], b[:, columns], out[rows, columns])
-                for rows, columns in parts(a.shape, b.shape[1], library.get())
-            ]
-        )
+        threads = library.get()
+        divided = products(cut(a, b, out, threads)) if 1 < threads <= MOST_PARTS else None
         if divided is not None:
             return divided
     # With a place for its result np.dot fills that with zeros first; np.matmul takes longer to begin.
     return partial(np.dot if out.size < LARGE_RESULT else np.matmul, a, b, out)
 
 
-def parts(a: tuple[int, ...], n: int, threads: int) -> list[tuple[slice, slice]]:
-    """The rows and columns of each part of a product of a matrix of shape `a` with one of n columns, one for a thread.
+def two_products(first: tuple[Any, Any, Any], second: tuple[Any, Any, Any]) -> list[Callable[[], Any]]:
+    """The calls that make `product(*first)` and `product(*second)`, of which neither reads the other's result.
 
-    OpenBLAS lets its threads share what they pack, and wait for it. Products on one thread each are made without; they
-    read more in all, so the parts are as square as they can be, and there are none for many threads.
+    Where both are divided they are made at the same time, each on half of the threads: larger parts pack less.
     """
-    m, k = a
-    if threads > MOST_PARTS or min(m, k, n) < 2 or m < FEW_ROWS or m * k * n <= WORTH_DIVIDING:
+    library = openblas()
+    threads = 1 if library is None else library.get()
+    if threads % 2 == 0 and threads <= MOST_PARTS:
+        parts = [cut(*each, threads // 2) for each in (first, second)]
+        together = products(parts[0] + parts[1]) if all(parts) else None
+        if together is not None:
+            return [together]
+    return [product(*first), product(*second)]
+
+
+def cut(a: Any, b: Any, out: Any, count: int) -> list[tuple[Any, Any, Any]]:
+    """A product as `count` products of its parts, which one thread each can make; [] where that would not pay.
+
+    OpenBLAS lets its threads share what they pack, and wait for it. Parts are made without waiting; they read more in
+    all, so each is as square as it can be, and there are none for many threads.
+    """
+    (m, k), n = a.shape, b.shape[1]
+    if min(m, k, n) < 2 or m < FEW_ROWS or m * k * n <= WORTH_DIVIDING:
         return []
-    across = min((each for each in range(1, threads + 1) if threads % each == 0), key=lambda r: m / r + n * r / threads)
-    rows, columns = _cut(m, across), _cut(n, threads // across)
-    found = [(some, others) for some in rows for others in columns]
-    return found if threads > 1 else []
+    ways = [each for each in range(1, count + 1) if count % each == 0]
+    down = min(ways, key=lambda each: (m / each + n * each / count, -each))
+    return [
+        (a[rows], b[:, columns], out[rows, columns])
+        for rows in _slices(m, down)
+        for columns in _slices(n, count // down)
+    ]
 
 
-def _cut(size: int, count: int) -> list[slice]:
+def _slices(size: int, count: int) -> list[slice]:
     """`count` slices whose ends, but for the last, are multiples of what the kernels compute at once."""
     ends = [size * i // count // STEP * STEP for i in range(count)] + [size]
     return [slice(start, stop) for start, stop in pairwise(ends)]

@@ -3,7 +3,8 @@
 Most functions here are a `bind`: it gets the place of the result and the arguments, and returns the calls. What calls
 need beside them (ones to sum with, a mask) is made when it is bound. The rules that keep these equal in meaning to
 their references:
-- a masked derivative is selected, not multiplied: 0 * inf would be NaN. A float is and-ed with 0 or -1 instead;
+- a masked derivative is selected, not multiplied: 0 * inf would be NaN. A float's bits are and-ed with 0
+  or -1 instead, or multiplied with 0 or 1;
 - labels index only after they were found in range; one out of range matches no class;
 - an elementwise body may be told to write over its first argument.
 """

@@ -20,11 +20,9 @@ def _(out: Array, x: Array) -> list[Call]:
 def _(out: Array, dy: Array, y: Array) -> list[Call]:
     signed = SIGNED[dy.dtype]
     keep = np.empty(dy.shape, np.bool_, like=dy)
-    bits = keep.view(np.int8)
     return [
         partial(np.greater, y, constant(0, y.dtype), keep),
-        partial(np.negative, bits, bits),  # True becomes -1, all bits set
-        partial(np.bitwise_and, dy.view(signed), bits, out.view(signed)),
+        partial(np.multiply, dy.view(signed), keep.view(np.int8), out.view(signed)),  # the bits, times 1 or 0
     ]
 
 

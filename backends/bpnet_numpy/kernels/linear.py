@@ -10,7 +10,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.kernels.common import Array, bound, floating, ones
-from bpnet_numpy.threads import product
+from bpnet_numpy.threads import product, two_products
 
 
 def linear_accepts(x: Array, W: Array, b: Array | None, activation: Kernel | None = None, *_: Any) -> bool:
@@ -54,9 +54,9 @@ def linear_backward_accepts(dy: Array, x: Array, W: Array, *_: bool) -> bool:
 def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     dx, dW, db = out
     dy, x = dy.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])
-    calls: list[Call] = [] if dW is None else [product(x.T, dy, dW)]
-    if db is not None:
-        calls.append(partial(np.dot, ones(dy.shape[0], dy), dy, db))
-    if dx is not None:
-        calls.append(product(dy, W.T, dx.reshape(x.shape)))
-    return calls
+    calls: list[Call] = [] if db is None else [partial(np.dot, ones(dy.shape[0], dy), dy, db)]
+    for_dW = (x.T, dy, dW)
+    for_dx = (dy, W.T, None if dx is None else dx.reshape(x.shape))
+    if dW is not None and dx is not None:
+        return calls + two_products(for_dW, for_dx)
+    return calls + [product(*each) for each in (for_dW, for_dx) if each[2] is not None]
