@@ -42,11 +42,10 @@ from bpnet_numpy.fused.code import (
     team,
     updates,
 )
-from bpnet_numpy.fused.code.direct import TURNED
 from bpnet_numpy.fused.code.intrinsics import FLAGS, call
 from bpnet_numpy.fused.code.tiles import VECTOR
 
-__all__ = ["TURNED", "VECTOR", "address", "cache_folder", "dismiss", "execute", "serve", "team"]
+__all__ = ["VECTOR", "address", "cache_folder", "dismiss", "execute", "serve", "team"]
 
 ENVIRONMENT_VARIABLE = "BPNET_CACHE_DIR"
 _SIGNATURES = {

@@ -33,13 +33,12 @@ from bpnet_numpy.fused.code.tiles import (
     room,
     width,
 )
+from bpnet_numpy.fused.sizes import TURNED
 
 (TA, TB, M, N, K, A, LDA, B, LDB, C, LDC, BIAS, RECTIFIED, GATE) = range(14)
 
 ROWS, VECTORS = (8, 3) if VECTOR == 64 else (4, 2)
 """The most of a patch: its sums, a row of the second factor and one number find room in the registers."""
-TURNED = 256
-"""The most steps of a sum whose second factor is transposed: so much of it is kept turned."""
 SPACE = 3 * 64 * TURNED
 
 
@@ -100,7 +99,7 @@ def _patch(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
         with b.if_then(condition):
             changed = change()
             inside = b.block
-        merged = []
+        merged: list[list[Any]] = []
         for old, others in zip(found, changed, strict=True):
             merged.append([])
             for x, y in zip(old, others, strict=True):

@@ -12,6 +12,7 @@ from bpnet_numpy.fused.blas import address, gemm
 from bpnet_numpy.fused.helpers import MOST, team
 from bpnet_numpy.fused.instruction import Program, address_of, instruction, machine
 from bpnet_numpy.fused.parts import split
+from bpnet_numpy.fused.sizes import TURNED
 from bpnet_numpy.fused.variants.activations import CACHE_LINE, FLOAT32, PASS
 from bpnet_numpy.fused.variants.common import LONG, check_place, fused
 from bpnet_numpy.kernels.common import Array, bound, floating
@@ -43,7 +44,7 @@ def direct(m: int, n: int, k: int, transpose_a: bool, transpose_b: bool, itemsiz
     """
     vector = machine().VECTOR // itemsize
     wide = n >= vector or (not transpose_a and 2 * n >= vector)
-    kept = not transpose_b or k <= machine().TURNED
+    kept = not transpose_b or k <= TURNED
     short = m >= FEW_ROWS or n * k < LONG  # else threads help to read
     return m > 1 and k > 0 < vector and m * n * k <= WORTH_DIVIDING and wide and kept and short
 
