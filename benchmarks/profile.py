@@ -61,7 +61,8 @@ def apart(calls: list[Any]) -> list[Any]:
     """The calls, each by itself; what one of them does for the next stays with it."""
     found: list[Any] = []
     for cls, group in groupby(calls, type):
-        found += absorbed(list(group)) if hasattr(cls, "join") else list(group)
+        neighbours = list(group)
+        found += absorbed(neighbours) if hasattr(cls, "join") else neighbours
     return found
 
 
