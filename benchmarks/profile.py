@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -20,6 +21,7 @@ from benchmarks import machine
 from benchmarks.peers.ours import Bpnet
 from benchmarks.workloads import WORKLOADS, Workload
 from bpnet.plan import Plan
+from bpnet_numpy.fused.instruction import absorbed
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,18 @@ def describe(call: Any) -> tuple[str, int, int]:
     return name, 0, sum(each.nbytes for each in arrays)
 
 
+def apart(calls: list[Any]) -> list[Any]:
+    """The calls, each by itself; what one of them does for the next stays with it."""
+    found: list[Any] = []
+    for cls, group in groupby(calls, type):
+        neighbours = list(group)
+        found += absorbed(neighbours) if hasattr(cls, "join") else neighbours
+    return found
+
+
 def planned(workload: Workload, threads: int) -> tuple[Plan, list[tuple[Any, ...]]]:
     """The workload's plan with its calls apart, and batches of inputs for it."""
-    with patch("bpnet.plan.joined", list):
+    with patch("bpnet.plan.joined", apart):
         peer = Bpnet(threads)
         problem = workload.make()
         peer.weights = problem.weights

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Protocol, overload
 
@@ -105,6 +106,7 @@ def _refuse_what_holds_no_array(x: Any) -> None:
         raise
 
 
+@lru_cache(maxsize=None, typed=True)
 def dtype_name(dtype: Any) -> str:
     """The name of a dtype, whatever its library calls it: "float32"."""
     return str(dtype).rpartition(".")[2]

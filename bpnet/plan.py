@@ -267,8 +267,9 @@ class Plan:
         found: list[Callable[[Array], None]] = []
         for value, buffer in zip(trace.input_values, self._inputs, strict=True):
             copy = partial(setitem, buffer, ...)
-            points = [getattr(call, "pointer_to", lambda _: None)(buffer) for call in self._calls]
-            if returned or _bytes(value) < WORTH_POINTING or None in points:
+            pointers = [getattr(call, "pointer_to", lambda _: None)(buffer) for call in self._calls]
+            points = [each for each in pointers if each is not None]
+            if returned or _bytes(value) < WORTH_POINTING or len(points) < len(pointers):
                 found.append(copy)
             else:
                 found.append(partial(_read_in_place, copy, buffer, points))

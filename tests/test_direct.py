@@ -172,3 +172,27 @@ def test_softmax_of_few_columns_is_that_of_many(rows: int, columns: int, dtype: 
     pair_loss, p = ops.softmax_cross_entropy(x, labels, float(rows))
     again = ops.softmax_cross_entropy_backward(p, labels, float(rows), 1.0)
     assert (loss.tobytes(), slopes.tobytes()) == (pair_loss.tobytes(), again.tobytes())
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 1000])
+def test_an_update_by_adam_does_not_depend_on_what_lies_beside_an_element(n: int) -> None:
+    """Quotients are estimated and corrected; where the range of numbers, NaN or infinities forbid that, divided."""
+    rng = np.random.default_rng(n)
+    w, g, m = rng.standard_normal((3, n)).astype(np.float32)
+    v = (0.1 * rng.standard_normal(n) ** 2).astype(np.float32)
+    strange = rng.permutation(n)[: n // 3]
+    g[strange] = np.resize(np.float32([np.nan, np.inf, -np.inf, 1e30, 1e-30, 0]), len(strange))
+    m[strange] = np.resize(np.float32([0, np.inf, 1e38, -1e-30, 0]), len(strange))
+    v[strange] = np.resize(np.float32([0, np.inf, 1e38, 1e-30]), len(strange))
+    rest = np.ones((), bool), np.array(0.01), np.array([3]), 0.9, 0.999
+    for epsilon in (1e-8, 0.0, 1e25):
+        expected, whole, parts = ([each.copy() for each in (w, g, m, v)] for _ in range(3))
+        with np.errstate(all="ignore"):
+            ops.adam_.reference.body(*expected, *rest, epsilon, 0.01)
+        ops.adam_(*whole, *rest, epsilon, 0.01)
+        for part in (slice(0, n // 3), slice(n // 3, n)):
+            if n // 3:
+                ops.adam_(*[each[part] for each in parts], *rest, epsilon, 0.01)
+        for got, same, want in zip(whole, parts, expected, strict=True):
+            assert got.tobytes() == same.tobytes() or not n // 3
+            np.testing.assert_allclose(got, want, rtol=3e-6, atol=1e-7)  # where w and its step cancel

@@ -101,7 +101,7 @@ class Program:
     @staticmethod
     def join(programs: Sequence[Program]) -> Program:
         """One program that does what these do, in order."""
-        programs = _absorbed(programs)
+        programs = absorbed(programs)
         if len(programs) == 1:
             return programs[0]
         words = np.concatenate([each.words for each in programs])
@@ -139,7 +139,7 @@ class Program:
         return point
 
 
-def _absorbed(programs: Sequence[Program]) -> list[Program]:
+def absorbed(programs: Sequence[Program]) -> list[Program]:
     """The programs, with those that another one before them can do as well made part of it."""
     found: list[Program] = []
     for each in programs:

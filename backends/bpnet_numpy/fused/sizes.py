@@ -1,7 +1,9 @@
-"""Sizes that the bodies are made for, where those who choose a body must know them, too. Imports nothing of numba."""
+"""Sizes that compiled bodies and those who bind them agree on. Imports nothing."""
+
+from __future__ import annotations
 
 TURNED = 256
-"""The most steps of a small product's sum whose second factor is transposed: so much of it is kept turned."""
+"""The most steps of the sums of a direct product whose second factor is transposed: so much of it is kept turned."""
 
 
 def strip_height(vector: int) -> int:

@@ -99,7 +99,7 @@ def _patch(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
         with b.if_then(condition):
             changed = change()
             inside = b.block
-        merged = []
+        merged: list[list[Any]] = []
         for old, others in zip(found, changed, strict=True):
             merged.append([])
             for x, y in zip(old, others, strict=True):

@@ -53,9 +53,7 @@ def rnn(p: Any) -> None:
 
 
 @njit(**FLAGS)
-def _go_back(
-    p: Any, dz: Any, out: Any, dy: Any, dh: Any, y: Any, width: Any, item: Any, rectified: Any
-) -> None:
+def _go_back(p: Any, dz: Any, out: Any, dy: Any, dh: Any, y: Any, width: Any, item: Any, rectified: Any) -> None:
     """One step of one sample."""
     for j in range(0, width, numbers(p)):
         left, at = width - j, item * j

@@ -13,6 +13,7 @@ from typing import Any
 from numba import njit
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, float64s, int64s, number, real, uint8s, vector, word, words
+from bpnet_numpy.fused.code.quotients import adam_elements
 
 
 @njit(**FLAGS)
@@ -74,25 +75,16 @@ def adam(p: Any) -> None:
     a = words(p)
     if not _up(a):
         return
-    n, rate, t = word(a, 3), _rate(a), _steps(a) + 1
-    w, g = vector(p, word(a, 4), n), vector(p, word(a, 5), n)
-    m, v = vector(p, word(a, 6), n), vector(p, word(a, 7), n)
+    rate, t = _rate(a), _steps(a) + 1
     beta1, beta2 = number(a, 8), number(a, 9)
     c = math.sqrt(1 - beta2**t)
     factor, floor = real(p, rate * c / (1 - beta1**t)), real(p, number(a, 10) * c)
     rest1, rest2 = real(p, 1 - beta1), real(p, 1 - beta2)
     keep = real(p, 1 - rate * number(a, 11))
     tiny1, tiny2 = real(p, number(a, 12)), real(p, number(a, 13))
-    zero = real(p, 0)
-    for i in range(n):
-        g_i = g[i]
-        m_i = m[i] + rest1 * (g_i - m[i])
-        v_i = v[i] + rest2 * (g_i * g_i - v[i])
-        m_i = zero if abs(m_i) < tiny1 else m_i
-        v_i = zero if v_i < tiny2 else v_i
-        m[i] = m_i
-        v[i] = v_i
-        w[i] = keep * w[i] - factor * (m_i / (math.sqrt(v_i) + floor))
+    adam_elements(
+        p, word(a, 3), word(a, 4), word(a, 5), word(a, 6), word(a, 7), rest1, rest2, keep, factor, floor, tiny1, tiny2
+    )  # fmt: skip
 
 
 def amsgrad(p: Any) -> None:
