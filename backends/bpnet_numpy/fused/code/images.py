@@ -106,9 +106,7 @@ def max_pool2d_backward(p: Any) -> None:
                 to = (n * rows + r) * columns + q
                 if tiles:
                     at = size * ((n * height + 2 * r) * width + 2 * q) * c
-                    _back_to_four(
-                        p, word(a, 0) + at, word(a, 1) + size * to * c, word(a, 2) + at, width, c, size
-                    )
+                    _back_to_four(p, word(a, 0) + at, word(a, 1) + size * to * c, word(a, 2) + at, width, c, size)
                     continue
                 for k in range(c):
                     largest, place = lowest, -1

@@ -137,6 +137,4 @@ def lstm_backward(p: Any) -> None:
             if word(a, 1) != 0:
                 begin(p, word(a, 1) + place, 0 if last or not there else word(a, 3) + (s * steps + before) * row, width)
         if not last:
-            step_product(
-                p, word(a, 16), word(a, 17), word(a, 7), samples, width, 4 * width, dzs, word(a, 6), dhs, item
-            )
+            step_product(p, word(a, 16), word(a, 17), word(a, 7), samples, width, 4 * width, dzs, word(a, 6), dhs, item)

@@ -47,8 +47,9 @@ def _corner(p: Any, a: Any, image: Any, scratch: Any, first: Any, last: Any) -> 
             continue
         for j in range(left * c):
             to[j] = real(p, 0)
-        source, inside = vector(p, image + item * y * wide * c, wide * c), vector(
-            p, scratch + item * (r * columns + left) * c, inner * c
+        source, inside = (
+            vector(p, image + item * y * wide * c, wide * c),
+            vector(p, scratch + item * (r * columns + left) * c, inner * c),
         )
         for j in range(inner * c):
             inside[j] = source[j]
@@ -62,7 +63,13 @@ def convolve_windows(p: Any) -> None:
     whether max(x, 0) follows, what is convolved."""
     a = words(p)
     own = a + 8 * 9
-    n_out, step, item, rows, columns = word(own, N_OUT), word(own, STEP), word(own, ITEM), word(own, ROWS), word(own, COLUMNS)
+    n_out, step, item, rows, columns = (
+        word(own, N_OUT),
+        word(own, STEP),
+        word(own, ITEM),
+        word(own, ROWS),
+        word(own, COLUMNS),
+    )
     depth = word(own, KH) * word(own, KW) * word(own, CHANNELS)
     size, panel = item * word(own, HIGH) * word(own, WIDE) * word(own, CHANNELS), 2 * width(p)
     shifted = 1 if word(a, 3) != 0 else 0
@@ -90,7 +97,13 @@ def window_weights(p: Any) -> None:
     the rows of dW begin, what is convolved."""
     a = words(p)
     own = a + 8 * 8
-    n_out, step, item, rows, columns = word(own, N_OUT), word(own, STEP), word(own, ITEM), word(own, ROWS), word(own, COLUMNS)
+    n_out, step, item, rows, columns = (
+        word(own, N_OUT),
+        word(own, STEP),
+        word(own, ITEM),
+        word(own, ROWS),
+        word(own, COLUMNS),
+    )
     depth = word(own, KH) * word(own, KW) * word(own, CHANNELS)
     size, panel = item * word(own, HIGH) * word(own, WIDE) * word(own, CHANNELS), 2 * width(p)
     tiles = _pieces(depth, HEIGHT)

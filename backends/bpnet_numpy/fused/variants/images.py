@@ -69,7 +69,9 @@ def _convolution(
         arrays = (out[some], x[some], W, 0 if b is None else b, scratch)
         settings = (rectified, step, in_rows, found.address, found.bits, x.itemsize)
         return [
-            instruction("convolve", x.dtype, *arrays, len(x[some]), x.shape[3], n_out, *settings, *window_words(x, window))
+            instruction(
+                "convolve", x.dtype, *arrays, len(x[some]), x.shape[3], n_out, *settings, *window_words(x, window)
+            )
         ]
 
     return list(split(len(x), out.size * W.size // n_out, make, least=LEAST))
@@ -173,7 +175,9 @@ def _(out: Array, x: Array, window: Window) -> list[Call]:
     check_place(out, (*_places(x, window), x.shape[3]), x.dtype)
 
     def make(some: slice) -> list[Program]:
-        return [instruction("max_pool2d", x.dtype, out[some], x[some], len(x[some]), x.shape[3], *window_words(x, window))]
+        return [
+            instruction("max_pool2d", x.dtype, out[some], x[some], len(x[some]), x.shape[3], *window_words(x, window))
+        ]
 
     return list(split(len(x), x.size, make, least=PASS))
 
@@ -190,6 +194,8 @@ def _(out: Array, dy: Array, x: Array, window: Window) -> list[Call]:
 
     def make(some: slice) -> list[Program]:
         arrays = (out[some], dy[some], x[some])
-        return [instruction("max_pool2d_backward", x.dtype, *arrays, len(x[some]), x.shape[3], *window_words(x, window))]
+        return [
+            instruction("max_pool2d_backward", x.dtype, *arrays, len(x[some]), x.shape[3], *window_words(x, window))
+        ]
 
     return list(split(len(x), x.size, make, least=PASS))

@@ -1,4 +1,4 @@
-"""Smooth activations, their derivatives, and those that gate one half of a row with the other, divided among threads."""
+"""Smooth activations, those that gate one half of a row with the other, and their derivatives."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ for each in (
     _backward(each)
 
 
-@fused(
-    ops.gelu_with_slope, accepts=lambda x: _some(x), allocate=lambda x: (np.empty_like(x), np.empty_like(x))
-)
+@fused(ops.gelu_with_slope, accepts=lambda x: _some(x), allocate=lambda x: (np.empty_like(x), np.empty_like(x)))
 def _(out: Any, x: Array) -> list[Call]:
     for each in out:
         check_place(each, x.shape, x.dtype)
