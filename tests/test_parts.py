@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import threading
 from typing import Any
@@ -148,6 +149,54 @@ def test_an_lstm_divided_by_samples(threads: int, dtype: str, reverse: bool) -> 
     for needs in ((True, True), (False, True), (True, False)):
         agree(ops.lstm_backward, dy, y, x, W, U, gates, cells, None, reverse, *needs)
     agree(ops.lstm, x[:, :1].copy(), W, U, b)
+    agree(ops.lstm, x, W, U, b, None, reverse, normal(dtype, n, width), normal(dtype, width, n).T.copy())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_recurrent_networks_divided_by_samples(threads: int, dtype: str, reverse: bool) -> None:
+    n, steps, n_in, width = 29, 5, 12, 40
+    x, h = normal(dtype, n, steps, n_in), normal(dtype, n, width)
+    W, U = normal(dtype, n_in, 3 * width) * 0.3, normal(dtype, width, 3 * width) * 0.1
+    b, b_n = normal(dtype, 3 * width), normal(dtype, width)
+    agree(ops.gru, x, W, U, b, b_n, None, reverse, h)
+    y, gates = ops.gru(x, W, U, b, b_n, None, reverse)
+    dy = normal(dtype, n, steps, width)
+    for needs in ((True, True), (False, True), (True, False)):
+        agree(ops.gru_backward, dy, y, x, W, U, gates, None, reverse, *needs)
+    W, U = W[:, :width].copy(), U[:, :width].copy()
+    for activation in ("tanh", "relu"):
+        agree(ops.rnn, x, W, U, b_n, activation, None, reverse, h)
+        y = ops.rnn(x, W, U, b_n, activation, None, reverse)
+        for needs in ((True, True), (False, True), (True, False)):
+            agree(ops.rnn_backward, dy, y, x, W, U, activation, None, reverse, *needs)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_what_is_behind_the_end_of_a_sequence_is_never_seen(threads: int, reverse: bool, dtype: Any) -> None:
+    n, steps, n_in, width = 24, 5, 12, 40
+    lengths = (np.arange(n) % (steps + 3) - 1).astype(dtype)  # negative ones and longer ones, too
+    x, dy = normal("float64", n, steps, n_in), normal("float64", n, steps, width)
+    W, U = normal("float64", n_in, 4 * width) * 0.3, normal("float64", width, 4 * width) * 0.1
+    b = normal("float64", 4 * width)
+    W3, U3 = W[:, : 3 * width].copy(), U[:, : 3 * width].copy()
+    W1, U1 = W[:, :width].copy(), U[:, :width].copy()
+    gone = np.arange(steps) >= lengths[:, None]
+    found = []
+    for garbage in (0.0, np.nan):
+        own = np.where(gone[:, :, None], garbage, x)
+        y, *kept = ops.lstm(own, W, U, b, lengths, reverse)
+        of_lstm = (y, *ops.lstm_backward(dy, y, own, W, U, *kept, lengths, reverse))
+        y, gates = ops.gru(own, W3, U3, b[: 3 * width].copy(), b[:width].copy(), lengths, reverse)
+        of_gru = (y, *ops.gru_backward(dy, y, own, W3, U3, gates, lengths, reverse))
+        y = ops.rnn(own, W1, U1, b[:width].copy(), "tanh", lengths, reverse)
+        found.append((*of_lstm, *of_gru, y, *ops.rnn_backward(dy, y, own, W1, U1, "tanh", lengths, reverse)))
+        if not garbage:
+            agree(ops.lstm_backward, dy, of_lstm[0], own, W, U, *kept, lengths, reverse)
+            agree(ops.gru_backward, dy, of_gru[0], own, W3, U3, gates, lengths, reverse)
+    assert all(np.isfinite(each).all() for each in found[1])
+    assert [each.tobytes() for each in found[0]] == [each.tobytes() for each in found[1]]
 
 
 WINDOWS = [
@@ -164,6 +213,7 @@ WINDOWS = [
 def test_convolutions_divided_by_samples(threads: int, dtype: str, channels: tuple[int, int], window: Window) -> None:
     c, n_out = channels
     x, W, b = normal(dtype, 33, 29, 23, c), normal(dtype, *window.size, c, n_out), normal(dtype, n_out)
+    W *= 0.2  # so that tanh does not see the rounding of large sums
     for activation in ((), (ops.relu,), (ops.tanh,)):
         agree(ops.conv2d, x, W, b, window, 1, *activation)
     agree(ops.conv2d, x, W, None, window, 1)
@@ -172,6 +222,58 @@ def test_convolutions_divided_by_samples(threads: int, dtype: str, channels: tup
         agree(ops.conv2d_backward, dy, x, W, window, 1, *needs)
     agree(ops.max_pool2d, x, window)
     agree(ops.max_pool2d_backward, normal(dtype, 33, *window.places(29, 23), c), x, window)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("channels", [(3, 33), (17, 2), (5, 70)])
+@pytest.mark.parametrize("band", [1, 300, 1 << 20])
+def test_convolutions_by_bands_of_rows_and_panels_of_channels(
+    threads: int, dtype: str, channels: tuple[int, int], band: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bpnet_numpy.fused.variants import windows
+
+    monkeypatch.setattr(windows, "BAND", band)
+    c, n_out = channels
+    for window in (*WINDOWS, Window((3, 3), (2, 3), (2, 1), ((2, 1), (1, 2)))):
+        x, W, b = normal(dtype, 5, 11, 9, c), normal(dtype, *window.size, c, n_out), normal(dtype, n_out)
+        agree(ops.conv2d, x, W, b, window, 1, ops.relu)
+        dy = normal(dtype, 5, *window.places(11, 9), n_out)
+        agree(ops.conv2d_backward, dy, x, W, window, 1, True, True, True)
+
+
+def test_a_convolution_keeps_what_is_not_a_number_where_a_window_sees_it(threads: int) -> None:
+    window = Window((3, 3), padding=((1, 1), (1, 1)))
+    x, W, b = normal("float32", 8, 9, 9, 4), normal("float32", 3, 3, 4, 20), normal("float32", 20)
+    x[3, 0, 8] = np.nan
+    missing = np.isnan(ops.conv2d(x, W, b, window, 1, ops.relu)).all(axis=3)
+    assert np.argwhere(missing).tolist() == [[3, 0, 7], [3, 0, 8], [3, 1, 7], [3, 1, 8]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_smooth_activations_divided(threads: int, dtype: str) -> None:
+    ends = np.array([0, -0.0, 40, -40, 1e4, -1e4, 1e-30, -1e-30, 3, -3], dtype)
+    x = np.concatenate((normal(dtype, 60_000) * 6, ends))
+    dy = normal(dtype, x.size)
+    for op in (ops.gelu, ops.gelu_with_slope, ops.normal_cdf, ops.silu, ops.softplus, ops.mish, ops.hardswish):
+        agree(op, x)
+    agree(ops.elu, x, 0.7)
+    agree(ops.elu_backward, dy, x, 0.7)
+    for op in (ops.gelu_backward, ops.silu_backward, ops.softplus_backward, ops.mish_backward, ops.hardswish_backward):
+        agree(op, dy, x)
+    rows = x[:60_000].reshape(-1, 2 * 75)
+    for op, back in ((ops.swiglu, ops.swiglu_backward), (ops.glu, ops.glu_backward)):
+        agree(op, rows)
+        agree(back, dy[: rows.size // 2].reshape(-1, 75), rows)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softplus_and_the_normal_distribution_keep_their_tails(dtype: str) -> None:
+    x = np.linspace(-8, -2, 101).astype(dtype)
+    exact = x.astype(np.float64)
+    bound = 2e-6 if dtype == "float32" else 2e-14
+    np.testing.assert_allclose(ops.softplus(x), np.log1p(np.exp(exact)), rtol=bound)
+    below = [0.5 * math.erfc(-each / math.sqrt(2)) for each in exact]
+    np.testing.assert_allclose(ops.normal_cdf(x), below, rtol=4 * bound)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -28,8 +28,8 @@ def _advance(
 
 
 def rnn(p: Any) -> None:
-    """Words: y, x W, U, b, tables, scratch, h to go on from or 0, lengths or 0, bytes of a length, whether max(x, 0) and
-    not tanh, these samples, T, H, whether from the last position to the first, gemm, bits of its sizes, bytes of a
+    """Words: y, x W, U, b, tables, scratch, h to go on from or 0, lengths or 0, bytes of a length, whether max(x, 0)
+    and not tanh, these samples, T, H, whether from the last position to the first, gemm, bits of its sizes, bytes of a
     number. scratch : states and their products"""
     a = words(p)
     samples, steps, width, item = word(a, 10), word(a, 11), word(a, 12), word(a, 16)
@@ -47,8 +47,8 @@ def rnn(p: Any) -> None:
         for s in range(samples):
             place = (s * steps + t) * row
             _advance(
-                p, word(a, 1) + place, products + s * row, word(a, 3), word(a, 0) + place, states + s * row, width, item,
-                word(a, 9) != 0, t < length_of(word(a, 7), word(a, 8), s, steps),
+                p, word(a, 1) + place, products + s * row, word(a, 3), word(a, 0) + place, states + s * row, width,
+                item, word(a, 9) != 0, t < length_of(word(a, 7), word(a, 8), s, steps),
             )  # fmt: skip
 
 

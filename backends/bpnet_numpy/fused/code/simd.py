@@ -22,7 +22,7 @@ from bpnet_numpy.fused.code.tiles import I32, I64, VECTOR, _declared, _kind, _lo
 BYTES = VECTOR or 16
 
 
-class Lanes(types.Type):
+class Lanes(types.Type):  # type: ignore[misc]
     """The type of a vector."""
 
     def __init__(self, dtype: Any, count: int) -> None:
@@ -31,7 +31,7 @@ class Lanes(types.Type):
 
 
 @register_model(Lanes)
-class _Model(models.PrimitiveModel):
+class _Model(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Any) -> None:
         element = ir.FloatType() if kind.dtype == types.float32 else ir.DoubleType()
         super().__init__(manager, kind, ir.VectorType(element, kind.count))

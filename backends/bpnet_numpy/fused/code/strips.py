@@ -1,8 +1,9 @@
 """Pieces of matrix products in vector registers, of a first factor whose elements lie anywhere.
 
-Element (i, k) of it is the number at `rows[i] + steps[k]` behind a place. So windows of images are multiplied where they
-are: an element of a place is at the sum of where the place and the element begin, and nothing is gathered. With the two
-tables exchanged it is the transpose. A row of the second factor is read as it lies.
+Element (i, k) of it is the number at `starts[i] + steps[k]` behind a place. So windows of images are multiplied where
+they are: an element of a window is at the sum of where the window begins in the image and the element in the window,
+and nothing is gathered. With the two tables exchanged it is the transpose. Rows of the second factor are read as they
+lie.
 """
 
 from __future__ import annotations

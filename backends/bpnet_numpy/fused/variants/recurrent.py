@@ -35,7 +35,7 @@ def _laid(U: Array, turned: bool) -> tuple[list[Call], Array, Any]:
 
 
 def _fits(gates: int, x: Array, W: Array, U: Array, lengths: Array | None) -> bool:
-    """Whether the weights are a network's of so many gates for x, the lengths can be read, and NumPy shows its product."""
+    """Whether the weights are those of so many gates for x, the lengths can be read, and NumPy shows its product."""
     width = U.shape[0] if U.ndim == 2 else 0
     shapes = x.ndim == 3 and W.shape == (x.shape[-1], gates * width) and U.shape == (width, gates * width)
     return shapes and x.size > 0 and width > 0 and _countable(lengths, x) and gemm(x.dtype) is not None
@@ -43,8 +43,9 @@ def _fits(gates: int, x: Array, W: Array, U: Array, lengths: Array | None) -> bo
 
 def _countable(lengths: Array | None, x: Array) -> bool:
     """Whether a compiled body can read the lengths."""
-    given = lengths is not None
-    return not given or (lengths.dtype in INDICES and lengths.shape == x.shape[:1] and lengths.flags.c_contiguous)
+    if lengths is None:
+        return True
+    return bool(lengths.dtype in INDICES and lengths.shape == x.shape[:1] and lengths.flags.c_contiguous)
 
 
 def _lengths(lengths: Array | None, some: slice) -> tuple[Any, int]:
@@ -137,7 +138,7 @@ def _accepts_backward(
     if not (_fits(4, x, W, U, lengths) and _goes_back(dy, y, x, W, U) and floating(x, gates, cells)):
         return False
     (n, steps, _), width = x.shape, len(U)
-    return gates.shape == (steps, 4, n, width) and cells.shape == (steps, n, width)
+    return bool(gates.shape == (steps, 4, n, width) and cells.shape == (steps, n, width))
 
 
 @fused(
@@ -233,7 +234,11 @@ def _(
         sizes = (samples, n, steps, width, reverse, found.address, found.bits, x.itemsize)
         return [instruction("gru_backward", x.dtype, *arrays, scratch, *_lengths(lengths, some), *sizes)]
 
-    calls = [*laying, *split(n, n * steps * 3 * width * width, make, least=LEAST), *weights.calls(outer, inner)]
+    calls: list[Call] = [
+        *laying,
+        *split(n, n * steps * 3 * width * width, make, least=LEAST),
+        *weights.calls(outer, inner),
+    ]
     if db_n is not None:
         check_place(db_n, (width,), x.dtype)
         calls += column_sums(db_n, inner.reshape(n * steps, -1)[:, 2 * width :])

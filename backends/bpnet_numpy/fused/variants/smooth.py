@@ -1,4 +1,4 @@
-"""Smooth activations, their derivatives, and those that gate one half of a row with the other, divided among threads."""
+"""Smooth activations, those that gate one half of a row with the other, and their derivatives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutions by tiles in registers, without gathering what windows see, where the processor has registers for them."""
+"""Convolutions by tiles in registers, which gather nothing; for processors that have the registers."""
 
 from __future__ import annotations
 
