@@ -527,6 +527,7 @@ def test_the_memory_that_is_foreseen_counts_copies_and_inputs_of_half_the_size(n
     assert saved[halves] < saved[exact]
     fresh = MODELS[name]().memory(16, **shape, precision="bf16")
     assert fresh.copies == halves.copies
+    assert one.model.memory(16, **shape, dtype="float64").precision == "float32"
     with pytest.raises(bp.ConfigError, match="precision must be one of"):
         one.model.memory(16, **shape, precision="half")
     with pytest.raises(bp.ConfigError, match="this one is of float64"):
