@@ -98,6 +98,29 @@ UPDATES = (
 )  # fmt: skip
 
 
+BEFORE_PRODUCTS = (
+    ops.relu, ops.leaky_relu, ops.sigmoid, ops.tanh, ops.gelu, ops.gelu_tanh, ops.elu, ops.silu, ops.softplus, ops.mish,
+    ops.hardswish, ops.gelu_with_slope, ops.gelu_tanh_with_slope, ops.layer_norm, ops.rms_norm,
+)  # fmt: skip
+
+
+def fuse_bits(steps: list[Step]) -> list[Step]:
+    """Let what makes the input of a product in bfloat16 also write its bits, in the pass that makes it."""
+    fused: list[Step] = []
+    makers: dict[Value, int] = {}  # of results whose bits nobody writes yet
+    for step in steps:
+        index = makers.pop(step.args[0], None) if step.kernel is ops.to_bf16 else None
+        if index is not None:
+            before = fused[index]
+            x, *rest = before.args
+            fused[index] = Step(ops.also_bf16, (x, before.kernel, *rest), (*flat((before.out,)), step.out))
+            continue
+        if step.kernel in BEFORE_PRODUCTS:
+            makers[next(iter(flat((step.out,))))] = len(fused)
+        fused.append(step)
+    return fused
+
+
 def fuse_rounding(steps: list[Step]) -> list[Step]:
     """Let an optimizer's pass write the copies in bfloat16 of what it changes, where they are made right behind it."""
     fused: list[Step] = []
@@ -170,6 +193,8 @@ class Plan:
             steps = fuse_accumulation(steps, wanted)
         if any(issubclass(backend.array_type, cls) for cls, _ in ops.update_bf16_.variants()):
             steps = fuse_rounding(steps)
+        if any(issubclass(backend.array_type, cls) for cls, _ in ops.also_bf16.variants()):
+            steps = fuse_bits(steps)
         self.steps = write_in_place(steps, wanted)
         self._buffers: dict[Value, Array] = {}
         self._calls: list[Call] = []

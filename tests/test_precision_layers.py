@@ -14,6 +14,7 @@ from test_precision import assert_copies_follow, state, widened
 import bpnet as bp
 from bpnet import ops
 from bpnet.ops.windows import Window
+from bpnet.plan import fuse_bits
 from bpnet.trace import Trace
 from bpnet_cupy.host.driver import HostLaunch
 
@@ -367,6 +368,38 @@ def address(x: Any) -> int:
     return int(x.array.__array_interface__["data"][0])
 
 
+@pytest.mark.cuda_host
+def test_norms_and_activations_write_the_bits_of_what_is_multiplied_next() -> None:
+    """Rounded by a pass of its own is what other kernels have made: dropout, attention, the batch."""
+    for name, alone, fused in (("text", 6, 5), ("images", 3, 1)):
+        one = trainer(name, "cuda_host")
+        for x, y in batches(name, 4):
+            one.step(x, y)
+        (plan,) = one._planner.plans().values()  # type: ignore[union-attr]
+        kernels = [step.kernel for step in plan.steps]
+        assert (kernels.count(ops.to_bf16), kernels.count(ops.also_bf16)) == (alone, fused)
+        calls = [each for each in plan._calls if isinstance(each, HostLaunch)]  # type: ignore[attr-defined]
+        makers = [each for each in calls if each.name.startswith(("activation_with_slope<", "layer_norm<"))]
+        written = [each for each in makers if any(getattr(arg, "dtype", None) == np.uint16 for arg in each.args)]
+        assert len(written) == fused
+
+
+def test_bits_are_written_for_one_reader_and_other_steps_stay() -> None:
+    """The pass of a plan, by hand: of what is rounded twice, and of what no such kernel makes."""
+    x = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
+    trace = Trace((x,), {})
+
+    def step() -> Any:
+        y = ops.relu(x)
+        first, second = ops.to_bf16(y), ops.to_bf16(y)
+        return ops.add(ops.from_bf16(first), ops.from_bf16(ops.to_bf16(ops.add(ops.from_bf16(second), y))))
+
+    trace.record(step)
+    names = [each.kernel.name for each in fuse_bits(trace.steps)]
+    trace.close()
+    assert names == ["also_bf16", "to_bf16", "from_bf16", "from_bf16", "add", "to_bf16", "from_bf16", "add"]
+
+
 LAYERS: list[tuple[Callable[[], bp.Layer], tuple[int, ...]]] = [
     (lambda: bp.Conv2d(2, 3, 3), (2, 5, 5, 2)),
     (lambda: bp.Conv1d(2, 3, 3, channels="first"), (2, 2, 7)),
@@ -494,6 +527,7 @@ def test_the_memory_that_is_foreseen_counts_copies_and_inputs_of_half_the_size(n
     assert saved[halves] < saved[exact]
     fresh = MODELS[name]().memory(16, **shape, precision="bf16")
     assert fresh.copies == halves.copies
+    assert one.model.memory(16, **shape, dtype="float64").precision == "float32"
     with pytest.raises(bp.ConfigError, match="precision must be one of"):
         one.model.memory(16, **shape, precision="half")
     with pytest.raises(bp.ConfigError, match="this one is of float64"):

@@ -2,8 +2,9 @@
 
 // F, and its derivative by x, which shares most of the work.
 template <class T, class F>
-__global__ void activation_with_slope(T* y /* n */, T* slope /* n */, const T* x /* n */, int64 n) {
-    for_all<T>(n, aligned(y, slope, x), [&](auto count, int64 i) {
+__global__ void activation_with_slope(T* y /* n */, T* slope /* n */, unsigned short* bits /* n? */,
+                                      const T* x /* n */, int64 n) {
+    for_all<T>(n, aligned(y, slope, x) && address(bits) % 8 == 0, [&](auto count, int64 i) {
         constexpr int m = decltype(count)::value;
         T v[m], s[m];
         load(v, x + i);
@@ -13,6 +14,7 @@ __global__ void activation_with_slope(T* y /* n */, T* slope /* n */, const T* x
         }
         store(y + i, v);
         store(slope + i, s);
+        store_copy(bits, i, v);
     });
 }
 

@@ -1018,6 +1018,19 @@ template <int> __global__ void to_bf16(unsigned short* out /* n */, const float*
     });
 }
 
+// An activation, and its bits.
+template <class F>
+__global__ void activation_bf16(float* out /* n */, unsigned short* bits /* n */, const float* x /* n */, int64 n,
+                                float a) {
+    for_all<float>(n, aligned(out, x) && address(bits) % 8 == 0, [&](auto count, int64 i) {
+        float v[decltype(count)::value];
+        load(v, x + i);
+        for (auto& each : v) each = F::forward(each, a);
+        store(out + i, v);
+        store_copy(bits, i, v);
+    });
+}
+
 template <int> __global__ void from_bf16(float* out /* n */, const unsigned short* bits /* n */, int64 n) {
     for_all<unsigned short>(n, aligned(out, bits), [&](auto count, int64 i) {
         constexpr int m = decltype(count)::value;

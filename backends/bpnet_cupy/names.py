@@ -110,6 +110,7 @@ _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "dropout": (REALS,),
     "dropout_backward": (REALS,),
     "to_bf16": ONLY,
+    "activation_bf16": (tuple(ACTIVATIONS.values()),),
     "from_bf16": ONLY,
     "sgd": (REALS,),
     "sgd_momentum": (REALS,),

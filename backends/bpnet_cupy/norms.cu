@@ -17,9 +17,9 @@ template <int W, class T, class Body> __device__ void along(int64 columns, int64
 // y = gain h + bias, h = (x - mean) r, r = 1 / sqrt(mean of (x - mean)^2 + epsilon); the mean is 0 where not `centred`.
 template <class T, int W, bool centred>
 __global__ void layer_norm(T* y /* rows * columns */, T* h /* rows * columns */, T* r /* rows */,
-                           const T* x /* rows * columns */, const T* gain /* columns */, const T* bias /* columns? */,
+                           unsigned short* bits /* rows * columns? */, const T* x /* rows * columns */, const T* gain /* columns */, const T* bias /* columns? */,
                            int64 rows, int64 columns, T epsilon) {
-    bool in_packs = aligned(y, h, x, gain, bias) && columns % Pack<T>::size == 0;
+    bool in_packs = aligned(y, h, x, gain, bias) && address(bits) % 8 == 0 && columns % Pack<T>::size == 0;
     for_rows<W>(rows, [&](int64 row, int64 lane, bool alive) {
         int64 begin = row * columns, end = alive ? columns : 0;
         T mean = 0, square = 0;
@@ -47,6 +47,7 @@ __global__ void layer_norm(T* y /* rows * columns */, T* h /* rows * columns */,
             store(h + begin + c, v);
             for (int k = 0; k < m; ++k) v[k] = bias ? v[k] * g[k] + b[k] : v[k] * g[k];
             store(y + begin + c, v);
+            store_copy(bits, begin + c, v);
         });
         if (alive && lane == 0) r[row] = scale;
     });

@@ -112,6 +112,8 @@ def _task(
     if loss is not None and loss.reduction == "none":
         raise ConfigError(f'memory: {loss!r} gives no one number to train on; take reduction="mean" or "sum"')
     own_backend, own_dtype, own_precision = _where(model)
+    if dtype is not None and dtype != own_dtype:
+        own_precision = "float32"  # copies are of a model in its own dtype
     if dtype is not None and dtype not in FLOATING_DTYPES:
         raise ConfigError(f"memory: dtype must be one of {', '.join(FLOATING_DTYPES)}, got {dtype!r}")
     return Task(

@@ -18,6 +18,7 @@ from bpnet.ops.activations import (
     tanh_backward,
 )
 from bpnet.ops.adaptive import adagrad_, lion_, rmsprop_
+from bpnet.ops.also_bf16 import also_bf16
 from bpnet.ops.arrays import add, add_, concatenate, copy, copy_, fill_, increment_, reshape, rows, split, transpose
 from bpnet.ops.atomic import mul, mul_backward, sum_backward, sum_terms
 from bpnet.ops.attention import attention, attention_backward, self_attention, self_attention_backward
@@ -193,6 +194,7 @@ __all__ = [
     "add_positions_backward",
     "add_sinusoid",
     "advance_",
+    "also_bf16",
     "amsgrad_",
     "attention",
     "attention_backward",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bpnet_cupy.driver import Driver
 from bpnet_cupy.kernels import (
     activations,
+    also_bf16,
     arrays,
     attention,
     axes,
@@ -37,6 +38,7 @@ from bpnet_cupy.kernels import (
 
 FAMILIES = (
     activations,
+    also_bf16,
     arrays,
     attention,
     axes,

@@ -30,18 +30,25 @@ def register(array_type: type, driver: Driver) -> None:
     _register_terms(array_type, driver)
 
 
+WITH_SLOPE = {"gelu_with_slope": "Gelu", "gelu_tanh_with_slope": "GeluTanh"}
+
+
+def slope_of(driver: Driver, out: tuple[Array | None, ...], x: Array, struct: str) -> Call:
+    """An activation and its slope. out : both, and the bits of the first in bfloat16, or None"""
+    kernel = f"activation_with_slope<{named(x)}, {struct}>"
+    return driver.launch(kernel, packs(driver, x.size, x.dtype), BLOCK, (*out, x, np.int64(x.size)))
+
+
 def _register_gates(array_type: type, driver: Driver) -> None:
     def with_slope(name: str, struct: str) -> None:
         @op(name).register_bound(
             array_type, accepts=real, allocate=lambda x: tuple(driver.empty(x.shape, x.dtype) for _ in range(2))
         )
         def _(out: tuple[Array, Array], x: Array) -> list[Call]:
-            args = (*out, x, np.int64(x.size))
-            kernel = f"activation_with_slope<{named(x)}, {struct}>"
-            return [driver.launch(kernel, packs(driver, x.size, x.dtype), BLOCK, args)]
+            return [slope_of(driver, (*out, None), x, struct)]
 
-    with_slope("gelu_with_slope", "Gelu")
-    with_slope("gelu_tanh_with_slope", "GeluTanh")
+    for name, struct in WITH_SLOPE.items():
+        with_slope(name, struct)
 
     def halves(x: Array) -> bool:
         return real(x) and x.ndim > 0 and x.shape[-1] % 2 == 0

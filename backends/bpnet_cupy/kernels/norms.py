@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -159,13 +160,26 @@ def _register_group_norm(array_type: type, driver: Driver) -> None:
         return calls
 
 
+def _row_norm(driver: Driver, kernel: str, like: Array, arrays: tuple[Any, ...], centred: str, *more: Any) -> Call:
+    columns = like.shape[-1]
+    width = lanes(columns)
+    args = (*arrays, np.int64(like.size // columns), np.int64(columns), *more)
+    grid = row_grid(driver, like.size // columns, width)
+    return driver.launch(f"{kernel}<{named(like)}, {width}, {centred}>", grid, BLOCK, args)
+
+
+def row_norm(driver: Driver, out: tuple[Array | None, ...], x: Array, gain: Array, *rest: Any) -> Call:
+    """A norm of rows. out : its three results, and the bits of the first in bfloat16, or None
+
+    rest : bias, or None, and epsilon of `layer_norm`; epsilon alone of `rms_norm`
+    """
+    *bias, epsilon = rest
+    centred = "true" if bias else "false"
+    return _row_norm(driver, "layer_norm", x, (*out, x, gain, *(bias or [None])), centred, x.dtype.type(epsilon))
+
+
 def _register_row_norms(array_type: type, driver: Driver) -> None:
-    def rows(kernel: str, like: Array, arrays: tuple[Any, ...], centred: str, *more: Any) -> Call:
-        columns = like.shape[-1]
-        width = lanes(columns)
-        args = (*arrays, np.int64(like.size // columns), np.int64(columns), *more)
-        grid = row_grid(driver, like.size // columns, width)
-        return driver.launch(f"{kernel}<{named(like)}, {width}, {centred}>", grid, BLOCK, args)
+    rows = partial(_row_norm, driver)
 
     def normalized(x: Array, *_: Any) -> Any:
         return tuple(driver.empty(shape, x.dtype) for shape in (x.shape, x.shape, (*x.shape[:-1], 1)))
@@ -174,11 +188,11 @@ def _register_row_norms(array_type: type, driver: Driver) -> None:
         array_type, accepts=lambda x, gain, bias, epsilon: _with(x, gain, bias), allocate=normalized
     )
     def _(out: Any, x: Array, gain: Array, bias: Array | None, epsilon: float) -> list[Call]:
-        return [rows("layer_norm", x, (*out, x, gain, bias), "true", x.dtype.type(epsilon))]
+        return [row_norm(driver, (*out, None), x, gain, bias, epsilon)]
 
     @ops.rms_norm.register_bound(array_type, accepts=lambda x, gain, epsilon: real(x, gain), allocate=normalized)
     def _(out: Any, x: Array, gain: Array, epsilon: float) -> list[Call]:
-        return [rows("layer_norm", x, (*out, x, gain, None), "false", x.dtype.type(epsilon))]
+        return [row_norm(driver, (*out, None), x, gain, epsilon)]
 
     def backward(out: Any, dy: Array, h: Array, r: Array, gain: Array, centred: str) -> list[Call]:
         dx, dgain, dbias = out

@@ -112,6 +112,27 @@ def with_states(cases: Cases, *places: int) -> Cases:
     return lambda rng, dtype: of_bits(cases, *places)(rng, SINGLE)
 
 
+EXACT = ((ops.relu,), (ops.leaky_relu, 0.5))
+OTHERS = ((ops.sigmoid,), (ops.tanh,), (ops.gelu,), (ops.gelu_tanh,), (ops.elu, 0.5), (ops.silu,), (ops.softplus,),
+          (ops.mish,), (ops.hardswish,), (ops.gelu_with_slope,), (ops.gelu_tanh_with_slope,))  # fmt: skip
+
+
+def also(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
+    """Few numbers where a last bit may differ, of which one of many rounds otherwise."""
+    for shape in SHAPES:
+        for op, *more in EXACT:
+            yield (special(rng, shape, SINGLE), op, *more)
+    if dtype != SINGLE:
+        return
+    for shape in ((1,), (2, 4)):
+        for op, *more in OTHERS:
+            yield (normal(rng, shape, SINGLE), op, *more)
+    for shape in ((1, 1), (3, 4), (2, 1, 5)):
+        gain, bias = normal(rng, shape[-1:], SINGLE), normal(rng, shape[-1:], SINGLE)
+        for given in ((ops.layer_norm, gain, bias), (ops.layer_norm, gain, None), (ops.rms_norm, gain)):
+            yield (2 + normal(rng, shape, SINGLE), *given, 0.1)
+
+
 def update(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
     alike = (ops.sgd_, ops.sgd_momentum_, ops.rmsprop_)  # all bodies give the same bits
     others = (ops.adam_, ops.amsgrad_, ops.adagrad_, ops.lion_)
@@ -128,6 +149,7 @@ CASES: dict[str, Cases] = {
     "round_bf16_": into,
     "linear_bf16": linear,
     "linear_bf16_backward": linear_backward,
+    "also_bf16": also,
     "update_bf16_": update,
     "unembed_bf16": of_bits(sequences.scores, 0, 1),
     "unembed_bf16_backward": of_bits(sequences.scores_backward, 1, 2),
