@@ -45,7 +45,7 @@ def geometry(images: tuple[int, ...], places: tuple[int, ...], window: Window) -
     return (*map(np.int32, (*images[1:4], *places)), *window_args(window))
 
 
-class _After:
+class After:
     """What follows the sums: a bias, an activation."""
 
     def __init__(self, bias: Array | None, activation: Kernel | None, settings: tuple[float, ...]) -> None:
@@ -111,7 +111,7 @@ class _Windows:
         grid = packs(self.driver, matrix.size, matrix.dtype)
         return self.driver.launch(f"gather_windows<{named(x)}>", grid, BLOCK, (matrix, x[samples], *args))
 
-    def add(self, out: Array, first: int, stop: int, terms: Array, after: _After) -> Call:
+    def add(self, out: Array, first: int, stop: int, terms: Array, after: After) -> Call:
         """Give the images `out` what the windows give back."""
         samples, args = self._place(first, stop)
         part = out[samples]
@@ -119,7 +119,7 @@ class _Windows:
         args = (part, terms, after.bias, *args, out.dtype.type(after.a))
         return self.driver.launch(kernel, packs(self.driver, part.size, part.dtype), BLOCK, args)
 
-    def by_channel(self, kernel: str, out: Array, source: Array, W: Array, after: _After) -> Call:
+    def by_channel(self, kernel: str, out: Array, source: Array, W: Array, after: After) -> Call:
         """The whole of a depthwise convolution, or of its way back."""
         numbers = (np.int64(self.images[0]), np.int32(W.shape[3]), *geometry(self.images, self.places, self.window))
         args = (out, source, W, after.bias, *numbers, out.dtype.type(after.a))
@@ -174,7 +174,7 @@ def turned(x: Array) -> Array:
     return namespace(x).matrix_transpose(x)
 
 
-def _affine(driver: Driver, y: Array, rows: Array, W: Array, after: _After) -> list[Call]:
+def _affine(driver: Driver, y: Array, rows: Array, W: Array, after: After) -> list[Call]:
     """y = after(rows W), in one call where the driver has that."""
     if after.bias is not None and after.plain:
         whole = driver.matmul(y, rows, W, bias=after.bias, activation=after.name)
@@ -183,7 +183,7 @@ def _affine(driver: Driver, y: Array, rows: Array, W: Array, after: _After) -> l
     return [plain_product(driver, y, rows, W), *after.calls(driver, y)]
 
 
-def convolve(windows: _Windows, y: Array, x: Array, W: Array, after: _After) -> list[Call]:
+def convolve(windows: _Windows, y: Array, x: Array, W: Array, after: After) -> list[Call]:
     """y = after(the convolution of x)."""
     driver, groups, n_out = windows.driver, windows.groups, y.shape[3]
     if windows.depthwise:
@@ -210,7 +210,7 @@ def convolve(windows: _Windows, y: Array, x: Array, W: Array, after: _After) -> 
     return calls + after.calls(driver, y)
 
 
-def input_gradient(windows: _Windows, dx: Array, dy: Array, W: Array, after: _After) -> list[Call]:
+def input_gradient(windows: _Windows, dx: Array, dy: Array, W: Array, after: After) -> list[Call]:
     """dx = after(every dy W^T, added up where its window looked)."""
     driver, groups, n_out = windows.driver, windows.groups, dy.shape[3]
     if windows.depthwise:
@@ -286,7 +286,7 @@ def register(array_type: type, driver: Driver) -> None:
             driver.empty(dy.shape[3:], dy.dtype) if db else None,
         )
 
-    nothing_after = _After(None, None, ())
+    nothing_after = After(None, None, ())
 
     @ops.conv2d.register_bound(
         array_type,
@@ -302,7 +302,7 @@ def register(array_type: type, driver: Driver) -> None:
         activation: Kernel | None = None, *settings: float,
     ) -> list[Call]:  # fmt: skip
         windows = _Windows(driver, x.shape, out.shape[1:3], window, groups, x.dtype)
-        return convolve(windows, out, x, W, _After(b, activation, settings))
+        return convolve(windows, out, x, W, After(b, activation, settings))
 
     @ops.conv_transpose2d.register_bound(
         array_type,
@@ -318,7 +318,7 @@ def register(array_type: type, driver: Driver) -> None:
         activation: Kernel | None = None, *settings: float,
     ) -> list[Call]:  # fmt: skip
         windows = _Windows(driver, out.shape, x.shape[1:3], window, groups, x.dtype)
-        return input_gradient(windows, out, x, W, _After(b, activation, settings))
+        return input_gradient(windows, out, x, W, After(b, activation, settings))
 
     @ops.conv2d_backward.register_bound(array_type, accepts=_backward_accepts, allocate=gradients)
     def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> list[Call]:
