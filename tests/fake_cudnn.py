@@ -59,7 +59,7 @@ class Tensor:
 
     def view(self, address: int, writable: bool) -> Any:
         """The memory from an address on, with the axes in the graph's order."""
-        assert address and address % 16 == 0, f"{self.name} lies at {address}"
+        assert address > 0 == address % 16, f"{self.name} lies at {address}"
         length = 1 + sum((n - 1) * s for n, s in zip(self.dim, self.stride, strict=True))
         size = BYTES[self.data_type]
         flat = np.frombuffer((ctypes.c_char * (length * size)).from_address(address), f"u{size}")
@@ -89,17 +89,27 @@ def rounded(x: Any) -> Any:
 class FakeCudnn:
     """The module `cudnn`.
 
-    lacks : told the operation's name, why there is no plan for it; '' where there is one
+    lacks : told the operation's name and the type of its factors, why there is no plan for it; '' where there is one
     plans : of every graph, in the order of the heuristics: the numerical notes of each
     spoil : changes what an execution has computed, to see it found
     """
 
-    data_type, heur_mode, numerical_note, build_plan_policy, diagonal_alignment = DataType, HeurMode, Note, Policy, Diagonal
+    data_type, heur_mode, numerical_note, build_plan_policy, diagonal_alignment = (
+        DataType,
+        HeurMode,
+        Note,
+        Policy,
+        Diagonal,
+    )
     cudnnGraphNotSupportedError = NotSupported
     __version__ = "1.26.0"
 
     def __init__(
-        self, *, lacks: Callable[[str], str] = lambda kind: "", workspace_bytes: int = 48, version: int = 92801
+        self,
+        *,
+        lacks: Callable[[str, str], str] = lambda kind, factors: "",
+        workspace_bytes: int = 48,
+        version: int = 92801,
     ) -> None:
         self.lacks, self.workspace_bytes, self.version = lacks, workspace_bytes, version
         self.plans: list[set[str]] = [{"TENSOR_CORE", "NONDETERMINISTIC"}, {"TENSOR_CORE"}, set()]
@@ -184,7 +194,9 @@ class Graph:
         self, *, q: Tensor, k: Tensor, v: Tensor, generate_stats: bool, attn_scale: float, compute_data_type: Any,
         name: str, diagonal_alignment: Any = None, diagonal_band_right_bound: int | None = None,
     ) -> list[Tensor]:  # fmt: skip
-        assert generate_stats and diagonal_band_right_bound in (None, 0) and q.dim[3] % 8 == 0
+        assert generate_stats
+        assert diagonal_band_right_bound in (None, 0)
+        assert q.dim[3] % 8 == 0
         made = self._made("O", "Stats")
 
         def run(values: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +211,9 @@ class Graph:
         compute_data_type: Any, name: str, use_deterministic_algorithm: bool, diagonal_alignment: Any = None,
         diagonal_band_right_bound: int | None = None,
     ) -> list[Tensor]:  # fmt: skip
-        assert use_deterministic_algorithm and diagonal_band_right_bound in (None, 0) and q.dim[3] % 8 == 0
+        assert use_deterministic_algorithm
+        assert diagonal_band_right_bound in (None, 0)
+        assert q.dim[3] % 8 == 0
         names = [tensor.name for tensor in (q, k, v, o, dO, stats)]
         made = self._made("DQ", "DK", "DV")
 
@@ -220,10 +234,12 @@ class Graph:
         self._step("validate")
         assert self.compute is not None
         uids = [t.uid for t in self.tensors]
-        assert len(set(uids)) == len(uids) and min(uids) > 0, f"tensors are numbered {uids}"
+        assert sorted(uids) == sorted({*uids} - {-1}), f"tensors are numbered {uids}"
         for t in self.tensors:
-            assert len(t.dim) == len(t.stride) == 4 and min(t.dim) > 0, f"{t.name}: {t.dim}, {t.stride}"
-            assert t.data_type in BYTES and (t.given or t.output), t.name
+            assert len(t.dim) == len(t.stride) == 4, f"{t.name}: {t.dim}, {t.stride}"
+            assert min(t.dim) > 0, f"{t.name}: {t.dim}"
+            assert t.data_type in BYTES, t.name
+            assert t.given or t.output, t.name
 
     def build_operation_graph(self) -> None:
         self._step("build_operation_graph", "validate")
@@ -241,7 +257,7 @@ class Graph:
 
     def check_support(self) -> None:
         self._step("check_support", "validate", "build_operation_graph", "create_execution_plans")
-        reason = self.module.lacks(self.name)
+        reason = self.module.lacks(self.name, self.tensors[0].data_type.name)
         if not reason and self.module.workspace_bytes > self.limit:
             reason = "workspace"
         if reason:
@@ -252,7 +268,8 @@ class Graph:
         self.chosen = fitting[0]
 
     def build_plans(self, policy: Any) -> None:
-        assert self.steps[-1] == "check_support" and policy is Policy.HEURISTICS_CHOICE
+        assert self.steps[-1] == "check_support"
+        assert policy is Policy.HEURISTICS_CHOICE
         self.steps.append("build_plans")
 
     def get_workspace_size(self) -> int:
@@ -265,7 +282,8 @@ class Graph:
         module = self.module
         if module.fails:
             raise RuntimeError(module.fails)
-        assert self.steps[-1] == "build_plans" and self.compute is not None
+        assert self.steps[-1] == "build_plans"
+        assert self.compute is not None
         assert set(pointers) == {t.uid for t in self.tensors}, f"{sorted(pointers)} given"
         if module.workspace_bytes:
             ctypes.memset(workspace, 0xA5, module.workspace_bytes)

@@ -1,8 +1,8 @@
 """cuDNN by nvidia-cudnn-frontend: plans, handles and workspaces, and prepared calls that a CUDA graph can capture.
 
-Which plan computes something is a function of its description, the GPU and the library's version: the first of the
-heuristics' own order that adds in a fixed order and keeps to the precision asked for. Nothing is timed, so that a training
-can be resumed bit for bit.
+Which plan computes something is a function of its description, the GPU and the library's version: the first in the
+order of the heuristics that adds in a fixed order and keeps to the precision asked for. Nothing is timed, so that a
+training can be resumed bit for bit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Plan:
 
 
 class Execution:
-    """A prepared call. It holds its arrays; a call allocates nothing, but for the workspace of a stream's first call."""
+    """A prepared call. It holds its arrays; only a stream's first call allocates, the workspace of that stream."""
 
     __slots__ = ("_kept", "_library", "_plan", "_pointers", "_text")
 
@@ -70,6 +70,7 @@ class Cudnn:
         self.largest = 0  # bytes of workspace that a call which was prepared may need
         self._plans: dict[tuple[int, Description], Plan | None] = {}
         self._reasons: dict[tuple[int, Description], str] = {}
+        self._said: set[tuple[str, str, str]] = set()
         self._handles: dict[tuple[int, int, int], Any] = {}
         self._workspaces: dict[tuple[int, int, int], tuple[int, int]] = {}
         self._kept: list[Any] = []
@@ -81,7 +82,10 @@ class Cudnn:
         """Whether there is a plan for that, and these arrays lie as it wants them; why there is none is said once."""
         if any(self.memory.pointer(x) % ALIGNMENT for x in arrays):
             return False
-        return self.plan(description) is not None
+        if self.plan(description) is None:
+            self._say(description, self.why_not(description))
+            return False
+        return True
 
     def call(self, description: Description, arrays: Mapping[int, Array]) -> Call:
         """A call that does what `description` says, for which there is a plan. arrays : by their number in the graph"""
@@ -108,12 +112,18 @@ class Cudnn:
                     self._plans[key] = Plan(self._planned(description))
                 except Exception as error:  # the library's own kinds, by the version
                     self._plans[key] = None
-                    self._reasons[key] = reason = _first_line(error)
-                    say_once(
-                        f"cuDNN has no plan for the {description} that keeps its precision and adds in a fixed order "
-                        f"({reason}); bpnet's own kernels compute it"
-                    )
+                    self._reasons[key] = _first_line(error)
             return self._plans[key]
+
+    def _say(self, description: Description, reason: str) -> None:
+        """Warn, once for each operation and reason: a net has many shapes."""
+        kind = (description.kind, getattr(description, "mode", ""), reason)
+        if kind not in self._said:
+            self._said.add(kind)
+            say_once(
+                f"cuDNN has no plan for the {description} that keeps its precision and adds in a fixed order "
+                f"({reason}); bpnet's own kernels compute it, and others like it"
+            )
 
     def why_not(self, description: Description) -> str:
         """Why there is no plan, in the library's words; '' where there is one."""
@@ -218,7 +228,8 @@ def load() -> Any:
         version = int(cudnn.backend_version())
     except Exception as error:
         raise CudnnError(
-            f"nvidia-cudnn-frontend finds no cuDNN ({_first_line(error)}): its library libcudnn.so.9 comes with {INSTALL}"
+            f"nvidia-cudnn-frontend finds no cuDNN ({_first_line(error)}): its library libcudnn.so.9 comes with "
+            f"{INSTALL}"
         ) from error
     if version < MINIMUM:
         raise CudnnError(f"cuDNN {_dotted(version)} is too old, bpnet needs {_dotted(MINIMUM)}: {INSTALL}")

@@ -1,8 +1,8 @@
 """What is asked of cuDNN: one operation, as a graph of nvidia-cudnn-frontend.
 
-A description is a value. It is the key under which a plan is kept, and the text of messages about it. cuDNN names the axes of
-images (N, C, H, W) and those of filters (K, C, R, S), whatever their order in memory is; the strides say that channels
-come last. Its "convolution" does not turn the window around either.
+A description is a value. It is the key under which a plan is kept, and the text of messages about it. cuDNN names the
+axes of images (N, C, H, W) and those of filters (K, C, R, S), whatever their order in memory is; the strides say that
+channels come last. Its "convolution" does not turn the window around either.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ STRICT = (
 """Numerical notes of plans that are never taken."""
 
 
-def channels_last(n: int, channels: int, rows: int, columns: int) -> list[int]:
-    """The strides of (N, C, H, W) for an array (N, H, W, C)."""
-    return [rows * columns * channels, 1, columns * channels, channels]
+def laid_out(n: int, rows: int, columns: int, channels: int) -> tuple[list[int], list[int]]:
+    """Dims and strides in cuDNN's order (N, C, H, W) of an array (N, H, W, C)."""
+    return [n, channels, rows, columns], [rows * columns * channels, 1, columns * channels, channels]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Convolution:
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """The numerical notes of plans that are not taken: in float32 none on tensor cores, which would round to TF32."""
+        """The numerical notes of plans that are not taken: in float32 none on tensor cores, which round to TF32."""
         return (*STRICT, "TENSOR_CORE") if self.mode == "float32" else STRICT
 
     def __str__(self) -> str:
@@ -77,14 +77,13 @@ class Convolution:
 
     def build(self, cudnn: Any, graph: Any) -> None:
         """Add the operation to a graph of the module `cudnn`."""
-        (n, rows, columns, channels), (_, p, q, outputs) = self.images, self.places
-        r, s, depth, _ = self.filters
+        r, s, depth, outputs = self.filters
         float32 = cudnn.data_type.FLOAT
         kind = cudnn.data_type.BFLOAT16 if self.mode == "bf16" else float32
         shapes = {
-            IMAGES: ([n, channels, rows, columns], channels_last(n, channels, rows, columns)),
-            FILTERS: ([outputs, depth, r, s], channels_last(outputs, depth, r, s)),
-            PLACES: ([n, outputs, p, q], channels_last(n, outputs, p, q)),
+            IMAGES: laid_out(*self.images),
+            FILTERS: laid_out(outputs, r, s, depth),
+            PLACES: laid_out(*self.places),
         }
 
         def given(number: int, name: str) -> Any:
@@ -100,16 +99,19 @@ class Convolution:
             "name": self.kind,
         }
         if self.kind == "fprop":
-            number, made = PLACES, graph.conv_fprop(
-                image=given(IMAGES, "images"), weight=given(FILTERS, "filters"), **window
+            number, made = (
+                PLACES,
+                graph.conv_fprop(image=given(IMAGES, "images"), weight=given(FILTERS, "filters"), **window),
             )
         elif self.kind == "dgrad":
-            number, made = IMAGES, graph.conv_dgrad(
-                loss=given(PLACES, "places"), filter=given(FILTERS, "filters"), **window
+            number, made = (
+                IMAGES,
+                graph.conv_dgrad(loss=given(PLACES, "places"), filter=given(FILTERS, "filters"), **window),
             )
         else:
-            number, made = FILTERS, graph.conv_wgrad(
-                image=given(IMAGES, "images"), loss=given(PLACES, "places"), **window
+            number, made = (
+                FILTERS,
+                graph.conv_wgrad(image=given(IMAGES, "images"), loss=given(PLACES, "places"), **window),
             )
         dim, stride = shapes[number]
         made.set_uid(number).set_dim(dim).set_stride(stride).set_output(True).set_data_type(float32)
@@ -151,16 +153,16 @@ class Attention:
         n, heads, queries, keys, size = self.shape
         bits, float32 = cudnn.data_type.BFLOAT16, cudnn.data_type.FLOAT
 
-        def laid_out(length: int, joined: bool) -> tuple[list[int], list[int]]:
+        def heads_of(length: int, joined: bool) -> tuple[list[int], list[int]]:
             width = heads * size * (3 if joined else 1)
             return [n, heads, length, size], [length * width, size, width, 1]
 
         def given(number: int, name: str, length: int, joined: bool = False) -> Any:
-            dim, stride = laid_out(length, joined)
+            dim, stride = heads_of(length, joined)
             return graph.tensor(name=name, dim=dim, stride=stride, data_type=bits, uid=number)
 
         def made(tensor: Any, number: int, length: int, joined: bool = False) -> None:
-            dim, stride = laid_out(length, joined)
+            dim, stride = heads_of(length, joined)
             tensor.set_uid(number).set_dim(dim).set_stride(stride).set_output(True).set_data_type(bits)
 
         logs = [n, heads, queries, 1], [heads * queries, queries, 1, 1]

@@ -29,6 +29,10 @@ from bpnet_cupy.kernels.common import BLOCK, UINT16, Array, packs
 from bpnet_cupy.kernels.convolution import After
 from bpnet_cupy.problem import current_precision
 
+MODES = {"float32": ("float32",), "tf32": ("tf32",), "bf16": ("bf16", "tf32")}
+"""How cuDNN may compute products, by what is asked for. It cannot sum all products of bfloat16 into float32, least on
+other GPUs than Hopper; then it makes more exact ones, of TF32."""
+
 Library = Callable[[], Cudnn | None]
 
 
@@ -63,8 +67,8 @@ class _Convolutions:
 
     def __init__(self, driver: Driver, library: Cudnn, images: Any, places: Any, filters: Any, window: Window) -> None:
         self.driver, self.library = driver, library
-        self.mode = current_precision()
-        self._described = partial(
+        self.modes = MODES[current_precision()]
+        self._description = partial(
             Convolution,
             images=tuple(images),
             filters=tuple(filters),
@@ -72,18 +76,25 @@ class _Convolutions:
             stride=window.stride,
             dilation=window.dilation,
             padding=window.padding,
-            mode=self.mode,
         )
         self.filters = filters
         self.calls: list[Call] = []
         self._bits = _Bits(driver, self.calls)
 
+    def _described(self, kind: str) -> Convolution:
+        """What is asked for: the last of the modes, or one before that cuDNN has a plan for."""
+        *first, last = (self._description(kind, mode=mode) for mode in self.modes)
+        return next((each for each in first if self.library.plan(each) is not None), last)
+
     def has(self, kind: str, *arrays: Array) -> bool:
         """Whether cuDNN does that."""
         return self.library.has(self._described(kind), *arrays)
 
-    def _factor(self, x: Array) -> Array:
-        return self._bits.of(x) if self.mode == "bf16" else x
+    def _call(self, kind: str, factors: dict[int, Array], made: dict[int, Array]) -> None:
+        description = self._described(kind)
+        if description.mode == "bf16":
+            factors = {number: self._bits.of(x) for number, x in factors.items()}
+        self.calls.append(self.library.call(description, factors | made))
 
     def _turned(self) -> tuple[Array, int, int]:
         """A place for filters as cuDNN has them, and the rows and columns of W's matrix."""
@@ -96,14 +107,12 @@ class _Convolutions:
         turned, rows, columns = self._turned()
         self.calls.append(swapped(self.driver, turned, W, 1, rows, columns, 1))
         to, of = (PLACES, IMAGES) if kind == "fprop" else (IMAGES, PLACES)
-        arrays = {of: self._factor(source), FILTERS: self._factor(turned), to: out}
-        self.calls.append(self.library.call(self._described(kind), arrays))
+        self._call(kind, {of: source, FILTERS: turned}, {to: out})
 
     def weight_gradient(self, dW: Array, images: Array, places: Array) -> None:
         """dW = what the windows saw of the images, times the places."""
         turned, rows, columns = self._turned()
-        arrays = {IMAGES: self._factor(images), PLACES: self._factor(places), FILTERS: turned}
-        self.calls.append(self.library.call(self._described("wgrad"), arrays))
+        self._call("wgrad", {IMAGES: images, PLACES: places}, {FILTERS: turned})
         self.calls.append(swapped(self.driver, dW, turned, 1, columns, rows, 1))
 
 
@@ -202,7 +211,8 @@ def _register_backward(op: Kernel, kind: str, array_type: type, driver: Driver, 
                 found.filtered(kind, dx, dy, W)
                 dx = None
             calls = found.calls
-        return calls + before.bind((dx, dW, db), dy, x, W, window, groups)
+        calls += before.bind((dx, dW, db), dy, x, W, window, groups)
+        return calls
 
 
 # --- attention ---
@@ -249,7 +259,9 @@ def _register_attention(array_type: type, driver: Driver, library: Library) -> N
         """The calls that give `to`, the bits of the gradients of q, k and v."""
         found = library()
         assert found is not None
-        arrays = dict(zip((graphs.Q, graphs.K, graphs.V, graphs.DQ, graphs.DK, graphs.DV), (*factors, *to), strict=True))
+        arrays = dict(
+            zip((graphs.Q, graphs.K, graphs.V, graphs.DQ, graphs.DK, graphs.DV), (*factors, *to), strict=True)
+        )
         arrays |= {graphs.Y: rounded.of(y), graphs.DY: rounded.of(dy), graphs.LOGS: logs}
         rounded.calls.append(found.call(asked, arrays))
 
