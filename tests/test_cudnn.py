@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -416,18 +418,33 @@ def test_a_stream_that_is_prepared_needs_nothing_more_in_a_capture() -> None:
     assert module.executed == [("fprop", 3)]
 
 
-def test_a_workspace_grows_and_the_old_one_stays() -> None:
+def test_a_workspace_grows_and_one_that_a_graph_names_stays() -> None:
     module = FakeCudnn(workspace_bytes=16)
     library, memory = made(module)
     prepared(library, memory)()
-    first = library._workspaces[0, 0, 0]
+    eager = weakref.ref(library._workspaces[0, 0, 0][0])
+    memory.current_stream = 4
+    library.prepare_stream()
+    captured = weakref.ref(library._workspaces[0, 4, 0][0])
     module.workspace_bytes = 64
-    small = len(library._kept)
     library.call(replace(DESCRIPTION, mode="tf32"), {})
     library.prepare_stream()
-    assert library._workspaces[0, 0, 0][1] == 64
-    assert first[1] == 16
-    assert len(library._kept) == small + 1
+    memory.current_stream = 0
+    library._workspace()
+    assert [size for _, _, size in library._workspaces.values()] == [64, 64]
+    gc.collect()
+    assert eager() is None
+    assert captured() is not None
+
+
+def test_lack_of_memory_is_no_lack_of_a_plan() -> None:
+    """Another method would give other bits than a run that had the memory."""
+    module = FakeCudnn(lacks=lambda *_: "CUDNN_STATUS_ALLOC_FAILED")
+    library, _ = made(module)
+    with pytest.raises(RuntimeError, match="ALLOC_FAILED"):
+        library.plan(DESCRIPTION)
+    module.lacks = lambda *_: ""
+    assert library.plan(DESCRIPTION) is not None
 
 
 def test_threads_have_their_own_handles_where_the_stream_is_the_threads() -> None:

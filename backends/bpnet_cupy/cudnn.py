@@ -72,8 +72,8 @@ class Cudnn:
         self._reasons: dict[tuple[int, Description], str] = {}
         self._said: set[tuple[str, str, str]] = set()
         self._handles: dict[tuple[int, int, int], Any] = {}
-        self._workspaces: dict[tuple[int, int, int], tuple[int, int]] = {}
-        self._kept: list[Any] = []
+        self._workspaces: dict[tuple[int, int, int], tuple[Any, int, int]] = {}
+        self._kept: list[Any] = []  # workspaces that graphs name
         self._lock = threading.RLock()
 
     # --- what variants use ---
@@ -96,10 +96,14 @@ class Cudnn:
         return Execution(self, plan, pointers, (description, dict(arrays)), str(description))
 
     def prepare_stream(self) -> None:
-        """Have a handle and a workspace for the current stream, so that nothing is made while calls are captured."""
+        """Have a handle and a workspace for the current stream, so that nothing is made while calls are captured.
+
+        The workspace then lives as long as this object, since graphs name its address.
+        """
         with self._lock:
             self._handle()
-            self._workspace()
+            if self._workspace():
+                self._kept.append(self._workspaces[self._key()][0])
 
     # --- plans ---
 
@@ -111,6 +115,8 @@ class Cudnn:
                 try:
                     self._plans[key] = Plan(self._planned(description))
                 except Exception as error:  # the library's own kinds, by the version
+                    if isinstance(error, MemoryError) or "ALLOC_FAILED" in str(error):
+                        raise  # which passes, and another method would give other bits
                     self._plans[key] = None
                     self._reasons[key] = _first_line(error)
             return self._plans[key]
@@ -178,16 +184,13 @@ class Cudnn:
         return found
 
     def _workspace(self) -> int:
-        """The address of the current stream's workspace; calls of a stream follow each other and share it.
-
-        One that has become too small is kept nevertheless, since a graph may name its address.
-        """
+        """The address of the current stream's workspace, or 0; calls of a stream follow each other and share it."""
         key = self._key()
-        address, size = self._workspaces.get(key, (0, 0))
+        _, address, size = self._workspaces.get(key, (None, 0, 0))
         if size < self.largest:
             buffer = self.memory.empty((self.largest,), "uint8")
-            self._kept.append(buffer)
-            address, size = self._workspaces[key] = self.memory.pointer(buffer), self.largest
+            address = self.memory.pointer(buffer)
+            self._workspaces[key] = buffer, address, self.largest
         return address
 
     def run(self, plan: Plan, pointers: dict[int, int], text: str) -> None:

@@ -12,20 +12,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from bpnet import ops
-from bpnet.dispatch import Call, Kernel, Variant
+from bpnet.dispatch import Call, Kernel
 from bpnet.ops.attention import keeps_probabilities
 from bpnet.ops.windows import Window
-from bpnet_cupy import cudnn_graphs
+from bpnet_cupy import cudnn_graphs as graphs
 from bpnet_cupy.cudnn import Cudnn
 from bpnet_cupy.cudnn_graphs import FILTERS, IMAGES, PLACES, Attention, Convolution
 from bpnet_cupy.driver import Driver
 from bpnet_cupy.kernels.attention import thirds
 from bpnet_cupy.kernels.axes import swapped
-from bpnet_cupy.kernels.bfloat16 import rounding, single
-from bpnet_cupy.kernels.common import BLOCK, UINT16, Array, packs
+from bpnet_cupy.kernels.bfloat16 import rounding, single, widening
+from bpnet_cupy.kernels.common import FLOAT32, UINT16, Array
 from bpnet_cupy.kernels.convolution import After
 from bpnet_cupy.problem import current_precision
 
@@ -34,11 +32,6 @@ MODES = {"float32": ("float32",), "tf32": ("tf32",), "bf16": ("bf16", "tf32")}
 other GPUs than Hopper; then it makes more exact ones, of TF32."""
 
 Library = Callable[[], Cudnn | None]
-
-
-def widening(driver: Driver, out: Array, bits: Array) -> Call:
-    """out = the numbers whose bits these are."""
-    return driver.launch("from_bf16<0>", packs(driver, bits.size, UINT16), BLOCK, (out, bits, np.int64(bits.size)))
 
 
 class _Bits:
@@ -100,7 +93,7 @@ class _Convolutions:
         """A place for filters as cuDNN has them, and the rows and columns of W's matrix."""
         *window, outputs = self.filters
         depth = math.prod(window)
-        return self.driver.empty((outputs, depth), np.dtype("float32")), depth, outputs
+        return self.driver.empty((outputs, depth), FLOAT32), depth, outputs
 
     def filtered(self, kind: str, out: Array, source: Array, W: Array) -> None:
         """`fprop`: out = what the windows see of the images. `dgrad`: out = images of what the places give back."""
@@ -121,16 +114,27 @@ def suited(window: Window, groups: int, channels: int, *arrays: Array) -> bool:
     return single(*arrays) and not (window.plain and groups == 1) and not 1 < groups == channels
 
 
-def _bound_before(op: Kernel, array_type: type) -> Any:
-    """The body that is asked now, which does what cuDNN does not."""
-    found: Variant = next(variant for cls, variant in op.variants() if cls is array_type)
-    return found
+class _Before:
+    """The body that was asked until now: it does what cuDNN does not."""
+
+    def __init__(self, op: Kernel, array_type: type) -> None:
+        found = next(variant for cls, variant in op.variants() if cls is array_type)
+        self.accepts: Callable[..., bool] = found.accepts or (lambda *_: True)
+        self.allocate: Callable[..., Any] = found.allocate or (lambda *_: None)
+        self._bind = found.bind
+
+    def bind(self, out: Any, *args: Any) -> list[Call]:
+        """Its calls."""
+        assert self._bind is not None
+        return self._bind(out, *args)
 
 
 def register(array_type: type, driver: Driver, library: Library) -> None:
     """Register the bodies for arrays of `array_type`. library : returns cuDNN, or None where it is not to be asked"""
     _register_convolutions(array_type, driver, library)
-    _register_attention(array_type, driver, library)
+    attentions = _Attentions(driver, library)
+    _register_apart(array_type, driver, attentions)
+    _register_joined(array_type, driver, attentions)
 
 
 def _register_convolutions(array_type: type, driver: Driver, library: Library) -> None:
@@ -142,7 +146,7 @@ def _register_convolutions(array_type: type, driver: Driver, library: Library) -
 
 def _register_forward(op: Kernel, kind: str, array_type: type, driver: Driver, library: Library) -> None:
     """kind : what the op is to cuDNN: `fprop` makes places of images, `dgrad`, the transposed one, images of places"""
-    before = _bound_before(op, array_type)
+    before = _Before(op, array_type)
     settled = 5 if kind == "fprop" else 6  # arguments before the activation
 
     def asked(out_shape: Any, x: Array, W: Array, window: Window) -> _Convolutions | None:
@@ -170,8 +174,7 @@ def _register_forward(op: Kernel, kind: str, array_type: type, driver: Driver, l
     def _(out: Array, x: Array, W: Array, b: Array | None, window: Window, groups: int, *rest: Any) -> list[Call]:
         found = asked(out.shape, x, W, window)
         if found is None or not found.has(kind, x, out):
-            calls: list[Call] = before.bind(out, x, W, b, window, groups, *rest)
-            return calls
+            return before.bind(out, x, W, b, window, groups, *rest)
         found.filtered(kind, out, x, W)
         activation, *settings = rest[settled - 5 :] or (None,)
         return found.calls + After(b, activation, tuple(settings)).calls(driver, out)
@@ -179,7 +182,7 @@ def _register_forward(op: Kernel, kind: str, array_type: type, driver: Driver, l
 
 def _register_backward(op: Kernel, kind: str, array_type: type, driver: Driver, library: Library) -> None:
     """kind : what dx is to cuDNN"""
-    before = _bound_before(op, array_type)
+    before = _Before(op, array_type)
 
     def asked(dy: Array, x: Array, W: Array, window: Window) -> _Convolutions | None:
         found = library()
@@ -211,8 +214,7 @@ def _register_backward(op: Kernel, kind: str, array_type: type, driver: Driver, 
                 found.filtered(kind, dx, dy, W)
                 dx = None
             calls = found.calls
-        calls += before.bind((dx, dW, db), dy, x, W, window, groups)
-        return calls
+        return calls + before.bind((dx, dW, db), dy, x, W, window, groups)
 
 
 # --- attention ---
@@ -237,47 +239,50 @@ def _joined(kind: str, qkv: Array, mask: Any, keep: Any, heads: int, causal: boo
     return None if found is None else Attention(found.kind, found.shape, found.causal, joined=True)
 
 
-def _register_attention(array_type: type, driver: Driver, library: Library) -> None:
-    graphs = cudnn_graphs
+class _Attentions:
+    """Attention as cuDNN does it, on the bits of bfloat16 of float32 arrays."""
 
-    def has(asked: Attention | None, *arrays: Array) -> bool:
-        found = None if asked is None else library()
-        return found is not None and asked is not None and found.has(asked, *arrays)
+    def __init__(self, driver: Driver, library: Library) -> None:
+        self.driver, self._library = driver, library
 
-    def forward(asked: Attention, out: Any, rounded: list[Call], q: Array, k: Array, v: Array) -> list[Call]:
-        """q, k, v : bits, which `rounded` makes"""
-        (y, logs), found = out, library()
+    def has(self, asked: Attention | None, *arrays: Array) -> bool:
+        """Whether cuDNN is asked for that, and does it."""
+        if asked is None or (found := self._library()) is None:
+            return False
+        return found.has(asked, *arrays)
+
+    def _call(self, asked: Attention, arrays: dict[int, Array]) -> Call:
+        found = self._library()
         assert found is not None
-        bits = driver.empty(y.shape, UINT16)
+        return found.call(asked, arrays)
+
+    def forward(self, asked: Attention, out: Any, rounded: _Bits, q: Array, k: Array, v: Array) -> list[Call]:
+        """The calls that give y and the logarithms. q, k, v : bits, which `rounded` makes"""
+        y, logs = out
+        bits = self.driver.empty(y.shape, UINT16)
         arrays = {graphs.Q: q, graphs.K: k, graphs.V: v, graphs.Y: bits, graphs.LOGS: logs}
-        return [*rounded, found.call(asked, arrays), widening(driver, y, bits)]
+        return [*rounded.calls, self._call(asked, arrays), widening(self.driver, y, bits)]
 
     def backward(
-        asked: Attention, rounded: _Bits, factors: tuple[Array, ...], to: tuple[Array, ...], dy: Array, y: Array,
+        self, asked: Attention, rounded: _Bits, factors: tuple[Array, ...], to: tuple[Array, ...], dy: Array, y: Array,
         logs: Array,
-    ) -> None:  # fmt: skip
-        """The calls that give `to`, the bits of the gradients of q, k and v."""
-        found = library()
-        assert found is not None
-        arrays = dict(
-            zip((graphs.Q, graphs.K, graphs.V, graphs.DQ, graphs.DK, graphs.DV), (*factors, *to), strict=True)
-        )
+    ) -> list[Call]:  # fmt: skip
+        """The calls that give `to`, the bits of the gradients. factors : the bits of q, k and v"""
+        numbers = (graphs.Q, graphs.K, graphs.V, graphs.DQ, graphs.DK, graphs.DV)
+        arrays = dict(zip(numbers, (*factors, *to), strict=True))
         arrays |= {graphs.Y: rounded.of(y), graphs.DY: rounded.of(dy), graphs.LOGS: logs}
-        rounded.calls.append(found.call(asked, arrays))
-
-    _register_apart(array_type, driver, has, forward, backward)
-    _register_joined(array_type, driver, has, forward, backward)
+        return [*rounded.calls, self._call(asked, arrays)]
 
 
-def _register_apart(array_type: type, driver: Driver, has: Any, forward: Any, backward: Any) -> None:
-    before, back = _bound_before(ops.attention, array_type), _bound_before(ops.attention_backward, array_type)
+def _register_apart(array_type: type, driver: Driver, by_cudnn: _Attentions) -> None:
+    before, back = _Before(ops.attention, array_type), _Before(ops.attention_backward, array_type)
 
     @ops.attention.register_bound(
         array_type,
         accepts=lambda q, k, v, mask, keep, heads, causal, rate: (
             before.accepts(q, k, v, mask, keep, heads, causal, rate)
             and single(q, k, v)
-            and has(_attention("forward", q, k, mask, keep, heads, causal))
+            and by_cudnn.has(_attention("forward", q, k, mask, keep, heads, causal))
         ),
         allocate=before.allocate,
         name="cudnn",
@@ -286,18 +291,17 @@ def _register_apart(array_type: type, driver: Driver, has: Any, forward: Any, ba
         out: Any, q: Array, k: Array, v: Array, mask: Any, keep: Any, heads: int, causal: bool, rate: float
     ) -> list[Call]:
         asked = _attention("forward", q, k, mask, keep, heads, causal)
-        if not has(asked, out[1]):
-            return before.bind(out, q, k, v, mask, keep, heads, causal, rate)  # type: ignore[no-any-return]
+        if asked is None or not by_cudnn.has(asked, out[1]):
+            return before.bind(out, q, k, v, mask, keep, heads, causal, rate)
         bits = _Bits(driver, [])
-        factors = [bits.of(each) for each in (q, k, v)]
-        return forward(asked, out, bits.calls, *factors)  # type: ignore[no-any-return]
+        return by_cudnn.forward(asked, out, bits, bits.of(q), bits.of(k), bits.of(v))
 
     @ops.attention_backward.register_bound(
         array_type,
         accepts=lambda dy, y, q, k, v, kept, mask, keep, heads, causal, rate: (
             back.accepts(dy, y, q, k, v, kept, mask, keep, heads, causal, rate)
             and single(dy, y, q, k, v)
-            and has(_attention("backward", q, k, mask, keep, heads, causal), kept)
+            and by_cudnn.has(_attention("backward", q, k, mask, keep, heads, causal), kept)
         ),
         allocate=back.allocate,
         name="cudnn",
@@ -310,36 +314,37 @@ def _register_apart(array_type: type, driver: Driver, has: Any, forward: Any, ba
         assert asked is not None
         rounded = _Bits(driver, [])
         to = tuple(driver.empty(x.shape, UINT16) for x in (q, k, v))
-        backward(asked, rounded, tuple(rounded.of(x) for x in (q, k, v)), to, dy, y, kept)
-        return rounded.calls + [widening(driver, x, bits) for x, bits in zip(out, to, strict=True)]
+        factors = tuple(rounded.of(x) for x in (q, k, v))
+        calls = by_cudnn.backward(asked, rounded, factors, to, dy, y, kept)
+        return calls + [widening(driver, x, bits) for x, bits in zip(out, to, strict=True)]
 
 
-def _register_joined(array_type: type, driver: Driver, has: Any, forward: Any, backward: Any) -> None:
-    before, back = _bound_before(ops.self_attention, array_type), _bound_before(ops.self_attention_backward, array_type)
+def _register_joined(array_type: type, driver: Driver, by_cudnn: _Attentions) -> None:
+    before, back = _Before(ops.self_attention, array_type), _Before(ops.self_attention_backward, array_type)
 
     @ops.self_attention.register_bound(
         array_type,
         accepts=lambda qkv, mask, keep, heads, causal, rate: (
             before.accepts(qkv, mask, keep, heads, causal, rate)
             and single(qkv)
-            and has(_joined("forward", qkv, mask, keep, heads, causal))
+            and by_cudnn.has(_joined("forward", qkv, mask, keep, heads, causal))
         ),
         allocate=before.allocate,
         name="cudnn",
     )
     def _(out: Any, qkv: Array, mask: Any, keep: Any, heads: int, causal: bool, rate: float) -> list[Call]:
         asked = _joined("forward", qkv, mask, keep, heads, causal)
-        if not has(asked, out[1]):
-            return before.bind(out, qkv, mask, keep, heads, causal, rate)  # type: ignore[no-any-return]
+        if asked is None or not by_cudnn.has(asked, out[1]):
+            return before.bind(out, qkv, mask, keep, heads, causal, rate)
         bits = _Bits(driver, [])
-        return forward(asked, out, bits.calls, *thirds(bits.of(qkv)))  # type: ignore[no-any-return]
+        return by_cudnn.forward(asked, out, bits, *thirds(bits.of(qkv)))
 
     @ops.self_attention_backward.register_bound(
         array_type,
         accepts=lambda dy, y, qkv, kept, mask, keep, heads, causal, rate: (
             back.accepts(dy, y, qkv, kept, mask, keep, heads, causal, rate)
             and single(dy, y, qkv)
-            and has(_joined("backward", qkv, mask, keep, heads, causal), kept)
+            and by_cudnn.has(_joined("backward", qkv, mask, keep, heads, causal), kept)
         ),
         allocate=back.allocate,
         name="cudnn",
@@ -352,5 +357,5 @@ def _register_joined(array_type: type, driver: Driver, has: Any, forward: Any, b
         assert asked is not None
         rounded = _Bits(driver, [])
         to = driver.empty(qkv.shape, UINT16)
-        backward(asked, rounded, thirds(rounded.of(qkv)), thirds(to), dy, y, kept)
-        return [*rounded.calls, widening(driver, out, to)]
+        calls = by_cudnn.backward(asked, rounded, thirds(rounded.of(qkv)), thirds(to), dy, y, kept)
+        return [*calls, widening(driver, out, to)]
