@@ -525,7 +525,7 @@ def test_what_is_wrong_with_an_installation_is_said_with_the_remedy(monkeypatch:
         f"comes with {install}"
     )
     put(monkeypatch, FakeCudnn(version=90100))
-    assert refused() == f"cuDNN 9.1.0 is too old, bpnet needs 9.12.0: {install}"
+    assert refused() == f"cuDNN 9.1.0 is too old, bpnet needs 9.28.0: {install}"
     put(monkeypatch, FakeCudnn(), cupy=("cupy-cuda12x",), present=("nvidia-cudnn-cu13",))
     assert refused() == (
         "nvidia-cudnn-cu13 is for CUDA 13, and this CuPy is for CUDA 12: pip uninstall nvidia-cudnn-cu13, then pip "
