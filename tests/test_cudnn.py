@@ -565,7 +565,15 @@ def test_the_library_is_asked_for_once_and_its_lack_said_once(monkeypatch: pytes
         found = by_cudnn.library()
         assert found is not None
         assert by_cudnn.library() is found
+        module = found.module
+        found.memory = Memory()
         by_cudnn.prepare_stream()  # nothing was prepared, so nothing is made
+        assert not module.streams
+        module.workspace_bytes = 0
+        found.call(DESCRIPTION, {})
+        found.memory.current_stream = 6
+        by_cudnn.prepare_stream()  # calls that need no workspace need a handle
+        assert list(module.streams.values()) == [0, 6]
         by_cudnn.library.cache_clear()
         monkeypatch.setenv("BPNET_CUDNN", "0")
         assert by_cudnn.library() is None

@@ -67,7 +67,8 @@ class Cudnn:
     def __init__(self, module: Any, memory: Memory) -> None:
         self.module = module
         self.memory = memory
-        self.largest = 0  # bytes of workspace that a call which was prepared may need
+        self.prepared = False  # whether there are calls
+        self.largest = 0  # bytes of workspace that one of them needs
         self._plans: dict[tuple[int, Description], Plan | None] = {}
         self._reasons: dict[tuple[int, Description], str] = {}
         self._said: set[tuple[str, str, str]] = set()
@@ -91,7 +92,7 @@ class Cudnn:
         """A call that does what `description` says, for which there is a plan. arrays : by their number in the graph"""
         plan = self.plan(description)
         assert plan is not None
-        self.largest = max(self.largest, plan.workspace_bytes)
+        self.prepared, self.largest = True, max(self.largest, plan.workspace_bytes)
         pointers = {number: self.memory.pointer(x) for number, x in arrays.items()}
         return Execution(self, plan, pointers, (description, dict(arrays)), str(description))
 
@@ -292,5 +293,5 @@ def convolutions_by() -> str:
 def prepare_stream() -> None:
     """Have what calls need on the current stream, before it is captured."""
     found = library() if library.cache_info().currsize else None
-    if found is not None and found.largest:
+    if found is not None and found.prepared:
         found.prepare_stream()
