@@ -142,7 +142,7 @@ def plans(descriptions: Sequence[Description], architecture: str) -> list[dict[s
         (folder / "descriptions").write_bytes(pickle.dumps((list(descriptions), architecture)))
         environment = {**os.environ, "LD_LIBRARY_PATH": name, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [sys.executable, __file__, str(folder / "descriptions")]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         if done.returncode:
             raise AssertionError(f"the process ended with {done.returncode}: {done.stderr[-2000:]}")
         found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
