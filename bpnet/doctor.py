@@ -185,6 +185,9 @@ def _print_backends(facts: dict[str, Any]) -> None:
     for each in facts["backends"]:
         if not each["usable"]:
             print(f"{each['name']}: {each['reason']}")
+        for what in ("products", "convolutions"):
+            if what in each:
+                print(f"{each['name']}, {what}: {each[what]}")
     emulated = [each["name"] for each in facts["backends"] if str(each.get("bf16", "")).startswith("emulated")]
     if emulated:
         print(f"precision='bf16' is emulated in float32 on {', '.join(emulated)}: the same rounding, slower")

@@ -35,7 +35,7 @@ STATUS = ROOT / "docs" / "gpu-status.md"
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- gpu_check begins -->", "<!-- gpu_check ends -->"
 SECONDS = 8 * 60
-SHARES = {"tests": 0.45, "benchmark": 0.4}  # of the time, at most
+SHARES = {"tests": 0.45, "benchmark": 0.3, "convolutions": 0.15}  # of the time, at most
 WORKLOADS = ("mlp-small", "mnist", "mlp-large-tf32", "mlp-large-bf16", "input")
 NO_GPU = 2
 
@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         findings.append(shown(run_tests(_left(started, "tests"))))
     if "benchmark" in parts:
         finding, report["benchmark"] = run_benchmark(backend, _left(started, "benchmark"))
+        findings.append(shown(finding))
+        finding, report["convolutions"] = run_convolutions(backend, _left(started, "convolutions"))
         findings.append(shown(finding))
     report["seconds"] = round(time.monotonic() - started, 1)
     report["findings"] = [asdict(each) for each in findings]
@@ -265,6 +267,34 @@ def memory_that_lacks_is_named_and_training_goes_on(backend: bp.Backend) -> str:
     return text
 
 
+def convolutions_by_cudnn_are_the_references_and_repeat_their_bits(backend: bp.Backend) -> str:
+    from bpnet import ops
+    from bpnet.ops.windows import Window
+
+    rng, window = np.random.default_rng(0), Window((3, 3), (2, 1), padding=((1, 1), (1, 1)))
+    x, W = rng.standard_normal((16, 28, 30, 16), np.float32), rng.standard_normal((3, 3, 16, 32), np.float32)
+    dy = rng.standard_normal((16, *window.places(28, 30), 32), np.float32)
+    seen = []
+    for op, args in ((ops.conv2d, (x, W, None, window, 1)), (ops.conv2d_backward, (dy, x, W, window, 1))):
+        own = tuple(backend.asarray(each) if isinstance(each, np.ndarray) else each for each in args)
+        found = [v for cls, v in op.variants() if cls is backend.array_type and v.name == "cudnn" and v.accepts(*own)]  # type: ignore[misc]
+        if not found:
+            return f"cuDNN is not asked: {backend.describe().get('convolutions', 'it is for cupy')}"
+        expected, made = (_leaves(body(*given)) for body, given in ((op.reference.body, args), (found[0].body, own)))
+        for a, b in zip(made, expected, strict=True):
+            error = float(np.max(np.abs(bp.to_numpy(a) - b)) / np.max(np.abs(b)))
+            assert error < 3e-5, f"{op.name} is off by {error:.1e} of its largest number"
+            seen.append(error)
+        for _ in range(10):
+            for a, b in zip(_leaves(found[0].body(*own)), made, strict=True):
+                assert bp.to_numpy(a).tobytes() == bp.to_numpy(b).tobytes(), f"{op.name} has other bits when repeated"
+    return f"off by {max(seen):.1e} of the largest number at most; {backend.describe().get('convolutions', '')}"
+
+
+def _leaves(x: Any) -> tuple[Any, ...]:
+    return x if isinstance(x, tuple) else (x,)
+
+
 CHECKS: tuple[Callable[[bp.Backend], str], ...] = (
     the_backend_keeps_the_protocol,
     weights_and_masks_at_step_0_are_numpys_to_the_bit,
@@ -273,6 +303,7 @@ CHECKS: tuple[Callable[[bp.Backend], str], ...] = (
     graphs_calls_and_eager_steps_are_equal_byte_for_byte,
     bfloat16_has_masters_in_float32_and_the_bits_of_eager_steps,
     a_resumed_training_is_equal_byte_for_byte,
+    convolutions_by_cudnn_are_the_references_and_repeat_their_bits,
     audits_pass,
     memory_that_lacks_is_named_and_training_goes_on,
 )
@@ -356,6 +387,25 @@ def run_benchmark(backend: bp.Backend, seconds: float) -> tuple[Finding, Any]:
     wrong = "" if done.returncode == 0 else f" ({done.stderr.strip()[-300:]})"  # peers that failed, too
     ours = [results["rows"]["bpnet"]["status"] for results in report["workloads"].values()]
     return Finding("benchmark", set(ours) == {"ok"}, f"{ratios(report)}{wrong}", taken), report
+
+
+def run_convolutions(backend: bp.Backend, seconds: float) -> tuple[Finding, Any]:
+    """benchmarks.gpu_convolutions: convolutional nets with cuDNN and without; its report comes back too."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "benchmarks.gpu_convolutions", "--rounds", "3", "--json", str(path)]
+        command += ["--backend", backend.name, *(["--quick", "--net", "small"] if backend.name == "numpy" else [])]
+        try:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return Finding("convolutions", False, f"not done after {seconds:.0f} s", seconds), None
+        taken = time.monotonic() - start
+        print(done.stdout, flush=True)
+        if not path.exists():
+            return Finding("convolutions", False, f"code {done.returncode}: {done.stderr[-500:]}", taken), None
+        report = json.loads(path.read_text(encoding="utf-8"))
+    return Finding("convolutions", done.returncode == 0, "; ".join(done.stdout.splitlines()), taken), report
 
 
 def ratios(report: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import cuda_host
+import cudnn_plans
 import numpy as np
 import nvrtc
 import pytest
@@ -53,7 +54,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             short = reason.partition("cannot be used: ")[2].partition("; ")[0] or reason
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=f"{lacking}: {short}"))
-    for mark, why in (("cuda_host", cuda_host.why_not), ("nvrtc", nvrtc.why_not)):
+    for mark, why in (
+        ("cuda_host", cuda_host.why_not),
+        ("cudnn", cudnn_plans.why_not),
+        ("nvrtc", nvrtc.why_not),
+    ):
         marked = [item for item in items if item.get_closest_marker(mark)]
         if marked and (reason := why()):
             for item in marked:

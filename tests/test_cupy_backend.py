@@ -35,6 +35,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stub]:
         monkeypatch.setitem(sys.modules, "cupyx", SimpleNamespace(empty_pinned=stub.empty_pinned))
         monkeypatch.setattr("bpnet_cupy.trouble.installed", lambda: ["cupy-cuda13x"])
         monkeypatch.setattr("bpnet_cupy.products.prepare_stream", lambda: stub.enqueue("workspace"))
+        monkeypatch.setattr("bpnet_cupy.cudnn.prepare_stream", lambda: stub.enqueue("handle"))
         for name in [name for name in registry._READY if name.startswith("cupy")]:
             del registry._READY[name]
         for op in dispatch.kernels():
@@ -195,7 +196,7 @@ def test_calls_are_recorded_on_a_stream_of_their_own_and_launched_on_the_current
     stub.log.clear()
     replay = backend.capture([call("a"), call("b"), call("a")])
     assert counts == {"a": 0, "b": 0}, "capturing runs nothing"
-    assert [entry[0] for entry in stub.log] == ["workspace", "begin", "end"]
+    assert [entry[0] for entry in stub.log] == ["workspace", "handle", "begin", "end"]
     assert {entry[1] for entry in stub.log} == {backend._capture_stream.name}
     assert not stub.allocators
     with backend.scope():

@@ -78,6 +78,20 @@ def test_a_backend_that_refuses_is_found_and_its_own_words_are_given(add_backend
     }  # fmt: skip
 
 
+def test_it_prints_who_makes_products_and_convolutions(
+    add_backend: AddBackend, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Fast(strict_backend.StrictBackend):
+        def describe(self) -> dict[str, str]:
+            return {**super().describe(), "convolutions": "cuDNN 9.28.1 by nvidia-cudnn-frontend 1.26.0"}
+
+    add_backend("fast", Fast)
+    doctor.print_report(doctor.diagnose())
+    printed = capsys.readouterr().out
+    assert "\nfast, convolutions: cuDNN 9.28.1 by nvidia-cudnn-frontend 1.26.0\n" in printed
+    assert "numpy, convolutions" not in printed
+
+
 def test_a_backend_whose_description_fails_does_not_hide_the_others(add_backend: AddBackend) -> None:
     class Silent(strict_backend.StrictBackend):
         def describe(self) -> dict[str, str]:

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from able_backend import AbleBackend
 from conftest import why_no_gpu
+from fake_cudnn import FakeCudnn
+from test_cudnn import asked
 
 import bpnet as bp
-from benchmarks import gpu
+from benchmarks import gpu, gpu_convolutions
 from benchmarks.metrics import METRICS
 from benchmarks.peers import GPU_PEERS, ON_CPU
 from benchmarks.workloads import GPU
@@ -196,6 +198,41 @@ def test_the_benchmark_runs_on_the_cpu_and_reports_missing_peers(tmp_path: Path)
         assert (row["status"], row["ratio"]) == ("ok", 1)
         assert len(row["seconds"]) == 1
         assert all(each["status"] in ("ok", "not installed") for each in results["rows"].values())
+
+
+def test_the_convolutions_are_timed_with_and_without_cudnn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "report.json"
+    arguments = ["--backend", "numpy", "--net", "gpt", "--quick", "--rounds", "2", "--json", str(path)]
+    assert gpu_convolutions.main(arguments) == 0
+    (found,) = json.loads(path.read_text())["nets"].values()
+    assert list(found) == ["cuDNN", "kernels"]
+    assert found["cuDNN"]["loss"] == found["kernels"]["loss"]
+    assert all(len(each["seconds"]) == 2 and min(each["seconds"]) > 0 for each in found.values())
+    assert capsys.readouterr().out.startswith("gpt bf16: cuDNN ")
+
+
+@pytest.mark.skipif(not why_no_gpu(), reason="a GPU is usable here")
+def test_the_convolutions_are_not_timed_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_convolutions.main([]) == 2
+    assert capsys.readouterr().err.startswith("nothing was measured: the backend 'cupy'")
+
+
+@pytest.mark.cuda_host
+def test_the_check_of_cudnn_compares_its_numbers_and_its_bits() -> None:
+    check = gpu_check.convolutions_by_cudnn_are_the_references_and_repeat_their_bits
+    backend = bp.get_backend("cuda_host")
+    assert check(backend) == "cuDNN is not asked: it is for cupy"
+    module = FakeCudnn()
+    with asked(module):
+        assert check(backend).startswith("off by ")
+        assert {kind for kind, _ in module.executed} == {"fprop", "dgrad", "wgrad"}
+        module.spoil = lambda name, values: values * (1.001 if name == "DW" else 1)
+        with pytest.raises(AssertionError, match="conv2d_backward is off by"):
+            check(backend)
+        count = iter(range(10**6))
+        module.spoil = lambda name, values: values * (1 + 1e-6 * (next(count) % 2))
+        with pytest.raises(AssertionError, match="conv2d has other bits when repeated"):
+            check(backend)
 
 
 def test_gpu_peers_and_workloads_are_those_of_the_plan() -> None:

@@ -118,3 +118,85 @@ def test_an_array_of_more_than_two_to_the_31_elements(gpu: Any) -> None:
     x[n - 3 :] = 2
     ops.add_(y, x)
     assert gpu.to_numpy(y[n - 4 :]).tolist() == [0, 2, 2, 2]
+
+
+# --- cuDNN, and the kernels that it stands before ---
+
+CONVOLUTIONS = ("conv2d", "conv2d_backward", "conv_transpose2d", "conv_transpose2d_backward")
+ATTENTION = ("attention", "attention_backward", "self_attention", "self_attention_backward")
+TOLERANCES = {"float32": 3e-5, "tf32": 3e-3, "bf16": 2e-2}
+
+
+def of_op(name: str, gpu: Any, by_cudnn: bool) -> Any:
+    found = [v for cls, v in kernel_named(name).variants() if cls is gpu.array_type]
+    return next(v for v in found if (v.name == "cudnn") is by_cudnn)
+
+
+def close(found: Any, expected: Any, tolerance: float) -> None:
+    for a, b in zip(leaves(found), leaves(expected), strict=True):
+        assert (a is None) is (b is None)
+        if b is not None:
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(np.abs(b).max(initial=0))))
+
+
+def hold(variant: Any, args: tuple[Any, ...], expected: Any, tolerance: float, gpu: Any) -> None:
+    """A result is near the reference's, and has the same bits whenever it is made again."""
+    own = brought(args, gpu)
+    found = variant.body(*own)
+    close(back(found, gpu), expected, tolerance)
+    for _ in range(5):
+        for a, b in zip(leaves(back(variant.body(*own), gpu)), leaves(back(found, gpu)), strict=True):
+            assert a is None or a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_the_kernels_behind_cudnn_mean_what_the_reference_means(name: str, gpu: Any) -> None:
+    variant = of_op(name, gpu, by_cudnn=False)
+    for args in cases_of(name, "float32", costly=True):
+        if variant.accepts(*brought(args, gpu)):
+            hold(variant, args, kernel_named(name).reference.body(*args), TOLERANCES["float32"], gpu)
+
+
+def the_cudnn() -> Any:
+    from bpnet_cupy import cudnn
+
+    if cudnn.why_not():
+        pytest.skip(cudnn.why_not())
+    found = cudnn.library()
+    assert found is not None, cudnn.convolutions_by()
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:cuDNN has no plan")
+@pytest.mark.parametrize("mode", TOLERANCES)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_cudnns_convolutions_mean_what_the_reference_means(name: str, mode: str, gpu: Any) -> None:
+    the_cudnn()
+    variant, accepted = of_op(name, gpu, by_cudnn=True), 0
+    with gpu.scope(mode):
+        for args in cases_of(name, "float32", costly=True):
+            if variant.accepts(*brought(args, gpu)):
+                accepted += 1
+                hold(variant, args, kernel_named(name).reference.body(*args), TOLERANCES[mode], gpu)
+    assert accepted > 0
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_cudnns_attention_means_what_the_reference_means_to_bfloat16(name: str, causal: bool, gpu: Any) -> None:
+    the_cudnn()
+    rng, heads, n, length, width = np.random.default_rng(0), 4, 3, 700, 256
+
+    def normal(*shape: int) -> Any:
+        return rng.standard_normal(shape, np.float32)
+
+    joined = name.startswith("self")
+    factors = (normal(n, length, 3 * width),) if joined else tuple(normal(n, length, width) for _ in "qkv")
+    args: tuple[Any, ...] = (*factors, None, None, heads, causal, 0.0)
+    if name.endswith("backward"):
+        y, kept = (ops.self_attention if joined else ops.attention).reference.body(*args)
+        args = (normal(n, length, width), y, *factors, kept, *args[len(factors) :])
+    variant = of_op(name, gpu, by_cudnn=True)
+    with gpu.scope("bf16"):
+        assert variant.accepts(*brought(args, gpu))
+        hold(variant, args, kernel_named(name).reference.body(*args), TOLERANCES["bf16"], gpu)

@@ -9,6 +9,7 @@ from typing import Any
 from bpnet.dispatch import Call
 from bpnet.errors import BackendError
 from bpnet_cupy.cublaslt import products_by
+from bpnet_cupy.cudnn import convolutions_by
 from bpnet_cupy.graph import Graph, capture
 from bpnet_cupy.problem import precision
 from bpnet_cupy.transfer import CupyUploader
@@ -75,7 +76,7 @@ class CupyBackend:
         return f"<backend {self.name}, GPU {self.index}>"
 
     def describe(self) -> dict[str, str]:
-        """Return CuPy's version, the GPU's name, the CUDA runtime and driver versions, and who makes products."""
+        """Return CuPy's version, the GPU's name, CUDA's runtime and driver, and who makes products and convolutions."""
         runtime = self._cupy.cuda.runtime
         with self._here:
             name = runtime.getDeviceProperties(self.index)["name"].decode()
@@ -85,6 +86,7 @@ class CupyBackend:
             "cuda runtime": str(runtime.runtimeGetVersion()),
             "cuda driver": str(runtime.driverGetVersion()),
             "products": products_by(),
+            "convolutions": convolutions_by(),
         }
 
     def synchronize(self) -> None:
@@ -117,9 +119,13 @@ class CupyBackend:
 
     def capture(self, calls: Sequence[Call]) -> Graph:
         """Record prepared calls, all of which were made before, as one CUDA graph."""
-        from bpnet_cupy.products import prepare_stream
+        from bpnet_cupy import cudnn, products
 
-        return capture(self._cupy, self._here, self._capture_stream, calls, prepare_stream)
+        def prepare() -> None:
+            products.prepare_stream()
+            cudnn.prepare_stream()
+
+        return capture(self._cupy, self._here, self._capture_stream, calls, prepare)
 
     def writer(self, buffer: Any) -> Callable[[Any], None]:
         """A function that copies arrays like `buffer` into it: one asynchronous copy where they are contiguous."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import cupy
 
+from bpnet_cupy.cudnn import library
 from bpnet_cupy.driver import CudaDriver
-from bpnet_cupy.kernels import register
+from bpnet_cupy.kernels import by_cudnn, register
 
 DRIVER = CudaDriver()
 """What launches them."""
 
 register(cupy.ndarray, DRIVER)
+by_cudnn.register(cupy.ndarray, DRIVER, library)

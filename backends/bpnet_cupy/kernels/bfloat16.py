@@ -23,6 +23,11 @@ def rounding(driver: Driver, out: Array, x: Array) -> Call:
     return driver.launch("to_bf16<0>", packs(driver, x.size, UINT16), BLOCK, (out, x, np.int64(x.size)))
 
 
+def widening(driver: Driver, out: Array, bits: Array) -> Call:
+    """out = the numbers whose bits these are."""
+    return driver.launch("from_bf16<0>", packs(driver, bits.size, UINT16), BLOCK, (out, bits, np.int64(bits.size)))
+
+
 def register(array_type: type, driver: Driver) -> None:
     """Register the bodies for arrays of `array_type`."""
 
@@ -32,8 +37,7 @@ def register(array_type: type, driver: Driver) -> None:
 
     @ops.from_bf16.register_bound(array_type, accepts=halves, allocate=lambda bits: driver.empty(bits.shape, FLOAT32))
     def _(out: Array, bits: Array) -> list[Call]:
-        args = (out, bits, np.int64(bits.size))
-        return [driver.launch("from_bf16<0>", packs(driver, bits.size, UINT16), BLOCK, args)]
+        return [widening(driver, out, bits)]
 
     @ops.round_bf16_.register_bound(
         array_type, accepts=lambda target, source: halves(target) and single(source), allocate=nothing
