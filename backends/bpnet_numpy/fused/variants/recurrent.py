@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.fused.blas import gemm
@@ -15,6 +13,7 @@ from bpnet_numpy.fused.variants.common import check_place, fused
 from bpnet_numpy.fused.variants.linear import column_sums, product
 from bpnet_numpy.kernels import lstm, recurrent
 from bpnet_numpy.kernels.common import Array
+from bpnet_numpy.scratch import borrow
 
 LEAST = 1 << 18
 """Multiplications that are worth a thread."""
@@ -42,7 +41,7 @@ def _(
     shapes = ((n, steps, width), (steps, 4, n, width), (steps, n, width))
     for each, shape in zip(out, shapes, strict=True):
         check_place(each, shape, x.dtype)
-    z = np.empty((n, steps, 4 * width), x.dtype, like=x)
+    z = borrow((n, steps, 4 * width), x.dtype, x)
 
     def make(some: slice) -> list[Program]:
         arrays = (y[some], gates[:, :, some], cells[:, some], z[some], U, b)
@@ -80,14 +79,14 @@ def _(
     dx, dW, dU, db = out
     (n, steps, n_in), width, found = x.shape, len(U), gemm(x.dtype)
     assert found is not None
-    dz = np.empty((n, steps, 4 * width), x.dtype, like=x)
-    states = None if dW is None else np.empty((n, steps, width), x.dtype, like=x)
+    dz = borrow((n, steps, 4 * width), x.dtype, x)
+    states = None if dW is None else borrow((n, steps, width), x.dtype, x)
 
     def make(some: slice) -> list[Program]:
         samples = len(y[some])
-        scratch = np.empty((2 * samples + 1) * width, x.dtype, like=x)
+        own = borrow((2 * samples + 1) * width, x.dtype, x)
         earlier = 0 if states is None else states[some]
-        arrays = (dz[some], earlier, dy[some], y[some], gates[:, :, some], cells[:, some], U, scratch)
+        arrays = (dz[some], earlier, dy[some], y[some], gates[:, :, some], cells[:, some], U, own)
         sizes = (samples, n, steps, width, reverse, found.address, found.bits, x.itemsize)
         return [instruction("lstm_backward", x.dtype, *arrays, *sizes)]
 
