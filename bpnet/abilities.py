@@ -44,6 +44,12 @@ class Abilities(Protocol):
         What was asked for before the block is done before it, what is asked for behind it after. It may be nested.
         """
 
+    def shared_scratch(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """A block in which the calls of one plan are bound, which are made one after the other.
+
+        What it gives is called between two kernels: what the bodies of one need on the way may then be used by others.
+        """
+
     def capture(self, calls: Sequence[Call]) -> Call:
         """Record what `calls` do, without doing it; the result does all of it at once, again and again.
 

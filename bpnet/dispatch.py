@@ -243,7 +243,8 @@ class Kernel:
         variants = self._table.get(cls)
         if variants is None:
             _refuse_what_holds_no_array(args[0])
-            variants = self._resolve(cls)
+            # what a list holds, its type does not say, so the next one must be looked at too
+            variants = () if cls in (list, tuple) else self._resolve(cls)
         for variant in variants:
             if variant.accepts is None or variant.accepts(*args):
                 return variant

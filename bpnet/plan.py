@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from operator import setitem
@@ -252,6 +253,13 @@ class Plan:
         return value.fixed if value.fixed is not None else self._buffers[value]
 
     def _bind(self, trace: Trace, wanted: set[Value]) -> None:
+        share = getattr(self.backend, "shared_scratch", None)
+        with nullcontext(_nothing) if share is None else share() as between:
+            self._bind_calls(trace, wanted, between)
+        self.prepared = any(getattr(call, "func", None) is not _write_result for call in self._calls)
+        self._calls = joined(self._calls)
+
+    def _bind_calls(self, trace: Trace, wanted: set[Value], between: Call) -> None:
         for value in trace.input_values:
             self._buffers[value] = self._new(value)
         last, root = self._lifetimes(wanted | set(trace.input_values))
@@ -270,14 +278,13 @@ class Plan:
                     self._buffers[value] = free.pop() if free else self._new(value)
             out = mapped(lambda each: None if each is None else self._array(each), step.out)
             if variant.bind is not None:
+                between()
                 self._calls += variant.bind(out, *args)
             else:
                 self._calls.append(partial(_write_result, variant.body, out, args))
             for value in [v for v, when in last.items() if when == index]:
                 if root.get(value, value) is value and value in self._buffers and value is not over:
                     pool.setdefault((value.shape, value.dtype), []).append(self._buffers[value])
-        self.prepared = any(getattr(call, "func", None) is not _write_result for call in self._calls)
-        self._calls = joined(self._calls)
 
     def _bringing(self, trace: Trace, result: Value) -> list[Callable[[Array], None]]:
         """For each input the function that brings it: a copy into its buffer, or what lets the calls read it in place.
@@ -361,6 +368,10 @@ def _read_in_place(
         array = buffer
     for point in points:
         point(array)
+
+
+def _nothing() -> None:
+    """Nothing."""
 
 
 def _write_result(body: Callable[..., Any], out: Any, args: tuple[Any, ...]) -> None:

@@ -98,6 +98,20 @@ def test_what_is_no_array_is_refused(op: Kernel) -> None:
             op(given, *args[1:])
 
 
+def test_a_list_of_arrays_that_was_taken_lets_no_list_of_numbers_through() -> None:
+    x = np.zeros((2, 3))
+    for arrays in ([x, x], (x, x)):
+        assert bp.ops.concatenate(arrays, 0).shape == (4, 3)
+    with pytest.raises(bp.DTypeError, match="^expected an array, got list; bring it over"):
+        bp.ops.concatenate([1.0, 2.0], 0)
+    with pytest.raises(bp.DTypeError, match="^expected an array, got tuple; bring it over"):
+        bp.ops.concatenate((), 0)
+    with pytest.raises((bp.DTypeError, ValueError)):
+        bp.ops.concatenate(((x,), (x,)), 0)
+    with pytest.raises(bp.DTypeError, match="^expected an array, got tuple; bring it over"):
+        bp.ops.concatenate((), 0)
+
+
 def test_the_latest_registered_variant_is_asked_first_and_the_reference_last() -> None:
     @kernel
     def double(x: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,12 @@ class NumpyBackend:
         raw = np.zeros(size + ALIGNMENT, dtype=np.uint8)
         start = -raw.__array_interface__["data"][0] % ALIGNMENT
         return raw[start : start + size].view(dtype).reshape(shape)
+
+    def shared_scratch(self) -> AbstractContextManager[Callable[[], None]]:
+        """A block in which calls are bound that are made one after the other, and may share their scratch."""
+        from bpnet_numpy.scratch import shared
+
+        return shared()
 
     def __repr__(self) -> str:
         return "<backend numpy>"

@@ -7,9 +7,15 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from benchmarks import networks
 from benchmarks.peers.base import Peer
 from benchmarks.workloads import Problem
+
+LARGE = 30 << 20
+"""Bytes of an array that each process makes and drops. glibc then keeps what is freed up to this size; else whether a
+library gets its arrays from the system in each step would depend on what its process happened to free before."""
 
 
 class NetworkPeer(Peer):
@@ -45,6 +51,7 @@ class NetworkPeer(Peer):
     def load(self, problem: Problem) -> None:
         """Make the network, from the problem's weights by the names of bpnet's parameters."""
         super().load(problem)
+        np.empty(LARGE, np.uint8)
         weights = dict(zip(problem.names[1:], problem.weights, strict=True))
         if self.kind in ("Ours", "Floor"):
             self.made = getattr(networks, self.kind)(weights, self.module)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.backend import get_backend
 from bpnet.dispatch import Array, Kernel, recording, set_namespace
 from bpnet.memory.ledger import Block, OutlineError, ledger
 from bpnet.memory.outline import Outline, outline
@@ -35,6 +36,8 @@ class Place:
     def __init__(self, name: str) -> None:
         self.name = name
         self.bodies = {"numpy": "own", "cupy": "results"}.get(name.partition(":")[0], "references")
+        if self.bodies == "own":
+            self.shared_scratch = get_backend(name).shared_scratch  # type: ignore[attr-defined]  # of `Abilities`
 
     def asarray(self, x: Any, dtype: str | None = None) -> Any:
         """An outline of x, itself where it is one of this dtype."""

@@ -9,6 +9,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.kernels.common import SIGNED, Array, constant, first_like, floating
+from bpnet_numpy.scratch import borrow, borrow_like
 
 
 @ops.relu.register_bound(np.ndarray, accepts=lambda x: floating(x), allocate=first_like)
@@ -19,7 +20,7 @@ def _(out: Array, x: Array) -> list[Call]:
 @ops.relu_backward.register_bound(np.ndarray, accepts=lambda dy, y: floating(dy, y), allocate=first_like)
 def _(out: Array, dy: Array, y: Array) -> list[Call]:
     signed = SIGNED[dy.dtype]
-    keep = np.empty(dy.shape, np.bool_, like=dy)
+    keep = borrow(dy.shape, np.bool_, dy)
     return [
         partial(np.greater, y, constant(0, y.dtype), keep),
         partial(np.multiply, dy.view(signed), keep.view(np.int8), out.view(signed)),  # the bits, times 1 or 0
@@ -29,7 +30,7 @@ def _(out: Array, dy: Array, y: Array) -> list[Call]:
 @ops.sigmoid.register_bound(np.ndarray, accepts=lambda x: floating(x), allocate=first_like)
 def _(out: Array, x: Array) -> list[Call]:
     one, zero = constant(1, x.dtype), constant(0, x.dtype)
-    e, top = np.empty_like(x), np.empty_like(x)
+    e, top = borrow_like(x), borrow_like(x)
     return [
         partial(np.abs, x, e),
         partial(np.negative, e, e),
@@ -43,7 +44,7 @@ def _(out: Array, x: Array) -> list[Call]:
 
 @ops.sigmoid_backward.register_bound(np.ndarray, accepts=lambda dy, y: floating(dy, y), allocate=first_like)
 def _(out: Array, dy: Array, y: Array) -> list[Call]:
-    slope = np.empty_like(y)
+    slope = borrow_like(y)
     return [
         partial(np.subtract, constant(1, y.dtype), y, slope),
         partial(np.multiply, slope, y, slope),
@@ -58,7 +59,7 @@ def _(out: Array, x: Array) -> list[Call]:
 
 @ops.tanh_backward.register_bound(np.ndarray, accepts=lambda dy, y: floating(dy, y), allocate=first_like)
 def _(out: Array, dy: Array, y: Array) -> list[Call]:
-    slope = np.empty_like(y)
+    slope = borrow_like(y)
     return [
         partial(np.multiply, y, y, slope),
         partial(np.subtract, constant(1, y.dtype), slope, slope),

@@ -16,6 +16,7 @@ from bpnet.dispatch import Call
 from bpnet.ops.attention import keeps_probabilities
 from bpnet.ops.random import keep_scale
 from bpnet_numpy.kernels.common import SIGNED, Array, constant, ones
+from bpnet_numpy.scratch import borrow, borrow_like
 
 CACHED = 1 << 16  # probabilities that are treated at a time
 FEWEST = 32  # queries at a time, however many keys there are: products of less are slow
@@ -73,9 +74,9 @@ class _Attention:
         self.group = max(1, CACHED // max(1, heads * n_queries * n_keys)) if self.whole else 1
         self.block = n_queries if self.whole else max(FEWEST, CACHED // (heads * n_keys))
         rows = (min(self.group, n), heads, min(self.block, n_queries))
-        self.scaled = np.empty((*rows, self.size), q.dtype, like=q)
-        self.some = np.empty((math.prod(rows) * n_keys,), q.dtype, like=q)
-        self.more = np.empty_like(self.some)
+        self.scaled = borrow((*rows, self.size), q.dtype, q)
+        self.some = borrow(math.prod(rows) * n_keys, q.dtype, q)
+        self.more = borrow_like(self.some)
         self.shift, self.total = (
             np.empty((math.prod(rows),), q.dtype, like=q),
             np.empty((math.prod(rows),), q.dtype, like=q),
@@ -194,7 +195,7 @@ def _backward(
     shared = _Attention(q, k, mask, keep, heads, causal, rate)
     dtype, (n, n_queries, width) = q.dtype, q.shape
     dq, dk, dv = out
-    product, inner = np.empty((n, n_queries, width), dtype, like=q), np.empty((n * n_queries * heads,), dtype, like=q)
+    product, inner = borrow((n, n_queries, width), dtype, q), borrow(n * n_queries * heads, dtype, q)
     arrays = {"q": q, "k": k, "v": v, "y": y, "dy": dy, "dq": dq, "dk": dk, "dv": dv}
     views = {name: _heads(each, heads) for name, each in arrays.items()} | {"mask": mask, "keep": keep}
     views["inner"] = inner.reshape(n, n_queries, heads, 1).transpose(0, 2, 1, 3)

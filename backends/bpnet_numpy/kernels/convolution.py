@@ -23,6 +23,7 @@ from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet.ops.windows import Window
 from bpnet_numpy.kernels.common import Array, bound, floating, ones
+from bpnet_numpy.scratch import borrow, borrow_like
 from bpnet_numpy.threads import product
 
 BLOCK = 1 << 18  # numbers that are gathered at a time: in the cache, and products that are worth a second thread
@@ -84,7 +85,7 @@ class Gathered:
         seen = windows(padded, self.window, self.places)
         n = seen.shape[0]
         if self._buffer is None:
-            self._buffer = np.empty(n * self.each, padded.dtype, like=padded)
+            self._buffer = borrow(n * self.each, padded.dtype, padded)
         flat = self._buffer[: n * self.each]
         if self.in_rows:
             split = seen.reshape(*seen.shape[:5], 1, self.width) if self.groups == 1 else _split(seen, self.groups)
@@ -137,7 +138,7 @@ def convolve(y: Array, x: Array, W: Array, window: Window, groups: int, after: A
             calls.append(product(rows[0], matrices[0], block.reshape(-1, y.shape[3])))
         else:
             if products is None:
-                products = np.empty((groups, rows.shape[1], y.shape[3] // groups), y.dtype, like=y)
+                products = borrow((groups, rows.shape[1], y.shape[3] // groups), y.dtype, y)
             part = products[:, : rows.shape[1]]
             calls.append(partial(np.matmul, rows, matrices, part))
             calls.append(partial(np.copyto, block.reshape(-1, groups, part.shape[2]).transpose(1, 0, 2), part))
@@ -148,11 +149,11 @@ def convolve(y: Array, x: Array, W: Array, window: Window, groups: int, after: A
 def _convolve_depthwise(y: Array, x: Array, W: Array, window: Window, after: After) -> list[Call]:
     places = (y.shape[1], y.shape[2])
     padded, calls = Padded(x, window), []
-    scratch: Array = None
+    terms: Array = None
     for samples in blocks(x.shape[0], 4 * y[0].size):
         block = y[samples]
-        scratch = np.empty_like(block) if scratch is None else scratch
-        part = scratch[: block.shape[0]]
+        terms = borrow_like(block) if terms is None else terms
+        part = terms[: block.shape[0]]
         more, images = padded.block(samples)
         calls += more
         for first, (i, j) in enumerate(window.elements()):
@@ -173,8 +174,8 @@ def weight_gradient(dW: Array, dy: Array, x: Array, window: Window, groups: int)
         return _weight_gradient_depthwise(dW, dy, x, window)
     gathered = Gathered(x, window, groups, places)
     n_out, depth = dy.shape[3] // groups, gathered.depth
-    whole = dW.reshape(1, depth, n_out) if groups == 1 else np.empty((groups, depth, n_out), dW.dtype, like=dW)
-    part, calls = np.empty_like(whole), []
+    whole = dW.reshape(1, depth, n_out) if groups == 1 else borrow((groups, depth, n_out), dW.dtype, dW)
+    part, calls = borrow_like(whole), []
     for first, samples in enumerate(blocks(x.shape[0], gathered.each)):
         more, rows = gathered.rows(samples)
         calls += more
@@ -194,11 +195,11 @@ def weight_gradient(dW: Array, dy: Array, x: Array, window: Window, groups: int)
 def _weight_gradient_depthwise(dW: Array, dy: Array, x: Array, window: Window) -> list[Call]:
     places = (dy.shape[1], dy.shape[2])
     padded, calls = Padded(x, window), []
-    scratch, sums = None, np.empty(dy.shape[3], dy.dtype, like=dy)
+    terms, sums = None, np.empty(dy.shape[3], dy.dtype, like=dy)
     for first, samples in enumerate(blocks(x.shape[0], 4 * dy[0].size)):
         block = dy[samples]
-        scratch = np.empty_like(block) if scratch is None else scratch
-        part = scratch[: block.shape[0]]
+        terms = borrow_like(block) if terms is None else terms
+        part = terms[: block.shape[0]]
         flat = part.reshape(-1, dy.shape[3])
         more, images = padded.block(samples)
         calls += more
@@ -221,7 +222,7 @@ def input_gradient(
     back = turned(window)
     if back is not None:
         source = _turned_weight(W, groups)
-        other = np.empty(source.shape, W.dtype, like=W)
+        other = borrow(source.shape, W.dtype, W)
         weight = other.reshape(*window.size, dy.shape[3] // groups, dx.shape[3])
         return [partial(np.copyto, other, source), *convolve(dx, dy, weight, back, groups, after)]
     return _scattered(dx, dy, W, window, groups, after)
@@ -254,8 +255,8 @@ def _scattered(dx: Array, dy: Array, W: Array, window: Window, groups: int, afte
     for samples in blocks(dx.shape[0], each):
         n = samples.stop - samples.start
         if products is None:
-            products = np.empty(n * each, dx.dtype, like=dx)
-            total = np.empty((n, rows_of, columns_of, dx.shape[3]), dx.dtype, like=dx)
+            products = borrow(n * each, dx.dtype, dx)
+            total = borrow((n, rows_of, columns_of, dx.shape[3]), dx.dtype, dx)
         terms = products[: n * each].reshape(groups, -1, depth)
         if groups == 1:
             calls.append(product(dy[samples].reshape(-1, n_out), matrices[0], terms[0]))

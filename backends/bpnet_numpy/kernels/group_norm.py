@@ -11,6 +11,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.kernels.common import Array, constant, floating, ones
+from bpnet_numpy.scratch import borrow, borrow_like
 
 CACHED = 1 << 15
 """Numbers of a block of samples, so that what lies between two passes stays in the cache."""
@@ -31,8 +32,8 @@ class _Block:
     def scratch(x: Array, n: int, count: int) -> list[Array]:
         """Places for `n` samples: one like them, and `count` of a number for each channel."""
         return [
-            np.empty((n, *x.shape[1:]), x.dtype, like=x),
-            *(np.empty((n, 1, x.shape[2]), x.dtype, like=x) for _ in range(count)),
+            borrow((n, *x.shape[1:]), x.dtype, x),
+            *(borrow((n, 1, x.shape[2]), x.dtype, x) for _ in range(count)),
         ]
 
     def sums(self, x: Array, out: Array) -> Call:
@@ -138,7 +139,7 @@ def _(
             block.spread(mean[some], channel),
             partial(np.subtract, xs[some], channel, centred),
         ]
-        product = np.empty_like(centred) if dx is None else _places(dx)[some]  # dx is written last
+        product = borrow_like(centred) if dx is None else _places(dx)[some]  # dx is written last
         calls += [
             partial(np.multiply, g, centred, product),
             block.sums(product, along),

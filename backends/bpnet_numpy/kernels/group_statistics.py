@@ -11,6 +11,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.kernels.common import Array, constant, first_like, floating, nothing, ones
+from bpnet_numpy.scratch import borrow
 
 ROWS = 1 << 16  # numbers in a block
 
@@ -25,7 +26,7 @@ def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
 
 def _scratch(x: Array) -> Array:
     n, c = x.size // x.shape[-1], x.shape[-1]
-    return np.empty((min(n, max(1, ROWS // c)), c), x.dtype, like=x)
+    return borrow((min(n, max(1, ROWS // c)), c), x.dtype, x)
 
 
 def _sum_rows(part: Array, total: Array, more: Array, first: bool) -> list[Call]:

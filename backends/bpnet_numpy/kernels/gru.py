@@ -23,6 +23,7 @@ from bpnet_numpy.kernels.recurrent import (
     steps,
     turned,
 )
+from bpnet_numpy.scratch import borrow
 
 
 @ops.gru.register_bound(
@@ -45,8 +46,8 @@ def _(
     half = constant(0.5, dtype)
     scale = np.repeat(np.asarray([0.5, 0.5, 1.0], dtype), width)
     (W, U, b), scaling = scaled(scale, W, U, b)
-    products = np.empty((n_steps, n, 3 * width), dtype, like=x)
-    hs, product = np.empty((n_steps, n, width), dtype, like=x), np.empty((n, 3 * width), dtype, like=x)
+    products = borrow((n_steps, n, 3 * width), dtype, x)
+    hs, product = borrow((n_steps, n, width), dtype, x), borrow((n, 3 * width), dtype, x)
     calls = [
         *padding.calls,
         *calls,
@@ -102,9 +103,9 @@ def _(
     dtype = dy.dtype
     padding = Padding(lengths, n, n_steps)
     xs, x_calls = inputs(x, padding)
-    outer, inner = (np.empty((n_steps, n, 3 * width), dtype, like=dy) for _ in range(2))
-    hs = np.empty((n_steps, n, width), dtype, like=dy)
-    dh, s, q = (np.empty((n, width), dtype, like=dy) for _ in range(3))
+    outer, inner = (borrow((n_steps, n, 3 * width), dtype, dy) for _ in range(2))
+    hs = borrow((n_steps, n, width), dtype, dy)
+    dh, s, q = (borrow((n, width), dtype, dy) for _ in range(3))
     one = constant(1, dtype)
     U, turning = turned(U)
     calls: list[Call] = [*padding.calls, *turning, partial(np.copyto, hs, by_step(y))]

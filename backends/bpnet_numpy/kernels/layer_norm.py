@@ -11,6 +11,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.kernels.common import Array, constant, floating, ones
+from bpnet_numpy.scratch import borrow
 
 CHUNK = 1 << 15  # elements of a chunk of rows
 
@@ -35,7 +36,7 @@ def _normalize(out: Any, x: Array, gain: Array, bias: Array | None, epsilon: flo
     share = ones(width, x) * constant(1 / width, x.dtype)
     one, small = constant(1, x.dtype), constant(epsilon, x.dtype)
     calls: list[Call] = []
-    scratch = np.empty((min(len(x2), max(1, CHUNK // width)), width), x.dtype, like=x)
+    scratch = borrow((min(len(x2), max(1, CHUNK // width)), width), x.dtype, x)
     for rows in _pieces(len(x2), width):
         xs, ys, hs, r = x2[rows], y2[rows], h2[rows], r2[rows]
         s, flat_r = scratch[: len(xs)], r[:, 0]
@@ -87,7 +88,7 @@ def _backward(out: Any, dy: Array, h: Array, r: Array, gain: Array, centre: bool
     dy2, h2, r2 = (_rows(each) for each in (dy, h, r))
     dtype = dy.dtype
     n = min(len(dy2), max(1, CHUNK // width))
-    scratch, part = np.empty((n, width), dtype, like=dy), np.empty(width, dtype, like=dy)
+    scratch, part = borrow((n, width), dtype, dy), np.empty(width, dtype, like=dy)
     means, shared, share = np.empty((n, 1), dtype, like=dy), np.empty(width, dtype, like=dy), constant(1 / width, dtype)
     calls: list[Call] = []
     if dx is not None:

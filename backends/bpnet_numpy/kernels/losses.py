@@ -16,6 +16,7 @@ from bpnet.ops.losses import (
     softmax_cross_entropy_gradient,
 )
 from bpnet_numpy.kernels.common import Array, constant, first_like, floating, kept_for, ones
+from bpnet_numpy.scratch import borrow, borrow_like
 
 INDICES = (np.dtype("int32"), np.dtype("int64"))
 TINY_TOTAL = 1e-26  # of exponentials: above it the largest one of the row is a normal float32 with room below
@@ -77,7 +78,7 @@ class _Softmax:
         dtype = logits.dtype
         self.logits, self.p = logits, p
         self.flat, self.flat_p = logits.reshape(-1), p.reshape(-1)
-        self.z = np.empty((n, c), dtype, like=logits)
+        self.z = borrow((n, c), dtype, logits)
         self.flat_z = self.z.reshape(-1)
         self.spread = c <= WIDE
         width = c if self.spread else 1
@@ -149,7 +150,7 @@ def _(out: Array, p: Array, labels: Array, normalizer: float, scale: float) -> l
 def _(out: Any, logits: Array, labels: Array, normalizer: float, scale: float) -> list[Call]:
     loss, dlogits = out
     dtype = logits.dtype
-    p = np.empty_like(logits)
+    p = borrow_like(logits)
     picked = _Labels(labels, logits.shape, dtype)
     softmax = _Softmax(logits, p)
     inverse, factor = constant(1 / normalizer, dtype), constant(scale / normalizer, dtype)
@@ -261,7 +262,7 @@ def _(out: Array, p: Array, Q: Array, normalizer: Any, scale: float) -> list[Cal
 )
 def _(out: Any, logits: Array, Q: Array, normalizer: Any, scale: float) -> list[Call]:
     loss, dlogits = out
-    p = np.empty_like(logits)
+    p = borrow_like(logits)
     softmax, rows = _Softmax(logits, p), _Rows(Q)
     inverse, factor = _Factor(normalizer, 1.0, logits.dtype), _Factor(normalizer, scale, logits.dtype)
 

@@ -22,6 +22,7 @@ from bpnet_numpy.kernels.recurrent import (
     steps,
     turned,
 )
+from bpnet_numpy.scratch import borrow
 
 
 def _allocate(x: Array, W: Array, U: Array, *_: Any) -> Any:
@@ -54,9 +55,9 @@ def _(
     width, dtype = len(U), x.dtype
     padding = Padding(lengths, n, n_steps)
     xs = np.ones((n_steps, n, n_in + 1), dtype, like=x)  # a column of ones, which b is multiplied with
-    own_W, own_U = np.empty((n_in + 1, 4 * width), dtype, like=x), np.empty((width, 4 * width), dtype, like=x)
-    products, product = np.empty((n_steps, n, 4 * width), dtype, like=x), np.empty((n, 4 * width), dtype, like=x)
-    hs, scratch = np.empty((n_steps, n, width), dtype, like=x), np.empty((n, width), dtype, like=x)
+    own_W, own_U = borrow((n_in + 1, 4 * width), dtype, x), borrow((width, 4 * width), dtype, x)
+    products, product = borrow((n_steps, n, 4 * width), dtype, x), borrow((n, 4 * width), dtype, x)
+    hs, scratch = borrow((n_steps, n, width), dtype, x), borrow((n, width), dtype, x)
     half = constant(0.5, dtype)
     calls: list[Call] = [
         *padding.calls,
@@ -107,9 +108,9 @@ def _(
     dtype = dy.dtype
     padding = Padding(lengths, n, n_steps)
     xs, x_calls = inputs(x, padding)
-    d = np.empty((n_steps, n, 4 * width), dtype, like=dy)
-    hs, slopes = np.empty((n_steps, n, width), dtype, like=dy), np.empty((4, n, width), dtype, like=dy)
-    dh, dc, s, q = (np.empty((n, width), dtype, like=dy) for _ in range(4))
+    d = borrow((n_steps, n, 4 * width), dtype, dy)
+    hs, slopes = borrow((n_steps, n, width), dtype, dy), borrow((4, n, width), dtype, dy)
+    dh, dc, s, q = (borrow((n, width), dtype, dy) for _ in range(4))
     one = constant(1, dtype)
     U, turning = turned(U)
     calls: list[Call] = [*padding.calls, *turning]

@@ -13,6 +13,7 @@ from bpnet.dispatch import Call
 from bpnet.ops.pooling import pool_counts
 from bpnet.ops.windows import Window
 from bpnet_numpy.kernels.common import SIGNED, Array, constant, floating
+from bpnet_numpy.scratch import borrow
 
 BLOCK = 1 << 16  # numbers of images at a time: they stay in the cache between the passes
 Lines = list[tuple[slice, ...]]
@@ -78,7 +79,7 @@ def _pooled(
 ) -> list[Call]:
     n, blocks = _blocks(x)
     block = _Block(n, x.shape, window, x, padding)
-    tall = np.empty((n, block.places[0], block.columns, block.channels), x.dtype, like=x)
+    tall = borrow((n, block.places[0], block.columns, block.channels), x.dtype, x)
     calls: list[Call] = []
     for samples in blocks:
         more, images = block.take(x[samples])
@@ -99,34 +100,61 @@ def _(out: Array, x: Array, window: Window) -> list[Call]:
     return _pooled(out, x, window, np.maximum, -np.inf, lambda _: [])
 
 
-def _contest(source: Array, lines: Lines, shape: tuple[int, ...], top: Array | None) -> tuple[list[Call], list[Array]]:
+class _Contest:
+    """Which of the lines of an axis is the largest: scratch for blocks of up to shape[0] samples.
+
+    last : whether nobody needs the maximum itself
+    """
+
+    def __init__(self, lines: Lines, shape: tuple[int, ...], like: Array, last: bool) -> None:
+        self.lines, self.last = lines, last
+        self.masks = [borrow(shape, np.bool_, like) for _ in lines[1:]]
+        self.best = borrow(shape, like.dtype, like) if last and len(lines) > 2 else None
+
+    def calls(self, source: Array, top: Array | None) -> tuple[list[Call], list[Array]]:
+        """See `_contest`; top is None where it is not needed."""
+        m = source.shape[0]
+        best = self.best if self.best is None else self.best[:m]
+        return _contest(source, self.lines, [mask[:m] for mask in self.masks], top, best)
+
+
+def _contest(
+    source: Array, lines: Lines, masks: list[Array], top: Array | None, between: Array | None
+) -> tuple[list[Call], list[Array]]:
     """The calls that note in masks, -1 or 0, which of the lines stays the largest so far, and leave that in `top`.
 
-    top : None where it is not needed, so that the last comparison makes no maximum
+    top : None where it is not needed, so that the last comparison makes no maximum; between : then the place of others
     """
-    masks = [np.empty(shape, np.bool_, like=source) for _ in lines[1:]]
     calls: list[Call] = []
     best, n = source[lines[0]], len(lines)
-    scratch = np.empty(shape, source.dtype, like=source) if top is None and n > 2 else top
+    larger = between if top is None else top
     for k, mask in enumerate(masks, start=1):
         value, bits = source[lines[k]], mask.view(np.int8)
         calls += [partial(np.greater_equal, best, value, mask), partial(np.negative, bits, bits)]
         if k < n - 1 or top is not None:
-            calls.append(partial(np.maximum, best, value, out=scratch))
-            best = scratch
+            calls.append(partial(np.maximum, best, value, out=larger))
+            best = larger
     if n == 1 and top is not None:
         calls.append(partial(np.copyto, top, best))
     return calls, [mask.view(np.int8) for mask in masks]
 
 
-def _hand_back(target: Array, given: Array, lines: Lines, masks: list[Array], add: bool) -> list[Call]:
+def _spare(shape: tuple[int, ...], lines: Lines, add: bool, like: Array) -> list[Array]:
+    """What `_hand_back` needs for blocks of up to shape[0] samples."""
+    count = 3 if add else 2 if len(lines) > 2 else 0
+    return [borrow(shape, like.dtype, like) for _ in range(count)]
+
+
+def _hand_back(
+    target: Array, given: Array, lines: Lines, masks: list[Array], add: bool, spare: list[Array]
+) -> list[Call]:
     """The calls that give every line of `target` what came back to it. Bits are and-ed: 0 times infinity would be NaN.
 
-    add : whether lines are seen more than once
+    add : whether lines are seen more than once; spare : of `_spare`
     """
     kind = SIGNED[given.dtype]
-    both = [np.empty_like(given) for _ in range(2)] if add or len(lines) > 2 else []
-    lost = np.empty_like(given) if add else None
+    both = [each[: given.shape[0]] for each in spare]
+    lost = both.pop() if add else None
     first, present = target[lines[0]], given
     calls: list[Call] = []
     for k in range(len(lines) - 1, 0, -1):
@@ -154,31 +182,30 @@ def _(out: Array, dy: Array, x: Array, window: Window) -> list[Call]:
     block = _Block(n, x.shape, window, x, -np.inf)
     places, c = block.places, block.channels
     rows, columns = _lines(window, 1, places[0]), _lines(window, 2, places[1])
-    tops = np.empty((n, block.rows, places[1], c), x.dtype, like=x)
-    middle = np.empty((n, block.rows, places[1], c), x.dtype, like=x)
-    spread = np.empty((n, block.rows, block.columns, c), x.dtype, like=x) if block.needed else None
+    tall, small = (n, block.rows, places[1], c), (n, *places, c)
+    tops, middle = borrow(tall, x.dtype, x), borrow(tall, x.dtype, x)
+    spread = borrow((n, block.rows, block.columns, c), x.dtype, x) if block.needed else None
+    wide, high = _Contest(columns, tall, x, last=False), _Contest(rows, small, x, last=True)
+    add_rows, add_columns = (not _apart(window, axis) for axis in (1, 2))
+    spare_rows, spare_columns = _spare(small, rows, add_rows, x), _spare(tall, columns, add_columns, x)
     calls: list[Call] = []
     for samples in blocks:
         more, images = block.take(x[samples])
         m = images.shape[0]
         calls += more
-        whole, across = _contest(images, columns, (m, block.rows, places[1], c), tops[:m])
-        down_calls, down = _contest(tops[:m], rows, (m, *places, c), None)
+        whole, across = wide.calls(images, tops[:m])
+        down_calls, down = high.calls(tops[:m], None)
         calls += whole + down_calls
-        calls += _returned(middle[:m], dy[samples], window, 1, rows, down, block.rows, places[0])
+        if not _covers(window, 1, block.rows, places[0]):
+            calls.append(partial(middle[:m].fill, 0))  # where nothing was seen
+        calls += _hand_back(middle[:m], dy[samples], rows, down, add_rows, spare_rows)
         target = out[samples] if spread is None else spread[:m]
-        calls += _returned(target, middle[:m], window, 2, columns, across, block.columns, places[1])
+        if not _covers(window, 2, block.columns, places[1]):
+            calls.append(partial(target.fill, 0))
+        calls += _hand_back(target, middle[:m], columns, across, add_columns, spare_columns)
         if spread is not None:
             calls.append(partial(np.copyto, out[samples], spread[:m][block.inner]))
     return calls
-
-
-def _returned(
-    target: Array, given: Array, window: Window, axis: int, lines: Lines, masks: list[Array], length: int, places: int
-) -> list[Call]:
-    """The calls that hand `given` back along an axis, with zeros where nothing was seen."""
-    calls: list[Call] = [] if _covers(window, axis, length, places) else [partial(target.fill, 0)]
-    return calls + _hand_back(target, given, lines, masks, not _apart(window, axis))
 
 
 # --- means ---
@@ -209,8 +236,8 @@ def _(out: Array, dy: Array, window: Window, size: tuple[int, int], padding: boo
     n, blocks = _blocks(out)
     block = _Block(n, out.shape, window, dy, 0.0)
     rows, columns = _lines(window, 1, block.places[0]), _lines(window, 2, block.places[1])
-    given = np.empty((n, *dy.shape[1:]), dy.dtype, like=dy)
-    middle = np.empty((n, block.rows, block.places[1], block.channels), dy.dtype, like=dy)
+    given = borrow((n, *dy.shape[1:]), dy.dtype, dy)
+    middle = borrow((n, block.rows, block.places[1], block.channels), dy.dtype, dy)
     calls: list[Call] = []
     for samples in blocks:
         part = dy[samples]

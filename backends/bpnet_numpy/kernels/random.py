@@ -11,6 +11,7 @@ from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.random import drop_threshold, keep_mask, keep_scale, philox
 from bpnet_numpy.kernels.common import SIGNED, Array, constant, first_like, floating
+from bpnet_numpy.scratch import borrow
 
 
 @philox.register(np.ndarray)
@@ -38,7 +39,7 @@ def _(out: Array, counters: Array, index: int, key: tuple[int, int], shape: Any,
 def _select(keep: Array, x: Array, scale: float, out: Array) -> list[Call]:
     """out = where(keep, x * scale, 0), by bits: a dropped infinity is 0, not NaN."""
     signed = SIGNED[x.dtype]
-    bits = np.empty(keep.shape, np.int8, like=keep)
+    bits = borrow(keep.shape, np.int8, keep)
     return [
         partial(np.multiply, x, constant(scale, x.dtype), out),
         partial(np.negative, keep.view(np.int8), bits),

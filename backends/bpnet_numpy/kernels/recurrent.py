@@ -16,6 +16,7 @@ from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.recurrent import order
 from bpnet_numpy.kernels.common import Array, constant, floating, ones
+from bpnet_numpy.scratch import borrow, borrow_like
 
 
 def accepts(x: Array, W: Array, U: Array, *rest: Any) -> bool:
@@ -39,7 +40,7 @@ class Padding:
     """Which steps of which sequences are not there: (T, N, 1) bool, found by a call, as lengths may change."""
 
     def __init__(self, lengths: Array | None, n: int, n_steps: int) -> None:
-        self.gone = None if lengths is None else np.empty((n_steps, n, 1), bool, like=lengths)
+        self.gone = None if lengths is None else borrow((n_steps, n, 1), bool, lengths)
         self.calls: list[Call] = []
         if lengths is not None:
             positions = np.arange(n_steps, like=lengths)[:, None]
@@ -59,19 +60,19 @@ def _is_beyond(positions: Array, lengths: Array, out: Array) -> None:
 def inputs(x: Array, padding: Padding) -> tuple[Array, list[Call]]:
     """x by step, with zeros where nothing is there, and the calls that make it so."""
     n, n_steps, n_in = x.shape
-    xs = np.empty((n_steps, n, n_in), x.dtype, like=x)
+    xs = borrow((n_steps, n, n_in), x.dtype, x)
     return xs, [partial(np.copyto, xs, by_step(x)), *padding.clear(xs)]
 
 
 def scaled(scale: Array, *arrays: Array) -> tuple[list[Array], list[Call]]:
     """Copies of arrays times `scale` along the last axis."""
-    copies = [np.empty_like(each) for each in arrays]
+    copies = [borrow_like(each) for each in arrays]
     return copies, [partial(np.multiply, a, scale, b) for a, b in zip(arrays, copies, strict=True)]
 
 
 def turned(U: Array) -> tuple[Array, list[Call]]:
     """U^T, contiguous, as small products take it faster, and the call that makes it."""
-    copy = np.empty(U.shape[::-1], U.dtype, like=U)
+    copy = borrow(U.shape[::-1], U.dtype, U)
     return copy, [partial(np.copyto, copy, U.T)]
 
 
@@ -86,7 +87,7 @@ def after(
     d = flat(outer)
     calls: list[Call] = []
     if dx is not None:
-        found = np.empty((len(d), W.shape[0]), d.dtype, like=d)
+        found = borrow((len(d), W.shape[0]), d.dtype, d)
         calls += [
             partial(np.dot, d, W.T, found),
             partial(np.copyto, dx, by_step(found.reshape(*outer.shape[:2], W.shape[0]))),
@@ -134,7 +135,7 @@ def _(
     n, n_steps, _ = x.shape
     padding = Padding(lengths, n, n_steps)
     xs, calls = inputs(x, padding)
-    hs, product = np.empty((n_steps, n, len(U)), x.dtype, like=x), np.empty((n, len(U)), x.dtype, like=x)
+    hs, product = borrow((n_steps, n, len(U)), x.dtype, x), borrow((n, len(U)), x.dtype, x)
     calls = [*padding.calls, *calls, partial(np.dot, flat(xs), W, flat(hs)), partial(np.add, hs, b, hs)]
     zero = constant(0, x.dtype)
     for t, earlier in steps(n_steps, reverse):
@@ -162,11 +163,11 @@ def _(
     n, n_steps, width = dy.shape
     padding = Padding(lengths, n, n_steps)
     xs, x_calls = inputs(x, padding)
-    hs, d = np.empty((n_steps, n, width), dy.dtype, like=dy), np.empty((n_steps, n, width), dy.dtype, like=dy)
+    hs, d = (borrow((n_steps, n, width), dy.dtype, dy) for _ in range(2))
     dh, slope, positive = (
-        np.empty((n, width), dy.dtype, like=dy),
-        np.empty((n, width), dy.dtype, like=dy),
-        np.empty((n, width), bool, like=dy),
+        borrow((n, width), dy.dtype, dy),
+        borrow((n, width), dy.dtype, dy),
+        borrow((n, width), bool, dy),
     )
     one, zero = constant(1, dy.dtype), constant(0, dy.dtype)
     U, turning = turned(U)

@@ -11,6 +11,7 @@ from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.sequences import angles
 from bpnet_numpy.kernels.common import Array, first_like, floating, ones
+from bpnet_numpy.scratch import borrow
 
 INDICES = (np.dtype("int32"), np.dtype("int64"))
 FEW_TOKENS = 256  # up to which the gradient of an embedding is a product with one-hot columns
@@ -46,8 +47,8 @@ def _(out: Array, dy: Array, ids: Array, n_tokens: int) -> list[Call]:
     """A product with one-hot columns for few tokens; for many the rows of dy are sorted by token, and added in runs."""
     flat, rows = ids.reshape(-1), dy.reshape(-1, dy.shape[-1])
     if n_tokens <= FEW_TOKENS:
-        hits = np.empty((n_tokens, flat.size), np.bool_, like=dy)
-        one_hot = np.empty(hits.shape, dy.dtype, like=dy)
+        hits = borrow((n_tokens, flat.size), np.bool_, dy)
+        one_hot = borrow(hits.shape, dy.dtype, dy)
         tokens = np.arange(n_tokens, dtype=ids.dtype, like=ids)[:, None]
         return [
             partial(np.equal, tokens, flat, hits),
@@ -151,7 +152,7 @@ def _(out: Array, x: Array, head_size: int, n_columns: int, base: float, start: 
     shape = (*x.shape[:-1], n_columns // head_size, head_size)
     given, turned = x[..., :n_columns].reshape(shape), out[..., :n_columns].reshape(shape)
     a, b, c, d = given[..., :half], given[..., half:], turned[..., :half], turned[..., half:]
-    scratch = np.empty(a.shape, x.dtype, like=x)
+    scratch = borrow(a.shape, x.dtype, x)
     calls: list[Call] = [
         partial(np.multiply, a, cos, c),
         partial(np.multiply, b, sin, scratch),

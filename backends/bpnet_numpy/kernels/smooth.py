@@ -13,6 +13,7 @@ from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.smooth import ERFC
 from bpnet_numpy.kernels.common import Array, constant, first_like, floating
+from bpnet_numpy.scratch import borrow
 
 CHUNK = 1 << 15
 SLOPE, CUBE = math.sqrt(2 / math.pi), 0.044715
@@ -26,7 +27,7 @@ def _pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:
 
 
 def _scratch(like: Array, n: int) -> list[Array]:
-    return [np.empty(min(CHUNK, like.size), like.dtype, like=like) for _ in range(n)]
+    return [borrow(min(CHUNK, like.size), like.dtype, like) for _ in range(n)]
 
 
 class _Tanh:
@@ -163,7 +164,7 @@ class _Normal:
 
 
 def _normal_scratch(like: Array) -> tuple[list[Array], Array]:
-    return _scratch(like, 6), np.empty(min(CHUNK, like.size), np.bool_, like=like)
+    return _scratch(like, 6), borrow(min(CHUNK, like.size), np.bool_, like)
 
 
 @ops.normal_cdf.register_bound(np.ndarray, accepts=lambda x: _some(x), allocate=first_like)
@@ -286,7 +287,7 @@ def _row_pieces(width: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
 
 
 def _row_scratch(like: Array, width: int, n: int) -> list[Array]:
-    return [np.empty((max(1, CHUNK // width), width), like.dtype, like=like) for _ in range(n)]
+    return [borrow((max(1, CHUNK // width), width), like.dtype, like) for _ in range(n)]
 
 
 @ops.swiglu.register_bound(

@@ -26,6 +26,7 @@ from bpnet_numpy.kernels.convolution import (
     input_gradient,
     turned,
 )
+from bpnet_numpy.scratch import borrow
 
 GATHERED = 1 << 15
 """Numbers that are gathered at a time: with what they are multiplied with they stay in the second-level cache."""
@@ -65,8 +66,8 @@ def _convolution(
     step, in_rows, size = _layout(x, window)
 
     def make(some: slice) -> list[Program]:
-        scratch = np.empty(size, x.dtype, like=x)
-        arrays = (out[some], x[some], W, 0 if b is None else b, scratch)
+        gathered = borrow(size, x.dtype, x)
+        arrays = (out[some], x[some], W, 0 if b is None else b, gathered)
         settings = (rectified, step, in_rows, found.address, found.bits, x.itemsize)
         return [
             instruction(
@@ -134,7 +135,7 @@ def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: 
         return calls + input_gradient(dx, dy, W, window, groups)
     if windows.possible():
         return calls + windows.convolution(dx, dy, W, None, back, turned=True)
-    other = np.empty((window.size[0] * window.size[1] * n_out, x.shape[3]), W.dtype, like=W)
+    other = borrow((window.size[0] * window.size[1] * n_out, x.shape[3]), W.dtype, W)
     calls.append(instruction("turned_weight", W.dtype, other, W, window.size[0] * window.size[1], x.shape[3], n_out))
     return calls + _convolution(dx, dy, other, None, back, x.shape[3], False)
 
@@ -145,10 +146,10 @@ def _weight_gradient(dW: Array, dy: Array, x: Array, window: Window) -> list[Cal
     assert found is not None
     step, in_rows, size = _layout(x, window)
     parts = pieces(len(x), dy.size * dW.size // dW.shape[3], LEAST)
-    terms = np.empty((len(parts), dW.size), dW.dtype, like=dW)
+    terms = borrow((len(parts), dW.size), dW.dtype, dW)
     programs = []
     for some, to in zip(parts, terms, strict=True):
-        arrays = (to if len(parts) > 1 else dW, dy[some], x[some], np.empty(size, x.dtype, like=x))
+        arrays = (to if len(parts) > 1 else dW, dy[some], x[some], borrow(size, x.dtype, x))
         settings = (len(x[some]), x.shape[3], dW.shape[3], step, in_rows, found.address, found.bits, x.itemsize)
         programs.append(instruction("convolve_weights", x.dtype, *arrays, *settings, *window_words(x, window)))
     return [together(programs), *(column_sums(dW.reshape(-1), terms) if len(parts) > 1 else [])]
@@ -157,7 +158,7 @@ def _weight_gradient(dW: Array, dy: Array, x: Array, window: Window) -> list[Cal
 def _sum_of_places(db: Array, dy: Array) -> list[Call]:
     """The sum over samples and places: by threads of their samples, since there are few channels."""
     parts = pieces(len(dy), dy.size, PASS)
-    terms = np.empty((len(parts), len(db)), db.dtype, like=db)
+    terms = borrow((len(parts), len(db)), db.dtype, db)
     programs = []
     for some, to in zip(parts, terms, strict=True):
         rows = dy[some].reshape(-1, dy.shape[3])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.fused.blas import gemm
@@ -17,6 +15,7 @@ from bpnet_numpy.fused.variants.linear import column_sums, product
 from bpnet_numpy.kernels import lstm, recurrent
 from bpnet_numpy.kernels.common import Array, floating
 from bpnet_numpy.kernels.sequences import INDICES
+from bpnet_numpy.scratch import borrow
 
 LEAST = 1 << 18
 """Multiplications that are worth a thread."""
@@ -71,7 +70,7 @@ class _Weights:
         for each, like in zip(out, (x, W, U, None), strict=True):
             if each is not None:
                 check_place(each, W.shape[1:] if like is None else like.shape, x.dtype)
-        self.states = None if self.dW is None else np.empty((*x.shape[:2], self.width), x.dtype, like=x)
+        self.states = None if self.dW is None else borrow((*x.shape[:2], self.width), x.dtype, x)
 
     def before(self, some: slice) -> Any:
         """The word of some samples' states."""
@@ -83,7 +82,7 @@ class _Weights:
         rows, given, calls = outer.reshape(n * steps, -1), self.x.reshape(n * steps, n_in), list[Call]()
         if self.states is not None:
             if self.lengths is not None:  # what is behind a sequence's end may be anything, and is multiplied with 0
-                given = np.empty(given.shape, self.x.dtype, like=self.x)
+                given = borrow(given.shape, self.x.dtype, self.x)
                 sizes = (self.lengths.itemsize, n, steps, n_in)
                 calls.append(instruction("present_rows", self.x.dtype, given, self.x, self.lengths, *sizes))
             calls += product(self.dW, given, rows, transpose_a=True)
@@ -116,12 +115,12 @@ def _(
     shapes = ((n, steps, width), (steps, 4, n, width), (steps, n, width))
     for each, shape in zip(out, shapes, strict=True):
         check_place(each, shape, x.dtype)
-    z = np.empty((n, steps, 4 * width), x.dtype, like=x)
+    z = borrow((n, steps, 4 * width), x.dtype, x)
     laying, weight, tables = _laid(U, False)
 
     def make(some: slice) -> list[Program]:
         samples = len(y[some])
-        scratch = np.empty(6 * samples * width, x.dtype, like=x)
+        scratch = borrow(6 * samples * width, x.dtype, x)
         states = (0 if each is None else each[some] for each in (h, c))
         own = (tables, scratch, *states, *_lengths(lengths, some))
         arrays = (y[some], gates[:, :, some], cells[:, some], z[some], weight, b, *own)
@@ -155,12 +154,12 @@ def _(
     (n, steps, _), width, found = x.shape, len(U), gemm(x.dtype)
     assert found is not None
     weights = _Weights(out, x, W, U, lengths)
-    dz = np.empty((n, steps, 4 * width), x.dtype, like=x)
+    dz = borrow((n, steps, 4 * width), x.dtype, x)
     laying, weight, tables = _laid(U, True)
 
     def make(some: slice) -> list[Program]:
         samples = len(y[some])
-        scratch = np.empty(6 * samples * width, x.dtype, like=x)
+        scratch = borrow(6 * samples * width, x.dtype, x)
         kept = (dy[some], y[some], gates[:, :, some], cells[:, some])
         arrays = (dz[some], weights.before(some), *kept, weight, tables, scratch, *_lengths(lengths, some))
         sizes = (samples, n, steps, width, reverse, found.address, found.bits, x.itemsize)
@@ -192,12 +191,12 @@ def _(
     assert found is not None
     for each, shape in ((y, (n, steps, width)), (gates, (steps, n, 4 * width))):
         check_place(each, shape, x.dtype)
-    a = np.empty((n, steps, 3 * width), x.dtype, like=x)
+    a = borrow((n, steps, 3 * width), x.dtype, x)
     laying, weight, tables = _laid(U, False)
 
     def make(some: slice) -> list[Program]:
         samples = len(y[some])
-        scratch = np.empty(4 * samples * width, x.dtype, like=x)
+        scratch = borrow(4 * samples * width, x.dtype, x)
         own = (tables, scratch, 0 if h is None else h[some], *_lengths(lengths, some))
         sizes = (samples, n, steps, width, reverse, found.address, found.bits, x.itemsize)
         return [instruction("gru", x.dtype, y[some], gates[:, some], a[some], weight, b, b_n, *own, *sizes)]
@@ -224,12 +223,12 @@ def _(
     (n, steps, _), width, found = x.shape, len(U), gemm(x.dtype)
     assert found is not None
     weights, db_n = _Weights(out[:4], x, W, U, lengths), out[4]
-    outer, inner = (np.empty((n, steps, 3 * width), x.dtype, like=x) for _ in range(2))
+    outer, inner = (borrow((n, steps, 3 * width), x.dtype, x) for _ in range(2))
     laying, weight, tables = _laid(U, True)
 
     def make(some: slice) -> list[Program]:
         samples = len(y[some])
-        scratch = np.empty(5 * samples * width, x.dtype, like=x)
+        scratch = borrow(5 * samples * width, x.dtype, x)
         arrays = (outer[some], inner[some], weights.before(some), dy[some], y[some], gates[:, some], weight, tables)
         sizes = (samples, n, steps, width, reverse, found.address, found.bits, x.itemsize)
         return [instruction("gru_backward", x.dtype, *arrays, scratch, *_lengths(lengths, some), *sizes)]
@@ -263,12 +262,12 @@ def _(
     (n, steps, n_in), width, found = x.shape, len(U), gemm(x.dtype)
     assert found is not None
     check_place(y, (n, steps, width), x.dtype)
-    z = np.empty((n, steps, width), x.dtype, like=x)
+    z = borrow((n, steps, width), x.dtype, x)
     laying, weight, tables = _laid(U, False)
 
     def make(some: slice) -> list[Program]:
         samples = len(y[some])
-        scratch = np.empty(2 * samples * width, x.dtype, like=x)
+        scratch = borrow(2 * samples * width, x.dtype, x)
         own = (tables, scratch, 0 if h is None else h[some], *_lengths(lengths, some), activation == "relu")
         sizes = (samples, steps, width, reverse, found.address, found.bits, x.itemsize)
         return [instruction("rnn", x.dtype, y[some], z[some], weight, b, *own, *sizes)]
@@ -293,12 +292,12 @@ def _(
     (n, steps, _), width, found = x.shape, len(U), gemm(x.dtype)
     assert found is not None
     weights = _Weights(out, x, W, U, lengths)
-    dz = np.empty((n, steps, width), x.dtype, like=x)
+    dz = borrow((n, steps, width), x.dtype, x)
     laying, weight, tables = _laid(U, True)
 
     def make(some: slice) -> list[Program]:
         samples = len(y[some])
-        scratch = np.empty(2 * samples * width, x.dtype, like=x)
+        scratch = borrow(2 * samples * width, x.dtype, x)
         arrays = (dz[some], weights.before(some), dy[some], y[some], weight, tables, scratch)
         sizes = (activation == "relu", samples, steps, width, reverse, found.address, found.bits, x.itemsize)
         return [instruction("rnn_backward", x.dtype, *arrays, *_lengths(lengths, some), *sizes)]

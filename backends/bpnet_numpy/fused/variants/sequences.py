@@ -20,6 +20,7 @@ from bpnet_numpy.fused.variants.linear import column_sums
 from bpnet_numpy.kernels import attention, layer_norm
 from bpnet_numpy.kernels.common import Array, floating
 from bpnet_numpy.kernels.sequences import INDICES
+from bpnet_numpy.scratch import borrow
 
 CACHED = 1 << 12
 """Probabilities that are made at a time: with what they are made of they stay in the first-level cache."""
@@ -78,7 +79,7 @@ def _norm_backward(out: Any, dy: Array, h: Array, r: Array, gain: Array, centrin
     dy2, h2, r2 = (each.reshape(-1, each.shape[-1]) for each in (dy, h, r))
     ranges = pieces(len(dy2), dy.size, PASS)
     wanted = [each for each in sums if each is not None]
-    partial = np.empty((len(ranges), len(wanted), width), dtype, like=dy)
+    partial = borrow((len(ranges), len(wanted), width), dtype, dy)
     parts = []
     for rows, own in zip(ranges, partial, strict=True):
         places = iter(own if len(ranges) > 1 else wanted)
@@ -174,13 +175,13 @@ def _attention(
     gaps = [each // q.itemsize for each in (*q.strides[:2], *k.strides[:2])]
 
     def make(some: slice) -> list[Program]:
-        scratch = np.empty(3 * block * keys, q.dtype, like=q)
+        scores = borrow(3 * block * keys, q.dtype, q)
         samples = [each if each is None else each[some] for each in (y, kept, q, k, v, mask, keep)]
         arrays = [0 if each is None else each for each in samples]
         sizes = (len(y[some]), heads, queries, keys, size, causal, whole, block)
         scales = (1 / math.sqrt(size), float(keep_scale(rate)))
         rest = [each[some] for each in more] or [0] * 4
-        words = (*arrays, *sizes, scratch, *gaps, *scales, found.address, found.bits, *rest, q.itemsize)
+        words = (*arrays, *sizes, scores, *gaps, *scales, found.address, found.bits, *rest, q.itemsize)
         return [instruction(name, q.dtype, *words)]
 
     return list(split(n, 4 * n * heads * queries * keys * size, make, least=1 << 18))

@@ -15,6 +15,7 @@ from bpnet_numpy.fused.sizes import strip_height
 from bpnet_numpy.fused.variants.activations import PASS
 from bpnet_numpy.fused.variants.linear import column_sums
 from bpnet_numpy.kernels.common import Array, kept_for
+from bpnet_numpy.scratch import borrow
 
 BAND = 1 << 15
 """Numbers of an image that are copied with its padding at a time: they stay in the second-level cache."""
@@ -108,7 +109,7 @@ def panels(W: Array, turned: bool) -> tuple[list[Call], Array]:
     inner, columns = (n_out, c) if turned else (c, n_out)
     lanes = machine().VECTOR // W.itemsize
     padded = -(-columns // lanes) * lanes
-    out = np.empty(kh * kw * inner * padded, W.dtype, like=W)
+    out = borrow((kh * kw * inner * padded,), W.dtype, W)
 
     def make(some: slice) -> list[Program]:
         return [instruction("weight_panels", W.dtype, out, W, kh * kw, c, n_out, turned, some.start, some.stop)]
@@ -130,7 +131,7 @@ def convolution(
     )
 
     def make(some: slice) -> list[Program]:
-        scratch = np.empty(band.size, x.dtype, like=x) if band.padded else 0
+        scratch = borrow(band.size, x.dtype, x) if band.padded else 0
         arrays = (out[some], x[some], weight, 0 if b is None else b, scratch, *tables)
         sizes = (len(x[some]), x.shape[3], out.shape[3], band.rows, x.itemsize)
         return [instruction("convolve_windows", x.dtype, *arrays, rectified, *sizes, *window_words(x, window))]
@@ -149,11 +150,11 @@ def weight_gradient(dW: Array, db: Array | None, dy: Array, x: Array, window: Wi
     )
     parts = pieces(len(x), dy.size * depth, LEAST)
     alone = len(parts) == 1
-    terms = np.empty((len(parts), 0 if alone else dW.size + (0 if db is None else n_out)), dW.dtype, like=dW)
+    terms = borrow((len(parts), 0 if alone else dW.size + (0 if db is None else n_out)), dW.dtype, dW)
     programs = []
     for some, term in zip(parts, terms, strict=True):
         weight, bias = (dW, db) if alone else (term[: dW.size], term[dW.size :] if db is not None else None)
-        scratch = np.empty(band.size, x.dtype, like=x) if band.padded else 0
+        scratch = borrow(band.size, x.dtype, x) if band.padded else 0
         arrays = (weight, 0 if bias is None else bias, dy[some], x[some], scratch, *tables)
         sizes = (len(x[some]), x.shape[3], n_out, band.rows, x.itemsize)
         programs.append(instruction("window_weights", x.dtype, *arrays, *sizes, *window_words(x, window)))
