@@ -91,41 +91,52 @@ def _store_some(b: Any, x: Any, place: Any, mask: Any) -> None:
     b.call(store, [x, place, ir.Constant(I32, 4 if x.type.element == FLOAT else 8), mask])
 
 
+def _fetch(b: Any, place: Any, size: int, writing: bool = False) -> None:
+    """Ask for so many bytes: for the second-level cache, or for the first where they will be written."""
+    fetch = _declared(b.module, "llvm.prefetch.p0", ir.VoidType(), [BYTES, I32, I32, I32])
+    hints = [ir.Constant(I32, each) for each in ((1, 3, 1) if writing else (0, 2, 1))]
+    for line in range(0, size, 64):
+        b.call(fetch, [b.inttoptr(b.add(place, _whole(line)), BYTES), *hints])
+
+
 def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
     """The function that makes one tile of `rows` rows and `vectors` vectors of `count` numbers.
 
     Its arguments: the packed factors, the place in the product, the length of the sum, the product's row length, how
-    many columns there are, whether it adds to what is there, and what will be needed next: at each step two cache lines
-    there, and bytes from one step's to the next's.
+    many columns there are, whether it adds to what is there, and what will be needed soon: a place, the bytes from one
+    row there to the next, and the logarithm of the steps of the sum between two rows. Of each row two cache lines come
+    into the second-level cache, and those of a row of the product into the first. They are asked for once, and not many
+    at a time: what is asked for again holds up what the sum reads.
     """
     name = f"bpnet_tile_{rows}_{vectors}_{count}"
     if name in module.globals:
         return module.globals[name]
     vector, size = ir.VectorType(kind, count), 4 if kind == FLOAT else 8
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 9), name)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 10), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    a, b_, c, k, stride, columns, adding, ahead, leap = function.args
+    a, b_, c, k, stride, columns, adding, soon, leap, pace = function.args
     fma = _declared(module, f"llvm.fma.{_suffix(vector)}", vector, [vector] * 3)
-    fetch = _declared(module, "llvm.prefetch.p0", ir.VoidType(), [BYTES, I32, I32, I32])
-    entry, loop, behind = (function.append_basic_block(each) for each in ("entry", "loop", "behind"))
+    names = "entry", "loop", "fetch", "multiply", "behind"
+    entry, loop, fetch, work, behind = (function.append_basic_block(each) for each in names)
     b = ir.IRBuilder(entry)
     a, c, b_ = (b.inttoptr(each, kind.as_pointer()) for each in (a, c, b_))
-    for i in range(rows):  # what is written at the end comes into the cache meanwhile
-        row = b.gep(c, [b.mul(stride, _whole(i))])
-        for line in range(0, vectors * VECTOR, 64):
-            place = b.bitcast(b.gep(row, [_whole(line // size)]), BYTES)
-            b.call(fetch, [place, *(ir.Constant(I32, each) for each in (1, 3, 1))])
+    between = b.sub(b.shl(_whole(1), pace), _whole(1))
     b.branch(loop)
     b.position_at_end(loop)
     step = b.phi(I64)
     step.add_incoming(_whole(0), entry)
     sums = [[b.phi(vector) for _ in range(vectors)] for _ in range(rows)]
+    b.cbranch(b.icmp_signed("==", b.and_(step, between), _whole(0)), fetch, work)
+    b.position_at_end(fetch)
+    row = b.ashr(step, pace)
+    own = b.select(b.icmp_signed("<", row, _whole(rows)), row, _whole(rows - 1))
+    _fetch(b, b.ptrtoint(b.gep(c, [b.mul(stride, own)]), I64), vectors * VECTOR, writing=True)
+    _fetch(b, b.add(soon, b.mul(row, leap)), 128)
+    b.branch(work)
+    b.position_at_end(work)
     here = b.mul(step, _whole(vectors * count))
     right = [b.load(_at(b, b_, b.add(here, _whole(j * count)), vector), align=VECTOR) for j in range(vectors)]
-    soon = b.add(ahead, b.mul(step, leap))
-    for line in (0, 64):
-        b.call(fetch, [b.inttoptr(b.add(soon, _whole(line)), BYTES), *(ir.Constant(I32, each) for each in (0, 2, 1))])
     first = b.mul(step, _whole(rows))
     new = []
     for i in range(rows):
@@ -137,9 +148,9 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
     for i in range(rows):
         for j in range(vectors):
             sums[i][j].add_incoming(ir.Constant(vector, [0.0] * count), entry)
-            sums[i][j].add_incoming(new[i][j], loop)
+            sums[i][j].add_incoming(new[i][j], work)
     after = b.add(step, _whole(1))
-    step.add_incoming(after, loop)
+    step.add_incoming(after, work)
     b.cbranch(b.icmp_signed("<", after, k), loop, behind)
     b.position_at_end(behind)
     full = b.icmp_signed(">=", columns, _whole(vectors * count))
@@ -168,7 +179,7 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
 @intrinsic
 def tile(
     typing: Any, p: Any, rows: Any, vectors: Any, a: Any, b: Any, c: Any, k: Any, stride: Any, columns: Any,
-    adding: Any, ahead: Any, leap: Any,
+    adding: Any, soon: Any, leap: Any, pace: Any,
 ) -> Any:  # fmt: skip
     """A tile of a product, by the numbers of its rows and its vectors; see `_tile`."""
 
@@ -187,7 +198,7 @@ def tile(
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(p, *([types.int64] * 11)), generate
+    return types.void(p, *([types.int64] * 12)), generate
 
 
 def _turned(b: Any, vectors: list[Any]) -> list[Any]:
