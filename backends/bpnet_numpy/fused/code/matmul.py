@@ -21,7 +21,7 @@ from numba import njit
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, int64s, vector, word, words
 from bpnet_numpy.fused.code.team import next_unit, shared
-from bpnet_numpy.fused.code.tiles import ROWS, move, shift_row, tile, turn, width
+from bpnet_numpy.fused.code.tiles import LOOSE, ROWS, move, shift_row, tile, turn, width
 
 (TEAM, THREADS, MULTIPLY, TA, TB, M, N, K, A, LDA, B, LDB, C, LDC, BIAS, RECTIFIED) = range(16)
 STEP, LENGTH, CHUNKS = range(16, 19)
@@ -85,7 +85,8 @@ def _pack_turned(p: Any, a: Any, packed: Any, row: Any, rows: Any, panels: Any, 
                 count = _part(rows, panels, panel + 1) - first
                 out = packed + (rows * start + first * (stop - start) + s * count) * size
                 for done in range(0, count, lanes):
-                    move(p, source + (first + done) * size, out + done * size, min(count - done, lanes))
+                    some = min(count - done, lanes)
+                    move(p, source + (first + done) * size, out + done * size, some, some)
 
 
 @njit(**FLAGS)
@@ -118,15 +119,13 @@ def _pack_columns(p: Any, a: Any, out: Any, step: Any, length: Any, column: Any,
         source = word(a, B) + (step * stride + column) * size
         if columns == 2 * lanes:
             for s in range(length):
-                move(p, source + s * stride * size, out + s * wide * size, lanes)
-                move(p, source + (s * stride + lanes) * size, out + (s * wide + lanes) * size, lanes)
+                move(p, source + s * stride * size, out + s * wide * size, lanes, lanes)
+                move(p, source + (s * stride + lanes) * size, out + (s * wide + lanes) * size, lanes, lanes)
             return
-        to, come = vector(p, out, length * wide), vector(p, source, (length - 1) * stride + columns)
         for s in range(length):
-            for j in range(columns):
-                to[s * wide + j] = come[s * stride + j]
-            for j in range(columns, wide):
-                to[s * wide + j] = 0
+            for done in range(0, wide, lanes):
+                there, place = source + (s * stride + done) * size, out + (s * wide + done) * size
+                move(p, there, place, min(columns - done, lanes), lanes)
         return
     source = word(a, B) + (column * stride + step) * size
     whole = length // lanes * lanes
@@ -157,6 +156,12 @@ def _group(a: Any) -> Any:
 
 
 @njit(**FLAGS)
+def _loose(p: Any, a: Any) -> Any:
+    """Whether the rows are read where they are: where each is multiplied with one vector of columns alone."""
+    return word(a, TA) == 0 and word(a, N) <= width(p)
+
+
+@njit(**FLAGS)
 def _multiply_group(p: Any, a: Any, packed: Any, right: Any, row: Any, rows: Any, column: Any, towards: Any) -> None:
     """Pack one group of panels of columns, and multiply the packed rows with it.
 
@@ -166,7 +171,7 @@ def _multiply_group(p: Any, a: Any, packed: Any, right: Any, row: Any, rows: Any
     length, stride, wide = word(a, LENGTH), word(a, LDC), 2 * lanes
     columns = min(word(a, N) - column, _group(a) * wide)
     group = _pieces(columns, wide)
-    panels, pieces = _pieces(rows, ROWS), _pieces(length, PIECE)
+    panels, pieces, loose = _pieces(rows, ROWS), _pieces(length, PIECE), _loose(p, a)
     for q in range(pieces):
         start, stop = _part(length, pieces, q), _part(length, pieces, q + 1)
         steps, adding = stop - start, 1 if word(a, STEP) + start > 0 else 0
@@ -190,8 +195,12 @@ def _multiply_group(p: Any, a: Any, packed: Any, right: Any, row: Any, rows: Any
                     left = packed + (rows * start + first * steps) * size
                     place = word(a, C) + ((row + first) * stride + column + g * wide) * size
                     soon = ahead + panel * each * leap + g * wide * size if each > 0 else right
+                    vectors = 2 if some > lanes else 1
+                    if loose:
+                        left = word(a, A) + ((row + first) * word(a, LDA) + word(a, STEP) + start) * size
+                        soon, vectors = word(a, LDA), LOOSE
                     tile(
-                        p, last - first, 2 if some > lanes else 1, left, right + g * PANEL, place, steps, stride, some,
+                        p, last - first, vectors, left, right + g * PANEL, place, steps, stride, some,
                         adding, soon, leap, pace,
                     )  # fmt: skip
     if word(a, BIAS) != 0 and word(a, STEP) + length == word(a, K):
@@ -216,7 +225,7 @@ def multiply(p: Any, team: Any, place: Any) -> None:
         chunk = unit // groups
         row = _part(m, chunks, chunk)
         rows = _part(m, chunks, chunk + 1) - row
-        if chunk != there:
+        if chunk != there and not _loose(p, a):
             _pack_rows(p, a, packed, row, rows)
             there = chunk
         _multiply_group(p, a, packed, packed + held, row, rows, unit % groups * wide, towards)

@@ -39,6 +39,10 @@ ROWS = 14 if VECTOR == 64 else 6
 """The most rows of a tile: with two vectors for each, the factors' vectors find room in the registers beside them."""
 
 
+LOOSE = 3
+"""What stands for the number of vectors where there is one and the first factor is not packed."""
+
+
 def lanes(p: Any) -> int:
     """How many numbers a vector holds of the type that `p` points at."""
     return VECTOR // (4 if p.dtype == types.float32 else 8)
@@ -99,7 +103,7 @@ def _fetch(b: Any, place: Any, size: int, writing: bool = False) -> None:
         b.call(fetch, [b.inttoptr(b.add(place, _whole(line)), BYTES), *hints])
 
 
-def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
+def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int, loose: bool = False) -> Any:
     """The function that makes one tile of `rows` rows and `vectors` vectors of `count` numbers.
 
     Its arguments: the packed factors, the place in the product, the length of the sum, the product's row length, how
@@ -107,8 +111,10 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
     row there to the next, and the logarithm of the steps of the sum between two rows. Of each row two cache lines come
     into the second-level cache, and those of a row of the product into the first. They are asked for once, and not many
     at a time: what is asked for again holds up what the sum reads.
+
+    loose : the first factor is not packed; in the place of what will be needed stands its row length
     """
-    name = f"bpnet_tile_{rows}_{vectors}_{count}"
+    name = f"bpnet_{'loose_' if loose else ''}tile_{rows}_{vectors}_{count}"
     if name in module.globals:
         return module.globals[name]
     vector, size = ir.VectorType(kind, count), 4 if kind == FLOAT else 8
@@ -121,6 +127,8 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
     entry, loop, fetch, work, behind = (function.append_basic_block(each) for each in names)
     b = ir.IRBuilder(entry)
     a, c, b_ = (b.inttoptr(each, kind.as_pointer()) for each in (a, c, b_))
+    length = soon if loose else _whole(rows)
+    lines = [b.gep(a, [b.mul(length, _whole(i)) if loose else _whole(i)]) for i in range(rows)]
     between = b.sub(b.shl(_whole(1), pace), _whole(1))
     b.branch(loop)
     b.position_at_end(loop)
@@ -132,17 +140,16 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
     row = b.ashr(step, pace)
     own = b.select(b.icmp_signed("<", row, _whole(rows)), row, _whole(rows - 1))
     _fetch(b, b.ptrtoint(b.gep(c, [b.mul(stride, own)]), I64), vectors * VECTOR, writing=True)
-    _fetch(b, b.add(soon, b.mul(row, leap)), 128)
+    if not loose:
+        _fetch(b, b.add(soon, b.mul(row, leap)), 128)
     b.branch(work)
     b.position_at_end(work)
     here = b.mul(step, _whole(vectors * count))
     right = [b.load(_at(b, b_, b.add(here, _whole(j * count)), vector), align=VECTOR) for j in range(vectors)]
-    first = b.mul(step, _whole(rows))
+    first = step if loose else b.mul(step, _whole(rows))
     new = []
     for i in range(rows):
-        x = b.insert_element(
-            ir.Constant(vector, ir.Undefined), b.load(_at(b, a, b.add(first, _whole(i)))), ir.Constant(I32, 0)
-        )
+        x = b.insert_element(ir.Constant(vector, ir.Undefined), b.load(_at(b, lines[i], first)), ir.Constant(I32, 0))
         x = b.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, count), [0] * count))
         new.append([b.call(fma, [x, right[j], sums[i][j]]) for j in range(vectors)])
     for i in range(rows):
@@ -181,19 +188,20 @@ def tile(
     typing: Any, p: Any, rows: Any, vectors: Any, a: Any, b: Any, c: Any, k: Any, stride: Any, columns: Any,
     adding: Any, soon: Any, leap: Any, pace: Any,
 ) -> Any:  # fmt: skip
-    """A tile of a product, by the numbers of its rows and its vectors; see `_tile`."""
+    """A tile of a product, by the numbers of its rows and its vectors, LOOSE: one, and a loose tile; see `_tile`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, rows, vectors, *rest = arguments
         end = builder.append_basic_block("tiled")
         which = builder.add(builder.mul(builder.sub(vectors, _whole(1)), _whole(ROWS)), rows)
         choice = builder.switch(which, end)
-        for v in (1, 2):
+        for v in (1, 2, LOOSE):
             for r in range(1, ROWS + 1):
                 block = builder.append_basic_block(f"tile{r}x{v}")
                 choice.add_case(_whole((v - 1) * ROWS + r), block)
                 with builder.goto_block(block):
-                    builder.call(_tile(builder.module, _kind(p), lanes(p), r, v), rest)
+                    made = _tile(builder.module, _kind(p), lanes(p), r, 1 if v == LOOSE else v, v == LOOSE)
+                    builder.call(made, rest)
                     builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
@@ -246,18 +254,18 @@ def turn(typing: Any, p: Any, source: Any, stride: Any, rows: Any, out: Any, out
 
 
 @intrinsic
-def move(typing: Any, p: Any, source: Any, out: Any, count: Any) -> Any:
-    """Copy up to one vector of numbers."""
+def move(typing: Any, p: Any, source: Any, out: Any, count: Any, written: Any) -> Any:
+    """Copy up to one vector of numbers, and write zeros behind them until so many are written."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, source, out, count = arguments
+        _, source, out, count, written = arguments
         vector = ir.VectorType(_kind(p), lanes(p))
         source, out = (builder.inttoptr(each, vector.as_pointer()) for each in (source, out))
-        mask = _mask(builder, lanes(p), count)
-        _store_some(builder, _load_some(builder, source, vector, mask), out, mask)
+        x = _load_some(builder, source, vector, _mask(builder, lanes(p), count))
+        _store_some(builder, x, out, _mask(builder, lanes(p), written))
         return context.get_dummy_value()
 
-    return types.void(p, *([types.int64] * 3)), generate
+    return types.void(p, *([types.int64] * 4)), generate
 
 
 @intrinsic

@@ -26,14 +26,18 @@ from bpnet_numpy.threads import product as plain_product
 
 SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shift_tanh"}
 AS_IT_IS, TRANSPOSED = 111, 112
+NARROW = 1 << 18
+"""Multiplications with one vector of columns that are worth a second thread."""
 READERS = 4
 """Into how many parts the columns are cut that a row is multiplied with, where there are so many."""
 
 
-def tiled(m: int, n: int, k: int) -> bool:
+def tiled(m: int, n: int, k: int, dtype: Any = FLOAT32, transpose_a: bool = False) -> bool:
     """Whether a product is made by tiles here and not by the BLAS: where the processor has registers for them, and
-    there is so much to multiply that the packing is little of it."""
-    return min(m, n, k) > 1 and m >= FEW_ROWS and m * n * k > WORTH_DIVIDING and bool(machine().VECTOR)
+    there is so much to multiply that the packing is little of it. Beside one vector of columns no rows are packed."""
+    loose = not transpose_a and n * np.dtype(dtype).itemsize <= machine().VECTOR and k >= FEW_ROWS
+    least = NARROW if loose else WORTH_DIVIDING
+    return min(m, n, k) > 1 and m >= FEW_ROWS and m * n * k > least and bool(machine().VECTOR)
 
 
 def tiled_product(
@@ -61,7 +65,7 @@ def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transp
         parts = min(READERS, max(1, b.shape[1] // 64))
         share = machine().address("row_share", out.dtype)
         return [instruction("row_product_divided", out.dtype, *team(), share, out, a, b, *b.shape, parts)]
-    if tiled(rows, out.shape[1], inner):
+    if tiled(rows, out.shape[1], inner, out.dtype, transpose_a):
         return [tiled_product(out, a, b, transpose_a, transpose_b)]
     found = gemm(out.dtype)
     if found is None or 0 in a.shape or 0 in b.shape:
@@ -87,7 +91,7 @@ def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None
     n, m = W.shape
     check_place(out, (*x.shape[:-1], m), x.dtype)
     y, x = out.reshape(-1, m), x.reshape(-1, n)
-    if b is not None and activation in (None, ops.relu) and tiled(y.shape[0], m, n):
+    if b is not None and activation in (None, ops.relu) and tiled(y.shape[0], m, n, y.dtype):
         return [tiled_product(y, x, W, False, False, b, activation is not None)]
     calls: list[Call] = product(y, x, W)
     joined = b is not None and activation in SHIFTED
