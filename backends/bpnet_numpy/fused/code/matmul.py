@@ -242,6 +242,8 @@ def tiled_product(p: Any) -> None:
     chunks = max(
         _pieces(m, max(ROWS, HELD // (size * _pieces(k, passes)))), min(_pieces(m, ROWS), _pieces(GRAIN, panels))
     )
+    if 2 * m > n:  # two threads pack different rows, and the same columns, which takes less
+        chunks = max(chunks, 2)
     now = np.empty(WORDS, np.int64)
     own = int64s(a, STEP)
     for i in range(STEP):
