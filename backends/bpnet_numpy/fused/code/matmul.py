@@ -20,7 +20,7 @@ from numba import njit
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, int64s, release, reserve, vector, word, words
 from bpnet_numpy.fused.code.team import next_unit, shared
-from bpnet_numpy.fused.code.tiles import ROWS, move, room, shift_row, tile, turn, width
+from bpnet_numpy.fused.code.tiles import LOOSE, ROWS, move, shift_row, tile, turn, width
 
 (TEAM, THREADS, MULTIPLY, TA, TB, M, N, K, A, LDA, B, LDB, C, LDC, BIAS, RECTIFIED) = range(16)
 STEP, LENGTH, CHUNKS = range(16, 19)
@@ -31,8 +31,15 @@ PIECE = 256
 STEPS = 1024
 HELD = 1 << 20
 """Bytes of packed rows that stay in the second-level cache."""
+TOGETHER = 16
+"""Panels that are packed together from rows that lie across them: so a cache line of these is read at once."""
 GRAIN = 8
 """Into how many units a product is divided at least, where it has as many panels."""
+GROUP = 4
+"""Panels of columns that are packed together where the sum is one piece: the product is then most of what moves, and
+its lines are written beside each other."""
+BLOCK = 8
+"""Panels of rows that are made with each panel of a group before the next ones."""
 PANEL = 64 * 2 * PIECE
 """Bytes of a packed panel of columns: two vectors of the widest kind for each step."""
 
@@ -53,9 +60,32 @@ def _part(n: Any, parts: Any, i: Any) -> Any:
 def _pack_rows(p: Any, a: Any, packed: Any, start: Any, rows: Any) -> None:
     """Pack the rows from `start`, for the steps of this pass."""
     panels = _pieces(rows, ROWS)
+    if word(a, TA) != 0:
+        for panel in range(0, panels, TOGETHER):
+            _pack_turned(p, a, packed, start, rows, panels, panel, min(panel + TOGETHER, panels))
+        return
     for panel in range(panels):
         first = _part(rows, panels, panel)
         _pack_panel(p, a, packed, start, rows, first, _part(rows, panels, panel + 1) - first)
+
+
+@njit(**FLAGS)
+def _pack_turned(p: Any, a: Any, packed: Any, row: Any, rows: Any, panels: Any, low: Any, high: Any) -> None:
+    """Pack the panels from `low` to before `high` of a factor whose columns are the rows that are packed."""
+    size = vector(p, word(a, A), 1).itemsize
+    length, stride, lanes = word(a, LENGTH), word(a, LDA), width(p)
+    pieces = _pieces(length, PIECE)
+    for q in range(pieces):
+        start, stop = _part(length, pieces, q), _part(length, pieces, q + 1)
+        for s in range(stop - start):
+            source = word(a, A) + ((word(a, STEP) + start + s) * stride + row) * size
+            for panel in range(low, high):
+                first = _part(rows, panels, panel)
+                count = _part(rows, panels, panel + 1) - first
+                out = packed + (rows * start + first * (stop - start) + s * count) * size
+                for done in range(0, count, lanes):
+                    some = min(count - done, lanes)
+                    move(p, source + (first + done) * size, out + done * size, some, some)
 
 
 @njit(**FLAGS)
@@ -66,16 +96,6 @@ def _pack_panel(p: Any, a: Any, packed: Any, row: Any, rows: Any, first: Any, hi
     for q in range(pieces):
         start, stop = _part(length, pieces, q), _part(length, pieces, q + 1)
         out = packed + (rows * start + first * (stop - start)) * size
-        if word(a, TA) != 0:
-            source = word(a, A) + ((word(a, STEP) + start) * stride + row + first) * size
-            for s in range(stop - start):
-                done = 0
-                while done < high:
-                    move(
-                        p, source + (s * stride + done) * size, out + (s * high + done) * size, min(high - done, lanes)
-                    )
-                    done += lanes
-            continue
         source = word(a, A) + ((row + first) * stride + word(a, STEP) + start) * size
         whole = (stop - start) // lanes * lanes
         for s in range(0, whole, lanes):
@@ -98,15 +118,13 @@ def _pack_columns(p: Any, a: Any, out: Any, step: Any, length: Any, column: Any,
         source = word(a, B) + (step * stride + column) * size
         if columns == 2 * lanes:
             for s in range(length):
-                move(p, source + s * stride * size, out + s * wide * size, lanes)
-                move(p, source + (s * stride + lanes) * size, out + (s * wide + lanes) * size, lanes)
+                move(p, source + s * stride * size, out + s * wide * size, lanes, lanes)
+                move(p, source + (s * stride + lanes) * size, out + (s * wide + lanes) * size, lanes, lanes)
             return
-        to, come = vector(p, out, length * wide), vector(p, source, (length - 1) * stride + columns)
         for s in range(length):
-            for j in range(columns):
-                to[s * wide + j] = come[s * stride + j]
-            for j in range(columns, wide):
-                to[s * wide + j] = 0
+            for done in range(0, wide, lanes):
+                there, place = source + (s * stride + done) * size, out + (s * wide + done) * size
+                move(p, there, place, min(columns - done, lanes), lanes)
         return
     source = word(a, B) + (column * stride + step) * size
     whole = length // lanes * lanes
@@ -122,56 +140,94 @@ def _pack_columns(p: Any, a: Any, out: Any, step: Any, length: Any, column: Any,
 
 
 @njit(**FLAGS)
-def _multiply_panel(p: Any, a: Any, packed: Any, row: Any, rows: Any, column: Any) -> None:
-    """Pack one panel of columns and multiply the packed rows with it."""
+def _pace(length: Any, rows: Any) -> Any:
+    """The logarithm of the steps between two rows that are asked for, so that all are before a tile's sums are made."""
+    found = 0
+    while length >> (found + 1) >= max(rows, ROWS):
+        found += 1
+    return found
+
+
+@njit(**FLAGS)
+def _group(a: Any) -> Any:
+    """How many panels of columns are made together."""
+    return GROUP if word(a, K) <= PIECE else 1
+
+
+@njit(**FLAGS)
+def _loose(p: Any, a: Any) -> Any:
+    """Whether the rows are read where they are: where each is multiplied with one vector of columns alone."""
+    return word(a, TA) == 0 and word(a, N) <= width(p)
+
+
+@njit(**FLAGS)
+def _multiply_group(p: Any, a: Any, packed: Any, right: Any, row: Any, rows: Any, column: Any, towards: Any) -> None:
+    """Pack one group of panels of columns, and multiply the packed rows with it.
+
+    right : where the columns are packed; towards : 1 or -1, on which side this thread's next group will lie
+    """
     size, lanes = vector(p, word(a, A), 1).itemsize, width(p)
-    length, stride = word(a, LENGTH), word(a, LDC)
-    columns = min(word(a, N) - column, 2 * lanes)
-    vectors = 2 if columns > lanes else 1
-    panels, pieces = _pieces(rows, ROWS), _pieces(length, PIECE)
-    corner = word(a, C) + (row * stride + column) * size
-    right = room(p, PANEL)
+    length, stride, wide = word(a, LENGTH), word(a, LDC), 2 * lanes
+    columns = min(word(a, N) - column, _group(a) * wide)
+    group = _pieces(columns, wide)
+    panels, pieces, loose = _pieces(rows, ROWS), _pieces(length, PIECE), _loose(p, a)
     for q in range(pieces):
         start, stop = _part(length, pieces, q), _part(length, pieces, q + 1)
-        _pack_columns(p, a, right, word(a, STEP) + start, stop - start, column, columns, vectors * lanes)
-        adding = 1 if word(a, STEP) + start > 0 else 0
-        ahead, leap = right, 0
+        steps, adding = stop - start, 1 if word(a, STEP) + start > 0 else 0
+        for g in range(group):
+            some = min(columns - g * wide, wide)
+            whole = wide if some > lanes else lanes
+            _pack_columns(p, a, right + g * PANEL, word(a, STEP) + start, steps, column + g * wide, some, whole)
+        each, ahead, leap = 0, right, 0  # steps of what will be packed next that come into the cache with each tile
         if word(a, TB) == 0:
-            leap = word(a, LDB) * size
+            each, leap = _pieces(steps, panels), word(a, LDB) * size
             if q + 1 < pieces:
                 ahead = word(a, B) + (word(a, STEP) + stop) * leap + column * size
             else:
-                ahead = word(a, B) + word(a, STEP) * leap + (column + columns) * size
-        for panel in range(panels):
-            first, last = _part(rows, panels, panel), _part(rows, panels, panel + 1)
-            left = packed + (rows * start + first * (stop - start)) * size
-            tile(
-                p, last - first, vectors, left, right, corner + first * stride * size, stop - start, stride, columns,
-                adding, ahead, leap,
-            )  # fmt: skip
+                ahead = word(a, B) + word(a, STEP) * leap + (column + towards * group * wide) * size
+        pace = _pace(steps, each)
+        for block in range(0, panels, BLOCK):
+            for g in range(group):
+                some = min(columns - g * wide, wide)
+                for panel in range(block, min(block + BLOCK, panels)):
+                    first, last = _part(rows, panels, panel), _part(rows, panels, panel + 1)
+                    left = packed + (rows * start + first * steps) * size
+                    place = word(a, C) + ((row + first) * stride + column + g * wide) * size
+                    soon = ahead + panel * each * leap + g * wide * size if each > 0 else right
+                    vectors = 2 if some > lanes else 1
+                    if loose:
+                        left = word(a, A) + ((row + first) * word(a, LDA) + word(a, STEP) + start) * size
+                        soon, vectors = word(a, LDA), LOOSE
+                    tile(
+                        p, last - first, vectors, left, right + g * PANEL, place, steps, stride, some,
+                        adding, soon, leap, pace,
+                    )  # fmt: skip
     if word(a, BIAS) != 0 and word(a, STEP) + length == word(a, K):
-        bias = word(a, BIAS) + column * size
         for i in range(rows):
-            shift_row(p, corner + i * stride * size, bias, columns, word(a, RECTIFIED))
+            for done in range(0, columns, wide):
+                place = word(a, C) + ((row + i) * stride + column + done) * size
+                bias = word(a, BIAS) + (column + done) * size
+                shift_row(p, place, bias, min(columns - done, wide), word(a, RECTIFIED))
 
 
 def multiply(p: Any, team: Any, place: Any) -> None:
-    """One thread's share of a pass: panels of columns, with the chunk of rows that they belong to."""
+    """One thread's share of a pass: groups of panels of columns, with the chunk of rows that they belong to."""
     a = words(p)
-    chunks, m, wide = word(a, CHUNKS), word(a, M), 2 * width(p)
-    panels = _pieces(word(a, N), wide)
-    space = reserve(vector(p, word(a, A), 1).itemsize * _pieces(m, chunks) * word(a, LENGTH) + 64)
+    chunks, m, wide = word(a, CHUNKS), word(a, M), 2 * width(p) * _group(a)
+    groups = _pieces(word(a, N), wide)
+    held = (vector(p, word(a, A), 1).itemsize * _pieces(m, chunks) * word(a, LENGTH) + 63) // 64 * 64
+    space = reserve(held + _group(a) * PANEL + 64)
     packed = (space + 63) // 64 * 64
-    there = -1
+    there, towards = -1, 1 if place % 2 == 0 else -1
     unit = next_unit(team, place)
     while unit >= 0:
-        chunk = unit // panels
+        chunk = unit // groups
         row = _part(m, chunks, chunk)
         rows = _part(m, chunks, chunk + 1) - row
-        if chunk != there:
+        if chunk != there and not _loose(p, a):
             _pack_rows(p, a, packed, row, rows)
             there = chunk
-        _multiply_panel(p, a, packed, row, rows, unit % panels * wide)
+        _multiply_group(p, a, packed, packed + held, row, rows, unit % groups * wide, towards)
         unit = next_unit(team, place)
     release(space)
 
@@ -181,10 +237,12 @@ def tiled_product(p: Any) -> None:
     a = words(p)
     size = vector(p, word(a, A), 1).itemsize
     m, n, k = word(a, M), word(a, N), word(a, K)
-    panels, passes = _pieces(n, 2 * width(p)), _pieces(k, STEPS)
+    panels, passes = _pieces(n, 2 * width(p) * _group(a)), _pieces(k, STEPS)
     chunks = max(
         _pieces(m, max(ROWS, HELD // (size * _pieces(k, passes)))), min(_pieces(m, ROWS), _pieces(GRAIN, panels))
     )
+    if 2 * m > n:  # two threads pack different rows, and the same columns, which takes less
+        chunks = max(chunks, 2)
     own = reserve(8 * WORDS)
     now, given = int64s(own, WORDS), int64s(a, STEP)
     for i in range(STEP):

@@ -39,6 +39,10 @@ ROWS = 14 if VECTOR == 64 else 6
 """The most rows of a tile: with two vectors for each, the factors' vectors find room in the registers beside them."""
 
 
+LOOSE = 3
+"""What stands for the number of vectors where there is one and the first factor is not packed."""
+
+
 def lanes(p: Any) -> int:
     """How many numbers a vector holds of the type that `p` points at."""
     return VECTOR // (4 if p.dtype == types.float32 else 8)
@@ -91,55 +95,69 @@ def _store_some(b: Any, x: Any, place: Any, mask: Any) -> None:
     b.call(store, [x, place, ir.Constant(I32, 4 if x.type.element == FLOAT else 8), mask])
 
 
-def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
+def _fetch(b: Any, place: Any, size: int, writing: bool = False) -> None:
+    """Ask for so many bytes: for the second-level cache, or for the first where they will be written."""
+    fetch = _declared(b.module, "llvm.prefetch.p0", ir.VoidType(), [BYTES, I32, I32, I32])
+    hints = [ir.Constant(I32, each) for each in ((1, 3, 1) if writing else (0, 2, 1))]
+    for line in range(0, size, 64):
+        b.call(fetch, [b.inttoptr(b.add(place, _whole(line)), BYTES), *hints])
+
+
+def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int, loose: bool = False) -> Any:
     """The function that makes one tile of `rows` rows and `vectors` vectors of `count` numbers.
 
     Its arguments: the packed factors, the place in the product, the length of the sum, the product's row length, how
-    many columns there are, whether it adds to what is there, and what will be needed next: at each step two cache lines
-    there, and bytes from one step's to the next's.
+    many columns there are, whether it adds to what is there, and what will be needed soon: a place, the bytes from one
+    row there to the next, and the logarithm of the steps of the sum between two rows. Of each row two cache lines come
+    into the second-level cache, and those of a row of the product into the first. They are asked for once, and not many
+    at a time: what is asked for again holds up what the sum reads.
+
+    loose : the first factor is not packed; in the place of what will be needed stands its row length
     """
-    name = f"bpnet_tile_{rows}_{vectors}_{count}"
+    name = f"bpnet_{'loose_' if loose else ''}tile_{rows}_{vectors}_{count}"
     if name in module.globals:
         return module.globals[name]
     vector, size = ir.VectorType(kind, count), 4 if kind == FLOAT else 8
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 9), name)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 10), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    a, b_, c, k, stride, columns, adding, ahead, leap = function.args
+    a, b_, c, k, stride, columns, adding, soon, leap, pace = function.args
     fma = _declared(module, f"llvm.fma.{_suffix(vector)}", vector, [vector] * 3)
-    fetch = _declared(module, "llvm.prefetch.p0", ir.VoidType(), [BYTES, I32, I32, I32])
-    entry, loop, behind = (function.append_basic_block(each) for each in ("entry", "loop", "behind"))
+    names = "entry", "loop", "fetch", "multiply", "behind"
+    entry, loop, fetch, work, behind = (function.append_basic_block(each) for each in names)
     b = ir.IRBuilder(entry)
     a, c, b_ = (b.inttoptr(each, kind.as_pointer()) for each in (a, c, b_))
-    for i in range(rows):  # what is written at the end comes into the cache meanwhile
-        row = b.gep(c, [b.mul(stride, _whole(i))])
-        for line in range(0, vectors * VECTOR, 64):
-            place = b.bitcast(b.gep(row, [_whole(line // size)]), BYTES)
-            b.call(fetch, [place, *(ir.Constant(I32, each) for each in (1, 3, 1))])
+    length = soon if loose else _whole(rows)
+    lines = [b.gep(a, [b.mul(length, _whole(i)) if loose else _whole(i)]) for i in range(rows)]
+    between = b.sub(b.shl(_whole(1), pace), _whole(1))
     b.branch(loop)
     b.position_at_end(loop)
     step = b.phi(I64)
     step.add_incoming(_whole(0), entry)
     sums = [[b.phi(vector) for _ in range(vectors)] for _ in range(rows)]
+    b.cbranch(b.icmp_signed("==", b.and_(step, between), _whole(0)), fetch, work)
+    b.position_at_end(fetch)
+    row = b.ashr(step, pace)
+    own = b.select(b.icmp_signed("<", row, _whole(rows)), row, _whole(rows - 1))
+    _fetch(b, b.ptrtoint(b.gep(c, [b.mul(stride, own)]), I64), vectors * VECTOR, writing=True)
+    if not loose:
+        _fetch(b, b.add(soon, b.mul(row, leap)), 128)
+    b.branch(work)
+    b.position_at_end(work)
     here = b.mul(step, _whole(vectors * count))
     right = [b.load(_at(b, b_, b.add(here, _whole(j * count)), vector), align=VECTOR) for j in range(vectors)]
-    soon = b.add(ahead, b.mul(step, leap))
-    for line in (0, 64):
-        b.call(fetch, [b.inttoptr(b.add(soon, _whole(line)), BYTES), *(ir.Constant(I32, each) for each in (0, 2, 1))])
-    first = b.mul(step, _whole(rows))
+    first = step if loose else b.mul(step, _whole(rows))
     new = []
     for i in range(rows):
-        x = b.insert_element(
-            ir.Constant(vector, ir.Undefined), b.load(_at(b, a, b.add(first, _whole(i)))), ir.Constant(I32, 0)
-        )
+        x = b.insert_element(ir.Constant(vector, ir.Undefined), b.load(_at(b, lines[i], first)), ir.Constant(I32, 0))
         x = b.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, count), [0] * count))
         new.append([b.call(fma, [x, right[j], sums[i][j]]) for j in range(vectors)])
     for i in range(rows):
         for j in range(vectors):
             sums[i][j].add_incoming(ir.Constant(vector, [0.0] * count), entry)
-            sums[i][j].add_incoming(new[i][j], loop)
+            sums[i][j].add_incoming(new[i][j], work)
     after = b.add(step, _whole(1))
-    step.add_incoming(after, loop)
+    step.add_incoming(after, work)
     b.cbranch(b.icmp_signed("<", after, k), loop, behind)
     b.position_at_end(behind)
     full = b.icmp_signed(">=", columns, _whole(vectors * count))
@@ -168,26 +186,27 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
 @intrinsic
 def tile(
     typing: Any, p: Any, rows: Any, vectors: Any, a: Any, b: Any, c: Any, k: Any, stride: Any, columns: Any,
-    adding: Any, ahead: Any, leap: Any,
+    adding: Any, soon: Any, leap: Any, pace: Any,
 ) -> Any:  # fmt: skip
-    """A tile of a product, by the numbers of its rows and its vectors; see `_tile`."""
+    """A tile of a product, by the numbers of its rows and its vectors, LOOSE: one, and a loose tile; see `_tile`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, rows, vectors, *rest = arguments
         end = builder.append_basic_block("tiled")
         which = builder.add(builder.mul(builder.sub(vectors, _whole(1)), _whole(ROWS)), rows)
         choice = builder.switch(which, end)
-        for v in (1, 2):
+        for v in (1, 2, LOOSE):
             for r in range(1, ROWS + 1):
                 block = builder.append_basic_block(f"tile{r}x{v}")
                 choice.add_case(_whole((v - 1) * ROWS + r), block)
                 with builder.goto_block(block):
-                    builder.call(_tile(builder.module, _kind(p), lanes(p), r, v), rest)
+                    made = _tile(builder.module, _kind(p), lanes(p), r, 1 if v == LOOSE else v, v == LOOSE)
+                    builder.call(made, rest)
                     builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(p, *([types.int64] * 11)), generate
+    return types.void(p, *([types.int64] * 12)), generate
 
 
 def _turned(b: Any, vectors: list[Any]) -> list[Any]:
@@ -235,18 +254,18 @@ def turn(typing: Any, p: Any, source: Any, stride: Any, rows: Any, out: Any, out
 
 
 @intrinsic
-def move(typing: Any, p: Any, source: Any, out: Any, count: Any) -> Any:
-    """Copy up to one vector of numbers."""
+def move(typing: Any, p: Any, source: Any, out: Any, count: Any, written: Any) -> Any:
+    """Copy up to one vector of numbers, and write zeros behind them until so many are written."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, source, out, count = arguments
+        _, source, out, count, written = arguments
         vector = ir.VectorType(_kind(p), lanes(p))
         source, out = (builder.inttoptr(each, vector.as_pointer()) for each in (source, out))
-        mask = _mask(builder, lanes(p), count)
-        _store_some(builder, _load_some(builder, source, vector, mask), out, mask)
+        x = _load_some(builder, source, vector, _mask(builder, lanes(p), count))
+        _store_some(builder, x, out, _mask(builder, lanes(p), written))
         return context.get_dummy_value()
 
-    return types.void(p, *([types.int64] * 3)), generate
+    return types.void(p, *([types.int64] * 4)), generate
 
 
 @intrinsic

@@ -22,6 +22,7 @@ from bpnet_numpy.kernels.linear import (
     linear_backward_accepts,
     linear_backward_allocate,
 )
+from bpnet_numpy.scratch import borrow
 from bpnet_numpy.threads import FEW_ROWS, WORTH_DIVIDING, one_thread_is_enough, openblas
 from bpnet_numpy.threads import product as plain_product
 
@@ -29,12 +30,16 @@ SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shif
 AS_IT_IS, TRANSPOSED = 111, 112
 PART = 1 << 19
 """Bytes of a matrix that is multiplied with one row from which there are as many parts of it, a power of two."""
+NARROW = 1 << 18
+"""Multiplications with one vector of columns that are worth a second thread."""
 
 
-def tiled(m: int, n: int, k: int) -> bool:
+def tiled(m: int, n: int, k: int, dtype: Any = FLOAT32, transpose_a: bool = False) -> bool:
     """Whether a product is made by tiles here and not by the BLAS: where the processor has registers for them, and
-    there is so much to multiply that the packing is little of it."""
-    return min(m, n, k) > 1 and m >= FEW_ROWS and m * n * k > WORTH_DIVIDING and bool(machine().VECTOR)
+    there is so much to multiply that the packing is little of it. Beside one vector of columns no rows are packed."""
+    loose = not transpose_a and n * np.dtype(dtype).itemsize <= machine().VECTOR and k >= FEW_ROWS
+    least = NARROW if loose else WORTH_DIVIDING
+    return min(m, n, k) > 1 and m >= FEW_ROWS and m * n * k > least and bool(machine().VECTOR)
 
 
 def direct(m: int, n: int, k: int, transpose_a: bool, transpose_b: bool, itemsize: int) -> bool:
@@ -59,7 +64,7 @@ def row_product(out: Array, x: Array, W: Array, bias: Array | None = None, relu:
     n, m = W.shape
     parts = 1 if W.size < LONG else min(max(2, 1 << max(0, (W.nbytes // PART).bit_length() - 1)), MOST, n)
     pitch = -(-m // CACHE_LINE) * CACHE_LINE
-    space = np.empty((parts, pitch), out.dtype) if parts > 1 else 0
+    space = borrow((parts, pitch), out.dtype, out) if parts > 1 else 0
     workers = (*team(), machine().address("row_share", out.dtype)) if parts > 1 else (0, 0, 0)
     behind = (0 if bias is None else bias, relu, parts, space, pitch)
     return instruction("row_product", out.dtype, *workers, out, x, W, n, m, *behind)
@@ -106,7 +111,7 @@ def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transp
     check_place(out, (rows, b.shape[0] if transpose_b else b.shape[1]), a.dtype)
     if one_row(a, b, transpose_a, transpose_b):
         return [row_product(out, a, b)]
-    if tiled(rows, out.shape[1], inner):
+    if tiled(rows, out.shape[1], inner, out.dtype, transpose_a):
         return [tiled_product(out, a, b, transpose_a, transpose_b)]
     if direct(rows, out.shape[1], inner, transpose_a, transpose_b, out.itemsize):
         return [direct_product(out, a, b, transpose_a, transpose_b)]
@@ -138,7 +143,7 @@ def _(out: Array, x: Array, W: Array, b: Array | None, activation: Kernel | None
         rectified = activation is not None
         if one_row(x, W, False, False):
             return [row_product(y, x, W, b, rectified)]
-        if tiled(y.shape[0], m, n):
+        if tiled(y.shape[0], m, n, y.dtype):
             return [tiled_product(y, x, W, False, False, b, rectified)]
         if direct(y.shape[0], m, n, False, False, y.itemsize):
             return [direct_product(y, x, W, False, False, b, rectified)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.fused.blas import gemm
