@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 import bpnet as bp
 from bpnet.data import split
+from bpnet.data.checks import check_finite
 
 
 def numbered(n: int = 10, **options: Any) -> bp.Dataset:
@@ -173,3 +175,19 @@ def test_nan_in_a_row_that_is_made_late_is_found_in_its_batch() -> None:
 def test_a_source_of_rows_must_say_how_they_are_taken() -> None:
     with pytest.raises(NotImplementedError, match="LazyRows must define take"):
         bp.data.LazyRows((3, 2), np.dtype("float32"))[0:1]
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (7, 3), (5, 2, 3), (0, 3), (3, 0), (1, 40)])
+def test_values_are_checked_part_by_part_as_all_at_once(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr("bpnet.data.checks.PART", 4)
+    x = np.zeros(shape)
+    check_finite(x, "x")
+    for k in range(x.size):
+        bad = x.copy()
+        bad.flat[k] = np.nan
+        place = tuple(int(i) for i in np.unravel_index(k, shape))
+        words = f"x holds 1 NaN and 0 infinite values among {x.size}; the first is nan at index {place};"
+        with pytest.raises(bp.DataError, match=re.escape(words)):
+            check_finite(bad, "x")
