@@ -26,8 +26,6 @@ _PROVIDERS: dict[str, Callable[[], object]] = {}
 _GUARDS: dict[type, Variant] = {}
 _NAMESPACES: dict[type, Any] = {np.ndarray: np}
 _RECORDERS: dict[int, Recorder] = {}
-
-
 _version = 0
 
 
@@ -167,7 +165,6 @@ class Variant:
         bind: Callable[..., list[Call]] | None = None,
         allocate: Callable[..., Any] | None = None,
     ) -> None:
-        self.allocate = allocate
         self.body = body
         self.name = name
         self.accepts = accepts
