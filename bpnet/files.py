@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,10 @@ def _check_seal(path: Any, content: bytes, header: int, digest: str) -> None:
         )
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes | Iterable[bytes | memoryview]) -> None:
     """Write `content` to `path`: a temporary file beside it, flushed to the disk, then renamed.
 
+    content : the bytes, or pieces of them in order
     Raises CheckpointError when that is not possible; a file that was there before is then untouched.
     """
     target = _regular(path)
@@ -76,7 +77,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             if target.exists():
                 os.chmod(name, stat.S_IMODE(target.stat().st_mode))
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(name, target)

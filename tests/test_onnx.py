@@ -766,16 +766,6 @@ def test_steps_need_layers_that_can_step_and_no_side_inputs() -> None:
         export(bp.GRU(2, 3).initialize(), steps=True, side="lengths")
 
 
-def test_a_model_larger_than_a_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bpnet.interop.onnx import proto
-
-    monkeypatch.setattr(proto, "LARGEST", 2**20 + 15)
-    with refuses(bp.ConfigError, "the model is larger than the 2 GiB that an ONNX file can hold"):
-        export(bp.Dense(2, 2, bias=False).initialize())
-    monkeypatch.setattr(proto, "LARGEST", 2**20 + 16)
-    assert export(bp.Dense(2, 2, bias=False).initialize())
-
-
 # --- the command ---
 
 
@@ -857,3 +847,43 @@ def test_the_command_refuses_what_is_no_model(saved: str) -> None:
     assert done.exit_code == 1
     assert "is no whole safetensors file" in done.output
     assert not os.path.exists("note.onnx")
+
+
+@pytest.mark.parametrize("how", ["asked for", "too large"])
+def test_values_lie_in_a_file_beside_the_model(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bp.Sequential(
+        bp.Embedding(30, 32), bp.TransformerBlock(32, 2, n_hidden=48, causal=True), bp.GRU(32, 16), bp.Dense(16, 5)
+    ).initialize(seed=0)
+    ids = RNG.integers(0, 30, (3, 7))
+    if how == "too large":
+        monkeypatch.setattr("bpnet.interop.onnx.proto.LARGEST", 2**20 + 4096)
+    wanted = True if how == "asked for" else None
+    path = tmp_path / "model.onnx"
+    export(model, path, input_shape=("length",), external_data=wanted)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    onnx.checker.check_model(path, full_check=True)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs()] == ["input"]
+    np.testing.assert_allclose(session.run(None, {"input": ids})[0], model(ids), rtol=1e-4, atol=1e-5)
+    whole = onnx.load(path)  # with the values
+    parameters = sum(parameter.value.nbytes for parameter in model.parameters().values())
+    assert sum(len(each.raw_data) for each in whole.graph.initializer) >= parameters
+    apart = [each for each in onnx.load(path, load_external_data=False).graph.initializer if each.external_data]
+    offsets = [int(entry.value) for each in apart for entry in each.external_data if entry.key == "offset"]
+    assert len(apart) > 5
+    assert all(offset % 4096 == 0 for offset in offsets)
+    assert len(path.read_bytes()) < parameters
+
+
+def test_a_model_that_is_too_large_is_refused_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bp.Sequential(bp.Dense(40, 40)).initialize()
+    with pytest.raises(bp.ConfigError, match="external_data=True: pass a path, beside which a file of its values"):
+        export(model, external_data=True)
+    monkeypatch.setattr("bpnet.interop.onnx.proto.LARGEST", 2**20 + 4096)
+    with pytest.raises(bp.ConfigError, match="larger than the 2 GiB of one ONNX message: pass a path"):
+        export(model)
+    with pytest.raises(bp.ConfigError, match="2 GiB that an ONNX file can hold; leave external_data at None"):
+        export(model, tmp_path / "model.onnx", external_data=False)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(bp.ConfigError, match="external_data must be True, False or None, got 'yes'"):
+        export(model, tmp_path / "model.onnx", external_data="yes")  # type: ignore[arg-type]

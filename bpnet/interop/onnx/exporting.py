@@ -10,10 +10,13 @@ from bpnet.errors import ConfigError, DTypeError, StateError
 from bpnet.files import check_writable, write_bytes
 from bpnet.interop.onnx.graph import Dim, Graph, Value
 from bpnet.interop.onnx.inputs import declare, sample_shape, side_inputs, trial
-from bpnet.interop.onnx.proto import OLDEST, as_proto, check_opset, inferred
+from bpnet.interop.onnx.proto import OLDEST, Beside, as_proto, check_opset, too_large
 from bpnet.layers.base import Layer
 from bpnet.layers.containers import Residual, Sequential
 from bpnet.layers.normalize import Normalize
+
+DATA = ".data"
+"""Behind the name of a model's file, of that of its values."""
 
 
 def export(
@@ -25,6 +28,7 @@ def export(
     opset: int = OLDEST,
     normalize: bool = True,
     steps: bool = False,
+    external_data: bool | None = None,
 ) -> Any:
     """Write the model's inference to `path` as an ONNX model, and return that, an onnx.ModelProto.
 
@@ -39,6 +43,8 @@ def export(
     normalize   : False: without the `Normalize` that begins the model; the input is then normalized already
     steps       : True: as `Layer.step`; the inputs past.* are zeros at the start (of attention, of length 0), then what
                   the outputs present.* gave
+    external_data : whether values lie in a file beside it, `path` with .data behind its name, as ONNX's external data:
+                  None, only where the model exceeds the 2 GiB of one file; the two must stay together
     Raises ConfigError, ShapeError, StateError; CheckpointError where the file cannot be written; MissingExtraError.
     """
     if not isinstance(model, Layer):
@@ -62,11 +68,32 @@ def export(
     shapes = trial(model, x, given, input_shape is None)
     graph.output(graph.translate(model, x, **given), "output")
     graph.outputs.sort(key=lambda value: value.name != "output")
-    proto = as_proto(graph, model)
-    _compare(graph.outputs[0], inferred(proto)[0], shapes)
+    beside = _beside(path, external_data, too_large(graph))
+    proto, found = as_proto(graph, model, beside)
+    _compare(graph.outputs[0], found[0], shapes)
     if path is not None:
+        if beside is not None:
+            write_bytes(os.fsdecode(path) + DATA, beside.content())
         write_bytes(path, proto.SerializeToString(deterministic=True))
     return proto
+
+
+def _beside(path: str | os.PathLike[str] | None, wanted: bool | None, needed: bool) -> Beside | None:
+    """The file beside the model's, where there is to be one."""
+    if wanted not in (None, True, False):
+        raise ConfigError(f"external_data must be True, False or None, got {wanted!r}")
+    if needed and wanted is False:
+        raise ConfigError(
+            "the model is larger than the 2 GiB that an ONNX file can hold; leave external_data at None, so that its "
+            "values go into a file beside it"
+        )
+    if not (needed or wanted):
+        return None
+    if path is None:
+        why = "the model is larger than the 2 GiB of one ONNX message" if needed else "external_data=True"
+        raise ConfigError(f"{why}: pass a path, beside which a file of its values can be written")
+    check_writable(os.fsdecode(path) + DATA)
+    return Beside(os.path.basename(os.fsdecode(path)) + DATA)
 
 
 def _normalize_of(model: Layer) -> Normalize:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
+
+import numpy as np
 
 import bpnet
 from bpnet.errors import ConfigError, MissingExtraError
@@ -14,6 +17,8 @@ from bpnet.layers.base import Layer
 
 OLDEST = 18
 LARGEST = 2**31 - 1  # bytes of a message
+BESIDE = 1 << 10  # bytes of an array from which on it goes into a file of its own kind, where there is one
+PAGE = 1 << 12  # what offsets there are multiples of, so that the file can be mapped
 
 
 def library() -> Any:
@@ -38,20 +43,69 @@ def check_opset(opset: Any) -> None:
         )
 
 
-def as_proto(graph: Graph, model: Layer) -> Any:
-    """The graph as a checked ModelProto. Raises ConfigError where it is too large for one."""
+def too_large(graph: Graph) -> bool:
+    """Whether the values do not fit into one message."""
+    return sum(int(array.nbytes) for array in graph.stored.values()) > LARGEST - 2**20
+
+
+class Beside:
+    """The values of a model that lie in a file beside it, as ONNX's external data. name : of that file"""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.arrays: list[Any] = []
+        self._end = 0
+
+    def tensor(self, array: Any, name: str) -> Any:
+        """What stands in the model for an array, which is then a part of the file."""
+        onnx = library()
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        tensor = onnx.TensorProto(name=name, dims=array.shape, data_location=onnx.TensorProto.EXTERNAL)
+        tensor.data_type = _dtype(onnx, array.dtype.name)
+        for key, value in (("location", self.name), ("offset", self._end), ("length", array.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        self.arrays.append(array)
+        self._end += -(-array.nbytes // PAGE) * PAGE
+        return tensor
+
+    def content(self) -> Iterator[bytes | memoryview]:
+        """The file, piece by piece."""
+        for array in self.arrays:
+            yield array.reshape(-1).view(np.uint8).data
+            yield bytes(-array.nbytes % PAGE)
+
+
+def as_proto(graph: Graph, model: Layer, beside: Beside | None = None) -> tuple[Any, list[tuple[Any, ...]]]:
+    """The graph as a ModelProto, checked, and the shapes of its outputs, as ONNX infers them: numbers, and None for
+    what it cannot know.
+
+    beside : takes the large values, which the checks then see as inputs of their shapes
+    """
     onnx = library()
-    if sum(array.nbytes for array in graph.stored.values()) > LARGEST - 2**20:
-        raise ConfigError("the model is larger than the 2 GiB that an ONNX file can hold")
-    helper = onnx.helper
     nodes = [_node(onnx, node) for node in tidied(graph)]
     used = {name for node in nodes for name in node.input}
+    stored = {name: array for name, array in graph.stored.items() if name in used}
+    apart = {} if beside is None else {name: array for name, array in stored.items() if array.nbytes >= BESIDE}
+    values = [onnx.numpy_helper.from_array(array, name) for name, array in stored.items() if name not in apart]
+    shapes = [Value(name, array.shape, array.dtype.name) for name, array in apart.items()]
+    checked = _message(graph, model, nodes, values, shapes)
+    onnx.checker.check_model(checked, full_check=True)
+    found = inferred(checked)
+    if beside is None:
+        return checked, found
+    return _message(graph, model, nodes, [*values, *(beside.tensor(a, name) for name, a in apart.items())], []), found
+
+
+def _message(graph: Graph, model: Layer, nodes: list[Any], values: list[Any], more: list[Value]) -> Any:
+    """A ModelProto. values : its initializers; more : inputs beside those of the graph"""
+    onnx = library()
+    helper = onnx.helper
     made = helper.make_graph(
         nodes,
         type(model).__name__,
-        [_info(onnx, value) for value in graph.inputs],
+        [_info(onnx, value) for value in (*graph.inputs, *more)],
         [_info(onnx, value) for value in graph.outputs],
-        [onnx.numpy_helper.from_array(array, name) for name, array in graph.stored.items() if name in used],
+        values,
     )
     opset = helper.make_opsetid("", graph.opset)
     proto = helper.make_model(
@@ -62,7 +116,6 @@ def as_proto(graph: Graph, model: Layer) -> Any:
         producer_version=bpnet.__version__,
     )
     helper.set_model_props(proto, described(model))
-    onnx.checker.check_model(proto, full_check=True)
     return proto
 
 
