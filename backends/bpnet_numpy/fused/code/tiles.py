@@ -300,3 +300,17 @@ def width(typing: Any, p: Any) -> Any:
         return _whole(lanes(p))
 
     return types.int64(p), generate
+
+
+@intrinsic(prefer_literal=True)
+def room(typing: Any, p: Any, bytes: Any) -> Any:
+    """The address of that many bytes, a number written in the source, that are the function's own until it returns."""
+    size = bytes.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        with builder.goto_entry_block():
+            found = builder.alloca(ir.ArrayType(ir.IntType(8), size))
+            found.align = 64
+        return builder.ptrtoint(found, I64)
+
+    return types.int64(p, bytes), generate
