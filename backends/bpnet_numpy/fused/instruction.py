@@ -77,7 +77,7 @@ class Program:
     """Compiled bodies with their words, run one behind the other. It keeps the arrays that the words point at.
 
     places : which words these are, array by array; ELSEWHERE: words of its parts
-    absorb : returns one program that does what this one and the next do, or None; None: there is none for any
+    absorb : `absorb(program, next)` returns one program that does what both do, or None; None: there is none for any
     """
 
     __slots__ = ("_execute", "absorb", "arrays", "places", "words")
@@ -86,7 +86,7 @@ class Program:
         self.words = words
         self.arrays = arrays
         self.places = places
-        self.absorb: Callable[[Program], Program | None] | None = None
+        self.absorb: Callable[[Program, Program], Program | None] | None = None
         self._execute = machine().execute
 
     def __call__(self) -> None:
@@ -144,7 +144,7 @@ def absorbed(programs: Sequence[Program]) -> list[Program]:
     found: list[Program] = []
     for each in programs:
         absorb = found[-1].absorb if found else None
-        whole = None if absorb is None else absorb(each)
+        whole = None if absorb is None else absorb(found[-1], each)
         if whole is None:
             found.append(each)
         else:

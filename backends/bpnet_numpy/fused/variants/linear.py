@@ -77,17 +77,20 @@ def direct_product(
     inner = a.shape[0] if transpose_a else a.shape[1]
     operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1], 0 if bias is None else bias)
     call = instruction("direct_product", out.dtype, transpose_a, transpose_b, *out.shape, inner, *operands, relu, 0)
-
-    def absorb(behind: Program) -> Program | None:
-        place, words = address_of(out), behind.words.tolist()
-        if words[:4] != [machine().address("relu_backward", out.dtype), 4, place, place] or words[5] != out.size:
-            return None
-        whole = Program(call.words.copy(), (*call.arrays, behind.arrays[2]), (*call.places, call.words.size - 1))
-        whole.words[-1] = words[4]
-        return whole
-
-    call.absorb = absorb
+    call.absorb = _with_gate
     return call
+
+
+def _with_gate(product: Program, behind: Program) -> Program | None:
+    """The direct product with ReLU's derivative over its result, where that is what is behind it."""
+    out = product.arrays[2]
+    place, words = address_of(out), behind.words.tolist()
+    if words[:4] != [machine().address("relu_backward", out.dtype), 4, place, place] or words[5] != out.size:
+        return None
+    places = (*product.places, product.words.size - 1)
+    whole = Program(product.words.copy(), (*product.arrays, behind.arrays[2]), places)
+    whole.words[-1] = words[4]
+    return whole
 
 
 def tiled_product(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,39 +68,37 @@ class Band:
         """Numbers of a copy."""
         return ((self.rows - 1) * self.window.stride[0] + self.window.reach[0]) * self.wide * self.channels
 
-    def places(self) -> Array:
+    def places(self, like: Array) -> Array:
         """Where each place begins."""
-        rows, columns = np.arange(self.rows)[:, None], np.arange(self.columns)
+        rows, columns = np.arange(self.rows, like=like)[:, None], np.arange(self.columns, like=like)
         (sh, sw) = self.window.stride
         return ((rows * sh * self.wide + columns * sw) * self.channels).reshape(-1)
 
-    def elements(self) -> Array:
+    def elements(self, like: Array) -> Array:
         """Where each element of a window is behind that."""
         (kh, kw), (dh, dw) = self.window.size, self.window.dilation
-        rows, columns = np.arange(kh)[:, None, None] * dh, np.arange(kw)[:, None] * dw
-        return ((rows * self.wide + columns) * self.channels + np.arange(self.channels)).reshape(-1)
+        rows, columns = np.arange(kh, like=like)[:, None, None] * dh, np.arange(kw, like=like)[:, None] * dw
+        return ((rows * self.wide + columns) * self.channels + np.arange(self.channels, like=like)).reshape(-1)
 
 
-def _table(like: Array, key: Hashable, values: Array) -> Array:
-    """Values that programs point at, once for all that need them."""
-
-    def make() -> Array:
-        found = np.empty(len(values), np.int64, like=like)
-        found[...] = values
-        return found
-
-    return kept_for(_TABLES, like, key, make)
+def _table(like: Array, key: Hashable, make: Callable[[], Array]) -> Array:
+    """Whole numbers that programs point at, once for all that need them."""
+    return kept_for(_TABLES, like, key, lambda: make().astype(np.int64, copy=False))
 
 
 def _rows(like: Array, n: int, width: int) -> Array:
     """Where the rows of a matrix of that width begin."""
-    return _table(like, (n, width), np.arange(n) * width)
+    return _table(like, (n, width), lambda: np.arange(n, like=like) * width)
 
 
 def rows_and_steps(like: Array, n: int, k: int) -> Array:
     """Where the rows of a (height, k) and of a (height, n) matrix begin, and 0 ... k - 1."""
-    height = np.arange(strip_height(machine().VECTOR))
-    return _table(like, (n, k, "rows"), np.concatenate((height * k, height * n, np.arange(k))))
+
+    def make() -> Array:
+        height = np.arange(strip_height(machine().VECTOR), like=like)
+        return np.concatenate((height * k, height * n, np.arange(k, like=like)))
+
+    return _table(like, (n, k, "rows"), make)
 
 
 def panels(W: Array, turned: bool) -> tuple[list[Call], Array]:
@@ -125,8 +123,8 @@ def convolution(
     band = Band.over(x, window)
     calls, weight = panels(W, turned)
     tables = (
-        _table(x, (band, "places"), band.places()),
-        _table(x, (band, "elements"), band.elements()),
+        _table(x, (band, "places"), lambda: band.places(x)),
+        _table(x, (band, "elements"), lambda: band.elements(x)),
         _rows(x, band.rows * band.columns, out.shape[3]),
     )
 
@@ -144,8 +142,8 @@ def weight_gradient(dW: Array, db: Array | None, dy: Array, x: Array, window: Wi
     band, n_out = Band.over(x, window), dy.shape[3]
     depth = dW.size // n_out
     tables = (
-        _table(x, (band, "places"), band.places()),
-        _table(x, (band, "elements"), band.elements()),
+        _table(x, (band, "places"), lambda: band.places(x)),
+        _table(x, (band, "elements"), lambda: band.elements(x)),
         _rows(x, depth, n_out),
     )
     parts = pieces(len(x), dy.size * depth, LEAST)
