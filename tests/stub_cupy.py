@@ -59,6 +59,9 @@ class StubArray(HostArray):
     def T(self) -> Any:
         return type(self)(self.array.T, self.device_id)
 
+    def swapaxes(self, first: int, second: int) -> Any:
+        return type(self)(self.array.swapaxes(first, second), self.device_id)
+
     def copy(self) -> Any:
         return type(self)(self.array.copy(), self.device_id)
 

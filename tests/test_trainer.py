@@ -242,6 +242,7 @@ def test_a_bar_is_drawn_on_a_terminal() -> None:
 
 INTERRUPTED = """
     import os, signal, threading
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     import numpy as np
     import bpnet as bp
     rng = np.random.default_rng(0)
