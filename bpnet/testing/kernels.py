@@ -45,9 +45,7 @@ def assert_close(found: Any, expected: Any, dtype: str) -> None:
         expected, found = np.asarray(expected), np.asarray(found)
         assert found.shape == expected.shape, f"shape {found.shape}, not {expected.shape}"
         assert found.dtype == expected.dtype, f"dtype {found.dtype}, not {expected.dtype}"
-        if (
-            found.dtype == np.uint16 and found.size >= 1000
-        ):  # bits of bfloat16: a last bit of float32 decides a rounding
+        if found.dtype == np.uint16 and found.size >= 1000:  # of bfloat16: the last bit of a float32 decides a rounding
             apart = np.abs(found.astype(np.int32) - expected)
             assert apart.max() <= 1, f"bits of bfloat16 that differ by {apart.max()}"
             assert np.mean(apart) <= 1e-3, f"{np.mean(apart):.2%} of the bits of bfloat16 differ"
