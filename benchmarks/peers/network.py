@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -36,9 +35,10 @@ class NetworkPeer(Peer):
             import bpnet as bp
 
             model = bp.Sequential(bp.Dense(2, 2)).initialize(backend="numpy")
-            model(model.asarray([[1.0, 2.0]]))  # so that numba, if it is used, is imported
-            if "numba" in sys.modules:
-                found["numba"] = version("numba")
+            model(model.asarray([[1.0, 2.0]]))  # so that it is known who makes the kernels
+            kernels = model.backend.describe()["kernels"].split()
+            if kernels[0] == "numba":
+                found["numba"] = kernels[1]
         return found
 
     def blas(self) -> str:
