@@ -24,6 +24,10 @@ MOST = 1 << 24
 """Bytes that a function may want beside what is in its object file."""
 
 
+_MOST = 1 << 24
+"""Bytes of zeros that an object may ask for; one that asks for more is damaged."""
+
+
 class _Section(NamedTuple):
     name: int
     type: int
@@ -48,7 +52,7 @@ def image(code: bytes, name: str) -> Image:
     """What has to be in memory so that the function of that name runs. Raises Unloadable."""
     try:
         return _image(code, name)
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         raise Unloadable(f"not an object file: {error}") from None
 
 
@@ -141,6 +145,11 @@ class _Layout:
         if size > PAGE:
             raise Unloadable(f"an alignment of {size}")
         self.memory += bytes(-len(self.memory) % size)
+
+    def _reserve(self, size: int) -> None:
+        if size > _MOST:
+            raise Unloadable(f"{size} bytes of zeros")
+        self.memory += bytes(size)
 
     def of(self, symbol: _Symbol) -> int | None:
         """Where a symbol is; None where it is not of this object."""
