@@ -30,7 +30,7 @@ def slope(rng: Any, shape: Any, exact: bool) -> Any:
 
 
 def numbers(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
-    """Of every magnitude: ties, neighbours of powers of 2, subnormal ones, those that round to infinity."""
+    """Of every magnitude: ties, neighbours of powers of 2, subnormal ones, those that round to infinity; and NaN."""
     for shape in SHAPES:
         yield (normal(rng, shape, SINGLE),)
         yield (special(rng, shape, SINGLE),)
@@ -38,7 +38,8 @@ def numbers(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
     words[::3] &= np.uint32(0xFFFF8000)  # halfway, or exact
     yield (words.view(SINGLE),)
     top = np.arange(0, 0x7F81, 37, dtype=np.uint32) << 16
-    around = np.concatenate([top + each for each in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)])
+    payloads = np.asarray([0x7F80_0001, 0x7FBF_FFFF, 0x7FFF_FFFF], np.uint32)  # NaNs that infinity and zero are next to
+    around = np.concatenate([*(top + each for each in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)), payloads])
     yield (np.concatenate([around, around | 0x80000000]).astype(np.uint32).view(SINGLE),)
 
 
