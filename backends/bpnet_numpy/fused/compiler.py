@@ -43,7 +43,7 @@ from bpnet_numpy.fused.code import (
     windows,
 )
 from bpnet_numpy.fused.code.intrinsics import FLAGS
-from bpnet_numpy.fused.code.tiles import VECTOR
+from bpnet_numpy.fused.code.registers import VECTOR
 
 __all__ = ["NAME", "VECTOR", "address", "compiled"]
 

@@ -15,22 +15,22 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, vector, word, words
-from bpnet_numpy.fused.code.tiles import (
+from bpnet_numpy.fused.code.registers import (
     FLOAT,
-    I32,
     I64,
     VECTOR,
-    _at,
-    _declared,
-    _kind,
-    _load_some,
-    _mask,
-    _store_some,
-    _suffix,
-    _turned,
-    _whole,
+    at,
+    declared,
+    element_of,
+    first_lanes,
+    in_all_lanes,
+    integer,
     lanes,
+    load_some,
     room,
+    store_some,
+    suffix_of,
+    turned,
     width,
 )
 from bpnet_numpy.fused.sizes import TURNED
@@ -58,39 +58,38 @@ def _patch(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
     function.linkage = "internal"
     function.attributes.add("noinline")
     patches, a, a_row, a_step, right, stride, c, c_row, k, columns, bias, rectified, gate = function.args
-    fma = _declared(module, f"llvm.fma.{_suffix(vector)}", vector, [vector] * 3)
+    fma = declared(module, f"llvm.fma.{suffix_of(vector)}", vector, [vector] * 3)
     zeros = ir.Constant(vector, [0.0] * count)
     entry, begin, loop, behind, end = map(function.append_basic_block, ("entry", "begin", "loop", "behind", "end"))
     b = ir.IRBuilder(entry)
     a, right, c = (b.inttoptr(each, kind.as_pointer()) for each in (a, right, c))
-    a_high, c_high = (b.mul(each, _whole(rows)) for each in (a_row, c_row))
-    last = _mask(b, count, b.sub(columns, _whole((vectors - 1) * count)))
+    a_high, c_high = (b.mul(each, integer(rows)) for each in (a_row, c_row))
+    last = first_lanes(b, count, b.sub(columns, integer((vectors - 1) * count)))
 
     def read(start: Any) -> list[Any]:
-        full = [b.load(_at(b, start, _whole(j * count), vector), align=size) for j in range(vectors - 1)]
-        return [*full, _load_some(b, _at(b, start, _whole((vectors - 1) * count), vector), vector, last)]
+        full = [b.load(at(b, start, integer(j * count), vector), align=size) for j in range(vectors - 1)]
+        return [*full, load_some(b, at(b, start, integer((vectors - 1) * count), vector), vector, last)]
 
     b.branch(begin)
     b.position_at_end(begin)
     done, above, below = b.phi(I64), b.phi(I64), b.phi(I64)
-    lines = [_at(b, a, b.add(above, b.mul(a_row, _whole(i)))) for i in range(rows)]
+    lines = [at(b, a, b.add(above, b.mul(a_row, integer(i)))) for i in range(rows)]
     b.branch(loop)
     b.position_at_end(loop)
     step, left, here = b.phi(I64), b.phi(I64), b.phi(I64)
     sums = [[b.phi(vector) for _ in range(vectors)] for _ in range(rows)]
-    row = read(_at(b, right, here))
+    row = read(at(b, right, here))
     new = []
     for i in range(rows):
-        x = b.insert_element(ir.Constant(vector, ir.Undefined), b.load(_at(b, lines[i], left)), ir.Constant(I32, 0))
-        x = b.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, count), [0] * count))
+        x = in_all_lanes(b, b.load(at(b, lines[i], left)), vector)
         new.append([b.call(fma, [x, row[j], sums[i][j]]) for j in range(vectors)])
         for j in range(vectors):
             sums[i][j].add_incoming(zeros, begin)
             sums[i][j].add_incoming(new[i][j], loop)
-    for phi, next_ in ((step, _whole(1)), (left, a_step), (here, stride)):
-        phi.add_incoming(_whole(0), begin)
+    for phi, next_ in ((step, integer(1)), (left, a_step), (here, stride)):
+        phi.add_incoming(integer(0), begin)
         phi.add_incoming(b.add(phi, next_), loop)
-    b.cbranch(b.icmp_signed("<", b.add(step, _whole(1)), k), loop, behind)
+    b.cbranch(b.icmp_signed("<", b.add(step, integer(1)), k), loop, behind)
     b.position_at_end(behind)
 
     def follow(condition: Any, found: list[list[Any]], change: Any) -> list[list[Any]]:
@@ -113,34 +112,34 @@ def _patch(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
         added = read(b.inttoptr(bias, kind.as_pointer()))
         return [[b.fadd(x, y) for x, y in zip(line, added, strict=True)] for line in new]
 
-    new = follow(b.icmp_signed("!=", bias, _whole(0)), new, shifted)
+    new = follow(b.icmp_signed("!=", bias, integer(0)), new, shifted)
     new = follow(
-        b.icmp_signed("!=", rectified, _whole(0)),
+        b.icmp_signed("!=", rectified, integer(0)),
         new,
         lambda: [[b.select(b.fcmp_ordered("<=", x, zeros), zeros, x) for x in line] for line in new],  # NaN stays
     )
 
     def gated() -> list[list[Any]]:
-        start = _at(b, b.inttoptr(gate, kind.as_pointer()), below)
+        start = at(b, b.inttoptr(gate, kind.as_pointer()), below)
         found = []
         for i, line in enumerate(new):
-            signs = read(_at(b, start, b.mul(c_row, _whole(i))))
+            signs = read(at(b, start, b.mul(c_row, integer(i))))
             found.append([b.select(b.fcmp_ordered(">", y, zeros), x, zeros) for x, y in zip(line, signs, strict=True)])
         return found
 
-    new = follow(b.icmp_signed("!=", gate, _whole(0)), new, gated)
+    new = follow(b.icmp_signed("!=", gate, integer(0)), new, gated)
     for i, line in enumerate(new):
-        start = _at(b, c, b.add(below, b.mul(c_row, _whole(i))))
+        start = at(b, c, b.add(below, b.mul(c_row, integer(i))))
         for j, x in enumerate(line):
-            place = _at(b, start, _whole(j * count), vector)
+            place = at(b, start, integer(j * count), vector)
             if j == vectors - 1:
-                _store_some(b, x, place, last)
+                store_some(b, x, place, last)
             else:
                 b.store(x, place, align=size)
-    for phi, next_ in ((done, _whole(1)), (above, a_high), (below, c_high)):
-        phi.add_incoming(_whole(0), entry)
+    for phi, next_ in ((done, integer(1)), (above, a_high), (below, c_high)):
+        phi.add_incoming(integer(0), entry)
         phi.add_incoming(b.add(phi, next_), b.block)
-    b.cbranch(b.icmp_signed("<", b.add(done, _whole(1)), patches), begin, end)
+    b.cbranch(b.icmp_signed("<", b.add(done, integer(1)), patches), begin, end)
     b.position_at_end(end)
     b.ret_void()
     return function
@@ -156,14 +155,14 @@ def patch(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, rows, vectors, *rest = arguments
         end = builder.append_basic_block("patched")
-        which = builder.add(builder.mul(builder.sub(vectors, _whole(1)), _whole(ROWS)), rows)
+        which = builder.add(builder.mul(builder.sub(vectors, integer(1)), integer(ROWS)), rows)
         choice = builder.switch(which, end)
         for v in range(1, VECTORS + 1):
             for r in range(1, ROWS + 1):
                 block = builder.append_basic_block(f"patch{r}x{v}")
-                choice.add_case(_whole((v - 1) * ROWS + r), block)
+                choice.add_case(integer((v - 1) * ROWS + r), block)
                 with builder.goto_block(block):
-                    builder.call(_patch(builder.module, _kind(p), lanes(p), r, v), rest)
+                    builder.call(_patch(builder.module, element_of(p), lanes(p), r, v), rest)
                     builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
@@ -181,15 +180,17 @@ def turn_some(typing: Any, p: Any, source: Any, stride: Any, rows: Any, length: 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, source, stride, rows, length, out, out_stride = arguments
         n, b = lanes(p), builder
-        vector = ir.VectorType(_kind(p), n)
-        source, out = (b.inttoptr(each, _kind(p).as_pointer()) for each in (source, out))
+        vector = ir.VectorType(element_of(p), n)
+        source, out = (b.inttoptr(each, element_of(p).as_pointer()) for each in (source, out))
         read = []
         for i in range(n):
-            there = b.select(b.icmp_signed("<", _whole(i), rows), length, _whole(0))
-            read.append(_load_some(b, _at(b, source, b.mul(stride, _whole(i)), vector), vector, _mask(b, n, there)))
-        for i, x in enumerate(_turned(b, read)):
-            with b.if_then(b.icmp_signed("<", _whole(i), length)):
-                b.store(x, _at(b, out, b.mul(out_stride, _whole(i)), vector), align=4 if _kind(p) == FLOAT else 8)
+            there = b.select(b.icmp_signed("<", integer(i), rows), length, integer(0))
+            read.append(
+                load_some(b, at(b, source, b.mul(stride, integer(i)), vector), vector, first_lanes(b, n, there))
+            )
+        for i, x in enumerate(turned(b, read)):
+            with b.if_then(b.icmp_signed("<", integer(i), length)):
+                b.store(x, at(b, out, b.mul(out_stride, integer(i)), vector), align=4 if element_of(p) == FLOAT else 8)
         return context.get_dummy_value()
 
     return types.void(p, *([types.int64] * 6)), generate

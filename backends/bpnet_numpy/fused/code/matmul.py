@@ -19,8 +19,9 @@ from typing import Any
 from numba import njit
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, int64s, release, reserve, vector, word, words
+from bpnet_numpy.fused.code.registers import width
 from bpnet_numpy.fused.code.team import next_unit, shared
-from bpnet_numpy.fused.code.tiles import LOOSE, ROWS, move, shift_row, tile, turn, width
+from bpnet_numpy.fused.code.tiles import LOOSE, ROWS, move, shift_row, tile, turn
 
 (TEAM, THREADS, MULTIPLY, TA, TB, M, N, K, A, LDA, B, LDB, C, LDC, BIAS, RECTIFIED) = range(16)
 STEP, LENGTH, CHUNKS = range(16, 19)

@@ -15,17 +15,18 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, real, vector
-from bpnet_numpy.fused.code.tiles import (
+from bpnet_numpy.fused.code.registers import (
     FLOAT,
     I32,
     I64,
     VECTOR,
-    _at,
-    _declared,
-    _load_some,
-    _mask,
-    _store_some,
-    _whole,
+    at,
+    declared,
+    first_lanes,
+    in_all_lanes,
+    integer,
+    load_some,
+    store_some,
 )
 
 COUNT = 16
@@ -45,17 +46,13 @@ def _loop(module: Any) -> Any:
     function.attributes.add("noinline")
     n, *places = function.args[:5]
     x8 = ir.VectorType(FLOAT, COUNT // 2)
-    fma = _declared(module, "llvm.fma.v16f32", x16, [x16] * 3)
-    size = _declared(module, "llvm.fabs.v16f32", x16, [x16])
-    half_root = _declared(module, "llvm.sqrt.v8f32", x8, [x8])
+    fma = declared(module, "llvm.fma.v16f32", x16, [x16] * 3)
+    size = declared(module, "llvm.fabs.v16f32", x16, [x16])
+    half_root = declared(module, "llvm.sqrt.v8f32", x8, [x8])
     bits = ir.IntType(COUNT)
-    estimate = _declared(module, "llvm.x86.avx512.rcp14.ps.512", x16, [x16, x16, bits])
+    estimate = declared(module, "llvm.x86.avx512.rcp14.ps.512", x16, [x16, x16, bits])
     b = ir.IRBuilder(function.append_basic_block("entry"))
     places = [b.inttoptr(each, FLOAT.as_pointer()) for each in places]
-
-    def spread(x: Any) -> Any:
-        lane = b.insert_element(ir.Constant(x16, ir.Undefined), x, ir.Constant(I32, 0))
-        return b.shuffle_vector(lane, lane, ir.Constant(ir.VectorType(I32, COUNT), [0] * COUNT))
 
     def all_of(x: float) -> Any:
         return ir.Constant(x16, [x] * COUNT)
@@ -68,7 +65,7 @@ def _loop(module: Any) -> Any:
         halves = [b.call(half_root, [b.shuffle_vector(x, x, some(first, COUNT // 2))]) for first in (0, COUNT // 2)]
         return b.shuffle_vector(*halves, some(0, COUNT))
 
-    rest1, rest2, keep, factor, floor, tiny1, tiny2 = map(spread, function.args[5:])
+    rest1, rest2, keep, factor, floor, tiny1, tiny2 = (in_all_lanes(b, each, x16) for each in function.args[5:])
     taken = b.fsub(all_of(-0.0), factor)
     zero = all_of(0.0)
 
@@ -76,15 +73,15 @@ def _loop(module: Any) -> Any:
         """Update one vector; where a mask is given, its elements alone."""
 
         def read(place: Any) -> Any:
-            there = _at(b, place, start, x16)
-            return b.load(there, align=4) if mask is None else _load_some(b, there, x16, mask)
+            there = at(b, place, start, x16)
+            return b.load(there, align=4) if mask is None else load_some(b, there, x16, mask)
 
         def write(place: Any, x: Any) -> None:
-            there = _at(b, place, start, x16)
+            there = at(b, place, start, x16)
             if mask is None:
                 b.store(x, there, align=4)
             else:
-                _store_some(b, x, there, mask)
+                store_some(b, x, there, mask)
 
         w, g, m, v = map(read, places)
         m = b.call(fma, [rest1, b.fsub(g, m), m])
@@ -111,20 +108,20 @@ def _loop(module: Any) -> Any:
 
     head, body, behind, rest, end = map(function.append_basic_block, ("head", "body", "behind", "rest", "end"))
     entry = b.block
-    whole = b.and_(n, _whole(-COUNT))
+    whole = b.and_(n, integer(-COUNT))
     b.branch(head)
     b.position_at_end(head)
-    at = b.phi(I64)
-    at.add_incoming(_whole(0), entry)
-    b.cbranch(b.icmp_signed("<", at, whole), body, behind)
+    start = b.phi(I64)
+    start.add_incoming(integer(0), entry)
+    b.cbranch(b.icmp_signed("<", start, whole), body, behind)
     b.position_at_end(body)
-    update(at, None)
-    at.add_incoming(b.add(at, _whole(COUNT)), b.block)
+    update(start, None)
+    start.add_incoming(b.add(start, integer(COUNT)), b.block)
     b.branch(head)
     b.position_at_end(behind)
     b.cbranch(b.icmp_signed("<", whole, n), rest, end)
     b.position_at_end(rest)
-    update(whole, _mask(b, COUNT, b.sub(n, whole)))
+    update(whole, first_lanes(b, COUNT, b.sub(n, whole)))
     b.branch(end)
     b.position_at_end(end)
     b.ret_void()

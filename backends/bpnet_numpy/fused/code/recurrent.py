@@ -11,8 +11,8 @@ from typing import Any
 from numba import int64, njit
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, int32s, int64s, matrix_product, real, vector, word, words
+from bpnet_numpy.fused.code.registers import VECTOR, width
 from bpnet_numpy.fused.code.strips import HEIGHT, strip
-from bpnet_numpy.fused.code.tiles import VECTOR, width
 
 AS_IT_IS = 111
 SMALL = 100**3

@@ -18,24 +18,25 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, real, vector, word, words
-from bpnet_numpy.fused.code.team import next_unit, shared
-from bpnet_numpy.fused.code.tiles import (
-    BYTES,
+from bpnet_numpy.fused.code.registers import (
+    BYTE_POINTER,
     FLOAT,
     I32,
     I64,
     VECTOR,
-    _at,
-    _declared,
-    _kind,
-    _load_some,
-    _mask,
-    _store_some,
-    _suffix,
-    _whole,
+    at,
+    declared,
+    element_of,
+    first_lanes,
+    in_all_lanes,
+    integer,
     lanes,
+    load_some,
+    store_some,
+    suffix_of,
     width,
 )
+from bpnet_numpy.fused.code.team import next_unit, shared
 
 TEAM, THREADS, SHARE, Y, X, W, N, M, BIAS, RECTIFIED, PARTS, SPACE, PITCH = range(13)
 
@@ -58,23 +59,22 @@ def _strip(module: Any, kind: Any, count: int, vectors: int) -> Any:
     function.linkage = "internal"
     function.attributes.add("noinline")
     x, w, stride, y, n, columns = function.args
-    fma = _declared(module, f"llvm.fma.{_suffix(vector)}", vector, [vector] * 3)
-    fetch = _declared(module, "llvm.prefetch.p0", ir.VoidType(), [BYTES, I32, I32, I32])
+    fma = declared(module, f"llvm.fma.{suffix_of(vector)}", vector, [vector] * 3)
+    fetch = declared(module, "llvm.prefetch.p0", ir.VoidType(), [BYTE_POINTER, I32, I32, I32])
     b = ir.IRBuilder(function.append_basic_block("entry"))
     x, w, y = (b.inttoptr(each, kind.as_pointer()) for each in (x, w, y))
-    last = _mask(b, count, b.sub(columns, _whole((vectors - 1) * count)))
-    far = b.mul(stride, _whole(AHEAD))
+    last = first_lanes(b, count, b.sub(columns, integer((vectors - 1) * count)))
+    far = b.mul(stride, integer(AHEAD))
 
     def add(step: Any, sums: list[Any]) -> list[Any]:
-        number = b.insert_element(ir.Constant(vector, ir.Undefined), b.load(_at(b, x, step)), ir.Constant(I32, 0))
-        number = b.shuffle_vector(number, number, ir.Constant(ir.VectorType(I32, count), [0] * count))
-        start = _at(b, w, b.mul(step, stride))
-        soon = _at(b, start, far)
+        number = in_all_lanes(b, b.load(at(b, x, step)), vector)
+        start = at(b, w, b.mul(step, stride))
+        soon = at(b, start, far)
         for byte in range(0, vectors * VECTOR, 64):
-            there = b.bitcast(_at(b, soon, _whole(byte // size)), BYTES)
+            there = b.bitcast(at(b, soon, integer(byte // size)), BYTE_POINTER)
             b.call(fetch, [there, *(ir.Constant(I32, each) for each in (0, 3, 1))])
-        row = [b.load(_at(b, start, _whole(j * count), vector), align=size) for j in range(vectors - 1)]
-        row.append(_load_some(b, _at(b, start, _whole((vectors - 1) * count), vector), vector, last))
+        row = [b.load(at(b, start, integer(j * count), vector), align=size) for j in range(vectors - 1)]
+        row.append(load_some(b, at(b, start, integer((vectors - 1) * count), vector), vector, last))
         return [b.call(fma, [number, each, before]) for each, before in zip(row, sums, strict=True)]
 
     def loop(first: Any, end: Any, high: int, sums: list[list[Any]]) -> list[list[Any]]:
@@ -86,9 +86,9 @@ def _strip(module: Any, kind: Any, count: int, vectors: int) -> Any:
         step, now = b.phi(I64), [[b.phi(vector) for _ in chain] for chain in sums]
         b.cbranch(b.icmp_signed("<", step, end), body, behind)
         b.position_at_end(body)
-        new = [add(b.add(step, _whole(i)), now[i]) if i < high else now[i] for i in range(len(sums))]
+        new = [add(b.add(step, integer(i)), now[i]) if i < high else now[i] for i in range(len(sums))]
         step.add_incoming(first, before)
-        step.add_incoming(b.add(step, _whole(high)), b.block)
+        step.add_incoming(b.add(step, integer(high)), b.block)
         for phis, given, found in zip(now, sums, new, strict=True):
             for phi, one, other in zip(phis, given, found, strict=True):
                 phi.add_incoming(one, before)
@@ -98,8 +98,8 @@ def _strip(module: Any, kind: Any, count: int, vectors: int) -> Any:
         return now
 
     sums = [[ir.Constant(vector, [0.0] * count)] * vectors for _ in range(chains)]
-    even = b.sub(n, b.srem(n, _whole(chains)))
-    sums = loop(_whole(0), even, chains, sums)
+    even = b.sub(n, b.srem(n, integer(chains)))
+    sums = loop(integer(0), even, chains, sums)
     if chains > 1:
         sums = loop(even, n, 1, sums)
     while len(sums) > 1:
@@ -107,9 +107,9 @@ def _strip(module: Any, kind: Any, count: int, vectors: int) -> Any:
         pairs = zip(sums[:half], sums[half:], strict=True)
         sums = [[b.fadd(one, other) for one, other in zip(*pair, strict=True)] for pair in pairs]
     for j, each in enumerate(sums[0]):
-        place = _at(b, y, _whole(j * count), vector)
+        place = at(b, y, integer(j * count), vector)
         if j == vectors - 1:
-            _store_some(b, each, place, last)
+            store_some(b, each, place, last)
         else:
             b.store(each, place, align=size)
     b.ret_void()
@@ -126,9 +126,9 @@ def strip(typing: Any, p: Any, vectors: Any, x: Any, w: Any, stride: Any, y: Any
         choice = builder.switch(vectors, end)
         for v in WIDTHS:
             block = builder.append_basic_block(f"strip{v}")
-            choice.add_case(_whole(v), block)
+            choice.add_case(integer(v), block)
             with builder.goto_block(block):
-                builder.call(_strip(builder.module, _kind(p), lanes(p), v), rest)
+                builder.call(_strip(builder.module, element_of(p), lanes(p), v), rest)
                 builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()

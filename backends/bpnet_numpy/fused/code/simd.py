@@ -17,7 +17,18 @@ from numba.core.datamodel import models
 from numba.core.extending import register_model
 from numba.extending import intrinsic, overload
 
-from bpnet_numpy.fused.code.tiles import I32, I64, VECTOR, _declared, _kind, _load_some, _mask, _store_some, _suffix
+from bpnet_numpy.fused.code.registers import (
+    I32,
+    I64,
+    VECTOR,
+    declared,
+    element_of,
+    first_lanes,
+    in_all_lanes,
+    load_some,
+    store_some,
+    suffix_of,
+)
 
 BYTES = VECTOR or 16
 
@@ -55,16 +66,10 @@ def numbers(typing: Any, p: Any) -> Any:
     return types.int64(p), generate
 
 
-def _spread(b: Any, x: Any, vector: Any) -> Any:
-    """A number in every lane."""
-    found = b.insert_element(ir.Constant(vector, ir.Undefined), x, ir.Constant(I32, 0))
-    return b.shuffle_vector(found, found, ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count))
-
-
 def _as_lanes(context: Any, b: Any, x: Any, kind: Any, wanted: Lanes) -> Any:
     if isinstance(kind, Lanes):
         return x
-    return _spread(b, context.cast(b, x, kind, wanted.dtype), context.get_value_type(wanted))
+    return in_all_lanes(b, context.cast(b, x, kind, wanted.dtype), context.get_value_type(wanted))
 
 
 def _same(*kinds: Any) -> Lanes:
@@ -81,8 +86,8 @@ def load(typing: Any, p: Any, address: Any, count: Any) -> Any:
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         _, address, count = arguments
-        vector = ir.VectorType(_kind(p), _count(p))
-        return _load_some(b, b.inttoptr(address, vector.as_pointer()), vector, _mask(b, vector.count, count))
+        vector = ir.VectorType(element_of(p), _count(p))
+        return load_some(b, b.inttoptr(address, vector.as_pointer()), vector, first_lanes(b, vector.count, count))
 
     return _lanes(p)(p, types.int64, types.int64), generate
 
@@ -93,7 +98,7 @@ def store(typing: Any, x: Any, address: Any, count: Any) -> Any:
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         x, address, count = arguments
-        _store_some(b, x, b.inttoptr(address, x.type.as_pointer()), _mask(b, x.type.count, count))
+        store_some(b, x, b.inttoptr(address, x.type.as_pointer()), first_lanes(b, x.type.count, count))
         return context.get_dummy_value()
 
     return types.void(x, types.int64, types.int64), generate
@@ -149,7 +154,7 @@ def size(typing: Any, x: Any) -> Any:
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         vector = arguments[0].type
-        return b.call(_declared(b.module, f"llvm.fabs.{_suffix(vector)}", vector, [vector]), arguments)
+        return b.call(declared(b.module, f"llvm.fabs.{suffix_of(vector)}", vector, [vector]), arguments)
 
     return x(x), generate
 

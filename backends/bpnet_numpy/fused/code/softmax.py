@@ -24,7 +24,7 @@ from bpnet_numpy.fused.code.intrinsics import (
     word,
     words,
 )
-from bpnet_numpy.fused.code.tiles import room
+from bpnet_numpy.fused.code.registers import room
 
 BLOCK = 2048  # elements
 NARROW = 16

@@ -14,19 +14,19 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from bpnet_numpy.fused.code.tiles import (
-    I32,
+from bpnet_numpy.fused.code.registers import (
     I64,
     VECTOR,
-    _at,
-    _declared,
-    _kind,
-    _load_some,
-    _mask,
-    _store_some,
-    _suffix,
-    _whole,
+    at,
+    declared,
+    element_of,
+    first_lanes,
+    in_all_lanes,
+    integer,
     lanes,
+    load_some,
+    store_some,
+    suffix_of,
 )
 from bpnet_numpy.fused.sizes import strip_height
 
@@ -43,49 +43,48 @@ def _strip(module: Any, kind: Any, count: int, rows: int, vectors: int) -> Any:
     function.linkage = "internal"
     function.attributes.add("noinline")
     a, starts, steps, k, right, leap, c, targets, columns, adding, bias, shifted, rectified = function.args
-    fma = _declared(module, f"llvm.fma.{_suffix(vector)}", vector, [vector] * 3)
+    fma = declared(module, f"llvm.fma.{suffix_of(vector)}", vector, [vector] * 3)
     entry, loop, behind = (function.append_basic_block(each) for each in ("entry", "loop", "behind"))
     b = ir.IRBuilder(entry)
     a, right, c, bias = (b.inttoptr(each, kind.as_pointer()) for each in (a, right, c, bias))
     starts, steps, targets = (b.inttoptr(each, I64.as_pointer()) for each in (starts, steps, targets))
-    places = [b.gep(a, [b.load(_at(b, starts, _whole(i)))]) for i in range(rows)]
-    masks = [_mask(b, count, b.sub(columns, _whole(j * count))) for j in range(vectors)]
+    places = [b.gep(a, [b.load(at(b, starts, integer(i)))]) for i in range(rows)]
+    masks = [first_lanes(b, count, b.sub(columns, integer(j * count))) for j in range(vectors)]
     b.branch(loop)
     b.position_at_end(loop)
     step, row = b.phi(I64), b.phi(right.type)
-    step.add_incoming(_whole(0), entry)
+    step.add_incoming(integer(0), entry)
     row.add_incoming(right, entry)
     sums = [[b.phi(vector) for _ in range(vectors)] for _ in range(rows)]
-    factors = [_load_some(b, _at(b, row, _whole(j * count), vector), vector, masks[j]) for j in range(vectors)]
-    offset = b.load(_at(b, steps, step))
+    factors = [load_some(b, at(b, row, integer(j * count), vector), vector, masks[j]) for j in range(vectors)]
+    offset = b.load(at(b, steps, step))
     new = []
     for i in range(rows):
-        x = b.insert_element(ir.Constant(vector, ir.Undefined), b.load(_at(b, places[i], offset)), ir.Constant(I32, 0))
-        x = b.shuffle_vector(x, x, ir.Constant(ir.VectorType(I32, count), [0] * count))
+        x = in_all_lanes(b, b.load(at(b, places[i], offset)), vector)
         new.append([b.call(fma, [x, factors[j], sums[i][j]]) for j in range(vectors)])
     for i in range(rows):
         for j in range(vectors):
             sums[i][j].add_incoming(ir.Constant(vector, [0.0] * count), entry)
             sums[i][j].add_incoming(new[i][j], loop)
-    after = b.add(step, _whole(1))
+    after = b.add(step, integer(1))
     step.add_incoming(after, loop)
     row.add_incoming(b.gep(row, [leap]), loop)
     b.cbranch(b.icmp_signed("<", after, k), loop, behind)
     b.position_at_end(behind)
     zero, none = ir.Constant(vector, [0.0] * count), ir.Constant(flag, [0] * count)
-    added, shift, cut = (b.icmp_signed("!=", each, _whole(0)) for each in (adding, shifted, rectified))
+    added, shift, cut = (b.icmp_signed("!=", each, integer(0)) for each in (adding, shifted, rectified))
     biases = []
     for j in range(vectors):
-        place = _at(b, bias, _whole(j * count), vector)
-        biases.append(_load_some(b, place, vector, b.select(shift, masks[j], none)))
+        place = at(b, bias, integer(j * count), vector)
+        biases.append(load_some(b, place, vector, b.select(shift, masks[j], none)))
     for i in range(rows):
-        to = b.gep(c, [b.load(_at(b, targets, _whole(i)))])
+        to = b.gep(c, [b.load(at(b, targets, integer(i)))])
         for j in range(vectors):
-            place = _at(b, to, _whole(j * count), vector)
-            x = b.fadd(new[i][j], _load_some(b, place, vector, b.select(added, masks[j], none)))
+            place = at(b, to, integer(j * count), vector)
+            x = b.fadd(new[i][j], load_some(b, place, vector, b.select(added, masks[j], none)))
             x = b.fadd(x, biases[j])
             x = b.select(b.and_(b.fcmp_ordered("<=", x, zero), _spread(b, cut, flag)), zero, x)
-            _store_some(b, x, place, masks[j])
+            store_some(b, x, place, masks[j])
     b.ret_void()
     return function
 
@@ -116,14 +115,14 @@ def strip(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, rows, vectors, *rest = arguments
         end = builder.append_basic_block("stripped")
-        which = builder.add(builder.mul(builder.sub(vectors, _whole(1)), _whole(HEIGHT)), rows)
+        which = builder.add(builder.mul(builder.sub(vectors, integer(1)), integer(HEIGHT)), rows)
         choice = builder.switch(which, end)
         for v in (1, 2):
             for r in range(1, HEIGHT + 1):
                 block = builder.append_basic_block(f"strip{r}x{v}")
-                choice.add_case(_whole((v - 1) * HEIGHT + r), block)
+                choice.add_case(integer((v - 1) * HEIGHT + r), block)
                 with builder.goto_block(block):
-                    builder.call(_strip(builder.module, _kind(p), lanes(p), r, v), rest)
+                    builder.call(_strip(builder.module, element_of(p), lanes(p), r, v), rest)
                     builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()

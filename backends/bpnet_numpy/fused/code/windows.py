@@ -12,8 +12,8 @@ from typing import Any
 from numba import njit
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, real, vector, word, words
+from bpnet_numpy.fused.code.registers import width
 from bpnet_numpy.fused.code.strips import HEIGHT, strip
-from bpnet_numpy.fused.code.tiles import width
 
 SAMPLES, CHANNELS, N_OUT, STEP, ITEM, HIGH, WIDE, ROWS, COLUMNS, KH, KW, SH, SW, DH, DW, TOP, LEFT = range(17)
 """Words of what is convolved, behind those of a body: samples, channels in and out, rows of places at a time, bytes of
