@@ -14,7 +14,7 @@ from numba import njit, types
 from numba.extending import overload
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, bits, scaled_one
-from bpnet_numpy.fused.code.simd import Lanes, power_of_2, size, where_at_least, where_less
+from bpnet_numpy.fused.code.simd import Lanes, by_dtype, power_of_2, size, where_at_least, where_less
 
 _HIGH32 = round(math.log(2) * 2**9) / 2**9  # so few bits that its product with any k is exact
 _HIGH64 = round(math.log(2) * 2**32) / 2**32
@@ -27,6 +27,9 @@ S1, S2, S3, S4, S5, S6, S7 = (np.float32(1 / math.factorial(k)) for k in range(1
 D_INVERSE, D_ROUND = np.float64(1 / math.log(2)), np.float64(1.5 * 2**52)
 D_HIGH, D_LOW, D_END = np.float64(_HIGH64), np.float64(math.log(2) - _HIGH64 + _LOW), np.float64(-708.3)
 D1, D2, D3, D4, D5, D6, D7, D8, D9, D10, D11, D12, D13 = (np.float64(1 / math.factorial(k)) for k in range(1, 14))
+
+_end = by_dtype(S_END, D_END)
+"""Below which the exponential of a vector's number is 0."""
 
 
 @njit(**FLAGS)
@@ -60,10 +63,6 @@ def _parts(x: Any) -> Any:
     """exp(r) - 1 and 2^k of a vector."""
 
 
-def _end(x: Any) -> Any:
-    """Below which the exponential of a vector's number is 0."""
-
-
 @overload(_parts, jit_options=FLAGS)
 def _parts_of(x: Any) -> Any:
     if x.dtype == types.float32:
@@ -81,17 +80,6 @@ def _parts_of(x: Any) -> Any:
         return _rest64((x - k * D_HIGH) - k * D_LOW), power_of_2(shifted)
 
     return double
-
-
-@overload(_end)
-def _end_of(x: Any) -> Any:
-    def single(x: Any) -> Any:
-        return S_END
-
-    def double(x: Any) -> Any:
-        return D_END
-
-    return single if x.dtype == types.float32 else double
 
 
 def exponential(x: Any) -> Any:

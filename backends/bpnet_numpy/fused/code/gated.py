@@ -9,30 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
 from bpnet_numpy.fused.code.functions import exponential, exponential_minus_1, logistic
 from bpnet_numpy.fused.code.intrinsics import FLAGS, number, vector, word, words
-from bpnet_numpy.fused.code.simd import load, numbers, size, store, where_at_least, where_at_most, where_less
+from bpnet_numpy.fused.code.simd import by_dtype, load, numbers, size, store, where_at_least, where_at_most, where_less
 
-ODD32 = tuple(np.float32(1 / (2 * k + 1)) for k in range(8))
-ODD64 = tuple(np.float64(1 / (2 * k + 1)) for k in range(17))
-
-
-def _odd(x: Any) -> Any:
-    """1, 1/3, 1/5, ...: as many as tell in the type of a vector."""
-
-
-@overload(_odd, jit_options=FLAGS)
-def _odd_of(x: Any) -> Any:
-    def single(x: Any) -> Any:
-        return ODD32
-
-    def double(x: Any) -> Any:
-        return ODD64
-
-    return single if x.dtype == types.float32 else double
+_odd = by_dtype(
+    tuple(np.float32(1 / (2 * k + 1)) for k in range(8)), tuple(np.float64(1 / (2 * k + 1)) for k in range(17))
+)
+"""1, 1/3, 1/5, ..."""
 
 
 @njit(**FLAGS)

@@ -6,33 +6,17 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
 from bpnet.ops.smooth import ERFC
 from bpnet_numpy.fused.code.functions import exponential
 from bpnet_numpy.fused.code.intrinsics import FLAGS, vector, word, words
-from bpnet_numpy.fused.code.simd import load, numbers, size, store, where_less
+from bpnet_numpy.fused.code.simd import by_dtype, load, numbers, size, store, where_less
 
-SERIES64 = tuple(np.float64(c) for c in ERFC)
-SERIES32 = tuple(np.float32(c) for c in ERFC[:12])
-"""All other terms together are 2e-8."""
 ROOT, PEAK = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
 
-
-def _series(x: Any) -> Any:
-    """The terms that tell in the type of a vector."""
-
-
-@overload(_series, jit_options=FLAGS)
-def _series_of(x: Any) -> Any:
-    def single(x: Any) -> Any:
-        return SERIES32
-
-    def double(x: Any) -> Any:
-        return SERIES64
-
-    return single if x.dtype == types.float32 else double
+_series = by_dtype(tuple(np.float32(c) for c in ERFC[:12]), tuple(np.float64(c) for c in ERFC))
+"""The terms of erfc's series; in float32 all others together are 2e-8."""
 
 
 @njit(**FLAGS)

@@ -202,3 +202,25 @@ def power_of_2(typing: Any, shifted: Any) -> Any:
         return b.bitcast(b.add(exponent, ir.Constant(integers, [bias << shift] * vector.count)), vector)
 
     return shifted(shifted), generate
+
+
+def by_dtype(single: Any, double: Any) -> Any:
+    """A function of a vector, which returns `single` where it is one of float32 and `double` where of float64.
+
+    The constants of a body whose source serves both; a tuple has as many terms as tell in that type.
+    """
+
+    def chosen(x: Any) -> Any:
+        """Stands for what `choose` compiles."""
+
+    @overload(chosen)
+    def choose(x: Any) -> Any:
+        def of_single(x: Any) -> Any:
+            return single
+
+        def of_double(x: Any) -> Any:
+            return double
+
+        return of_single if x.dtype == types.float32 else of_double
+
+    return chosen
