@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import subprocess
@@ -113,6 +114,24 @@ def test_the_folder_of_what_is_kept_is_named_by_the_sources(monkeypatch: pytest.
     (tmp_path / "machine.py").write_text("another source")
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
     assert other()
+    (tmp_path / "smooth.py").write_text("another series")
+    monkeypatch.setattr(machine.OUTSIDE[0], "__file__", str(tmp_path / "smooth.py"))
+    assert other()
+
+
+@compiled
+def test_bodies_are_made_of_no_other_sources() -> None:
+    from bpnet_numpy.fused import machine
+
+    found = set()
+    for path in (Path(machine.__file__).parent / "code").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                found.add(node.module or "")
+            elif isinstance(node, ast.Import):
+                found |= {each.name for each in node.names}
+    ours = {name for name in found if name.startswith("bpnet") and not name.startswith("bpnet_numpy.fused.")}
+    assert ours - {"bpnet_numpy.fused"} == {each.__name__ for each in machine.OUTSIDE}
 
 
 @compiled

@@ -1,7 +1,7 @@
 """Finds compiled bodies, keeps them on disk, and runs programs. Imports numba only where a body is not kept yet.
 
-What is kept lies in a folder named by everything that a compiled body depends on: the sources of this package, the
-variables that numba reads, the versions of Python, NumPy, numba and LLVM, and the processor. So none is taken that was
+What is kept lies in a folder named by everything that a compiled body depends on: the sources of this package and of
+`OUTSIDE`, the variables that numba reads, the versions of Python, NumPy, numba and LLVM, and the processor. So none is taken that was
 made of other sources or flags. What is kept are images (`image.py`), and where these cannot be made numba's own files.
 Where no folder can be written, bodies are compiled in every process.
 """
@@ -22,11 +22,14 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.ops import smooth
 from bpnet_numpy.fused import image, state
 
 __all__ = ["COMPILER", "VECTOR", "address", "cache_folder", "dismiss", "execute", "serve", "team"]
 
 ENVIRONMENT_VARIABLE = "BPNET_CACHE_DIR"
+OUTSIDE = (smooth,)
+"""What bodies take constants from outside of this package: the terms of a series stand where its reference is."""
 team = state
 _addresses: dict[tuple[str, np.dtype[Any] | None], int] = {}
 _lock = threading.RLock()
@@ -69,7 +72,7 @@ def _made_with() -> tuple[Any, ...]:
 def _key() -> str:
     """Names everything that a compiled body depends on."""
     found = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in (*sorted(Path(__file__).parent.rglob("*.py")), *(Path(each.__file__) for each in OUTSIDE)):
         found.update(path.name.encode() + b"\0" + path.read_bytes())
     found.update(repr((_processor(), _made_with())).encode())
     return found.hexdigest()[:32]
