@@ -8,8 +8,6 @@ from bpnet.dispatch import Array, kernel, namespace
 from bpnet.ops.costs import size as n_of
 from bpnet.ops.windows import Window, crop, in_c_order, pad, seen, unseen
 
-_LINE = (slice(None),)
-
 
 def _largest(values: list[Array]) -> tuple[Array, list[Array]]:
     """The largest of arrays of one shape, and for each whether it is chosen: the first of the largest.

@@ -19,11 +19,6 @@ _ABSOLUTE_64 = 1
 _RELATIVE = {2: 32, 4: 32, 24: 64}
 """Relocations that hold a distance (R_X86_64_PC32, PLT32, PC64), with their bits."""
 
-
-MOST = 1 << 24
-"""Bytes that a function may want beside what is in its object file."""
-
-
 _MOST = 1 << 24
 """Bytes of zeros that an object may ask for; one that asks for more is damaged."""
 
@@ -116,7 +111,7 @@ def _content(code: bytes, section: _Section) -> bytes:
 
 
 def _zeros(size: int) -> bytes:
-    if size > MOST:
+    if size > _MOST:
         raise Unloadable(f"{size} bytes of zeros")
     return bytes(size)
 
@@ -145,11 +140,6 @@ class _Layout:
         if size > PAGE:
             raise Unloadable(f"an alignment of {size}")
         self.memory += bytes(-len(self.memory) % size)
-
-    def _reserve(self, size: int) -> None:
-        if size > _MOST:
-            raise Unloadable(f"{size} bytes of zeros")
-        self.memory += bytes(size)
 
     def of(self, symbol: _Symbol) -> int | None:
         """Where a symbol is; None where it is not of this object."""

@@ -71,11 +71,6 @@ class LayerCase:
     make: Callable[[], Layer]
     inputs: tuple[SampleInputs, ...] = VECTORS
 
-    @property
-    def is_random(self) -> bool:
-        """Whether the layer draws random numbers in training."""
-        return bool(self.make().streams())
-
 
 @dataclass(frozen=True)
 class Fit:
