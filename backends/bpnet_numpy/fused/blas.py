@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bpnet_numpy.blas import candidates
+from bpnet_numpy.blas import AS_IT_IS, ROW_MAJOR, TRANSPOSED, candidates
 
 
 class Gemm(NamedTuple):
@@ -46,5 +46,5 @@ def _right(function: object, dtype: np.dtype[np.generic], bits: int) -> bool:
     )
     a, c = np.arange(1, 7, dtype=dtype), np.full(4, -1, dtype)
     call = ctypes.cast(function, prototype)  # type: ignore[arg-type]
-    call(101, 111, 112, 2, 2, 3, 1.0, a.ctypes.data, 3, a.ctypes.data, 3, 0.0, c.ctypes.data, 2)
+    call(ROW_MAJOR, AS_IT_IS, TRANSPOSED, 2, 2, 3, 1.0, a.ctypes.data, 3, a.ctypes.data, 3, 0.0, c.ctypes.data, 2)
     return bool(c.tolist() == [14.0, 32.0, 32.0, 77.0])

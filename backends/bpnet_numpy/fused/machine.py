@@ -1,9 +1,9 @@
 """Finds compiled bodies, keeps them on disk, and runs programs. Imports numba only where a body is not kept yet.
 
 What is kept lies in a folder named by everything that a compiled body depends on: the sources of this package and of
-`OUTSIDE`, the variables that numba reads, the versions of Python, NumPy, numba and LLVM, and the processor. So none is taken that was
-made of other sources or flags. What is kept are images (`image.py`), and where these cannot be made numba's own files.
-Where no folder can be written, bodies are compiled in every process.
+`OUTSIDE`, the variables that numba reads, the versions of Python, NumPy, numba and LLVM, and the processor. So none is
+taken that was made of other sources or flags. What is kept are images (`image.py`), and where these cannot be made
+numba's own files. Where no folder can be written, bodies are compiled in every process.
 """
 
 from __future__ import annotations

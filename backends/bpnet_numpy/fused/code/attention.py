@@ -21,7 +21,9 @@ from numba import njit
 from bpnet_numpy.fused.code.functions import exponential
 from bpnet_numpy.fused.code.intrinsics import (
     ANY_ORDER,
+    AS_IT_IS,
     FLAGS,
+    TRANSPOSED,
     from_ordered,
     larger,
     matrix_product,
@@ -33,8 +35,6 @@ from bpnet_numpy.fused.code.intrinsics import (
     word,
     words,
 )
-
-AS_IT_IS, TRANSPOSED = 111, 112
 
 
 @njit(**FLAGS)

@@ -11,9 +11,17 @@ from typing import Any
 
 from numba import njit
 
-from bpnet_numpy.fused.code.intrinsics import FLAGS, matrix, matrix_product, real, vector, word, words
-
-AS_IT_IS, TRANSPOSED = 111, 112
+from bpnet_numpy.fused.code.intrinsics import (
+    AS_IT_IS,
+    FLAGS,
+    TRANSPOSED,
+    matrix,
+    matrix_product,
+    real,
+    vector,
+    word,
+    words,
+)
 
 
 @njit(**FLAGS)

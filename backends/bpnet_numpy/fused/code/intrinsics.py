@@ -13,13 +13,17 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
+from bpnet_numpy.fused.code.registers import BYTE_POINTER, DOUBLE, FLOAT, I32, I64, declared, element_of
+
 FLAGS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
 """How everything here is compiled: no checks of divisors, products may be fused with sums; NaN and infinities stay."""
 
 ANY_ORDER: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
 """The same, and sums may be taken in another order, so that they become SIMD instructions."""
 
-I32, I64 = ir.IntType(32), ir.IntType(64)
+AS_IT_IS, TRANSPOSED = 111, 112
+"""How the BLAS says whether a factor is transposed."""
+_ROW_MAJOR = 101
 
 
 @intrinsic
@@ -48,7 +52,7 @@ def number(typing: Any, address: Any, index: Any) -> Any:
     """The float64 number `index` at an address."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = builder.inttoptr(arguments[0], ir.DoubleType().as_pointer())
+        pointer = builder.inttoptr(arguments[0], DOUBLE.as_pointer())
         return builder.load(builder.gep(pointer, [arguments[1]]))
 
     return types.float64(types.intp, types.intp), generate
@@ -167,7 +171,7 @@ def from_ordered(typing: Any, like: Any, k: Any) -> Any:
     kind = types.int32 if like == types.float32 else types.int64
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        real = ir.FloatType() if like == types.float32 else ir.DoubleType()
+        real = FLOAT if like == types.float32 else DOUBLE
         return builder.bitcast(_turned(builder, arguments[1]), real)
 
     return like(like, kind), generate
@@ -192,7 +196,7 @@ def scaled_one(typing: Any, x: Any, low: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         exponent = builder.shl(arguments[1], ir.Constant(size, shift))
         whole = builder.add(exponent, ir.Constant(size, bias << shift))
-        return builder.bitcast(whole, ir.FloatType() if single else ir.DoubleType())
+        return builder.bitcast(whole, FLOAT if single else DOUBLE)
 
     return x(x, types.int32 if single else types.int64), generate
 
@@ -209,20 +213,14 @@ def upper(typing: Any, a: Any, b: Any) -> Any:
     return types.uint64(types.uint64, types.uint64), generate
 
 
-def _of_c(module: Any, name: str, result: Any, arguments: list[Any]) -> Any:
-    """The C function of that name."""
-    return module.globals.get(name) or ir.Function(module, ir.FunctionType(result, arguments), name)
-
-
 @intrinsic
 def reserve(typing: Any, size: Any) -> Any:
     """The address of so many bytes of memory; who asks for them gives them back by `release`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place, void = ir.IntType(8).as_pointer(), ir.VoidType()
-        found = builder.ptrtoint(builder.call(_of_c(builder.module, "malloc", place, [I64]), arguments), I64)
+        found = builder.ptrtoint(builder.call(declared(builder.module, "malloc", BYTE_POINTER, [I64]), arguments), I64)
         with builder.if_then(builder.icmp_unsigned("==", found, ir.Constant(I64, 0)), likely=False):
-            builder.call(_of_c(builder.module, "abort", void, []), [])  # a wrong result would be worse
+            builder.call(declared(builder.module, "abort", ir.VoidType(), []), [])  # a wrong result would be worse
         return found
 
     return types.int64(types.int64), generate
@@ -233,8 +231,8 @@ def release(typing: Any, address: Any) -> Any:
     """Give back what `reserve` found."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = ir.IntType(8).as_pointer()
-        builder.call(_of_c(builder.module, "free", ir.VoidType(), [place]), [builder.inttoptr(arguments[0], place)])
+        free = declared(builder.module, "free", ir.VoidType(), [BYTE_POINTER])
+        builder.call(free, [builder.inttoptr(arguments[0], BYTE_POINTER)])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
@@ -245,7 +243,7 @@ def without_interpreter(typing: Any) -> Any:
     """Let other threads of Python run; returns what `with_interpreter` needs."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        save = _of_c(builder.module, "PyEval_SaveThread", ir.IntType(8).as_pointer(), [])
+        save = declared(builder.module, "PyEval_SaveThread", BYTE_POINTER, [])
         return builder.ptrtoint(builder.call(save, []), I64)
 
     return types.int64(), generate
@@ -256,11 +254,11 @@ def with_interpreter(typing: Any, state: Any) -> Any:
     """Go on as a thread of Python; returns None, as a new reference to that object."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place, module = ir.IntType(8).as_pointer(), builder.module
-        restore = _of_c(module, "PyEval_RestoreThread", ir.VoidType(), [place])
+        place, module = BYTE_POINTER, builder.module
+        restore = declared(module, "PyEval_RestoreThread", ir.VoidType(), [place])
         builder.call(restore, [builder.inttoptr(arguments[0], place)])
         none = module.globals.get("_Py_NoneStruct") or ir.GlobalVariable(module, ir.IntType(8), "_Py_NoneStruct")
-        return builder.ptrtoint(builder.call(_of_c(module, "Py_NewRef", place, [place]), [none]), I64)
+        return builder.ptrtoint(builder.call(declared(module, "Py_NewRef", place, [place]), [none]), I64)
 
     return types.int64(types.int64), generate
 
@@ -270,9 +268,9 @@ def call(typing: Any, function: Any, address: Any) -> Any:
     """Call the compiled body at one address with the words at another."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+        kind = ir.FunctionType(ir.VoidType(), [BYTE_POINTER])
         body = builder.inttoptr(arguments[0], kind.as_pointer())
-        builder.call(body, [builder.inttoptr(arguments[1], ir.IntType(8).as_pointer())])
+        builder.call(body, [builder.inttoptr(arguments[1], BYTE_POINTER)])
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp), generate
@@ -309,8 +307,7 @@ def _product_of(integer: Any) -> Any:
         typing: Any, p: Any, gemm: Any, ta: Any, tb: Any, m: Any, n: Any, k: Any, alpha: Any, a: Any, lda: Any, b: Any,
         ldb: Any, beta: Any, c: Any, ldc: Any,
     ) -> Any:  # fmt: skip
-        kind = ir.FloatType() if p.dtype == types.float32 else ir.DoubleType()
-        place = ir.IntType(8).as_pointer()
+        kind, place = element_of(p), BYTE_POINTER
         sizes, floats = [integer] * 3, [kind, place, integer, place, integer, kind, place, integer]
         function = ir.FunctionType(ir.VoidType(), [I32, I32, I32, *sizes, *floats])
 
@@ -322,7 +319,7 @@ def _product_of(integer: Any) -> Any:
                 return builder.inttoptr(x, place)
 
             _, gemm, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc = arguments
-            flags = [ir.Constant(I32, 101), builder.trunc(ta, I32), builder.trunc(tb, I32)]
+            flags = [ir.Constant(I32, _ROW_MAJOR), builder.trunc(ta, I32), builder.trunc(tb, I32)]
             first = [*flags, size(m), size(n), size(k), alpha, at(a), size(lda), at(b), size(ldb)]
             body = builder.inttoptr(gemm, function.as_pointer())
             builder.call(body, [*first, beta, at(c), size(ldc)])

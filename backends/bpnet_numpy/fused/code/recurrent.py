@@ -10,11 +10,10 @@ from typing import Any
 
 from numba import int64, njit
 
-from bpnet_numpy.fused.code.intrinsics import FLAGS, int32s, int64s, matrix_product, real, vector, word, words
+from bpnet_numpy.fused.code.intrinsics import AS_IT_IS, FLAGS, int32s, int64s, matrix_product, real, vector, word, words
 from bpnet_numpy.fused.code.registers import VECTOR, width
 from bpnet_numpy.fused.code.strips import HEIGHT, strip
 
-AS_IT_IS = 111
 SMALL = 100**3
 
 

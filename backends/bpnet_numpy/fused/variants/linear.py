@@ -8,6 +8,7 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
+from bpnet_numpy.blas import AS_IT_IS, TRANSPOSED
 from bpnet_numpy.fused.blas import address, gemm
 from bpnet_numpy.fused.helpers import MOST, team
 from bpnet_numpy.fused.instruction import Program, address_of, instruction, machine
@@ -27,7 +28,6 @@ from bpnet_numpy.threads import FEW_ROWS, WORTH_DIVIDING, one_thread_is_enough, 
 from bpnet_numpy.threads import product as plain_product
 
 SHIFTED = {ops.relu: "shift_relu", ops.sigmoid: "shift_sigmoid", ops.tanh: "shift_tanh"}
-AS_IT_IS, TRANSPOSED = 111, 112
 PART = 1 << 19
 """Bytes of a matrix that is multiplied with one row from which there are as many parts of it, a power of two."""
 NARROW = 1 << 18
