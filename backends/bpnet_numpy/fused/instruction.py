@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 Array = Any
+FLOAT32 = np.dtype("float32")
+"""What bodies are bound for that compute with no floating numbers: each is compiled for some dtype."""
 
 _machine: Any = None
 _broken = False

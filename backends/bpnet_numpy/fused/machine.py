@@ -72,7 +72,7 @@ def _made_with() -> tuple[Any, ...]:
 def _key() -> str:
     """Names everything that a compiled body depends on."""
     found = hashlib.sha256()
-    for path in (*sorted(Path(__file__).parent.rglob("*.py")), *(Path(each.__file__) for each in OUTSIDE)):
+    for path in (*sorted(Path(__file__).parent.rglob("*.py")), *(Path(str(each.__file__)) for each in OUTSIDE)):
         found.update(path.name.encode() + b"\0" + path.read_bytes())
     found.update(repr((_processor(), _made_with())).encode())
     return found.hexdigest()[:32]

@@ -12,13 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.dispatch import Call
 from bpnet_numpy.fused.blas import address
 from bpnet_numpy.fused.helpers import team, wanted
-from bpnet_numpy.fused.instruction import Program, instruction, machine
+from bpnet_numpy.fused.instruction import FLOAT32, Program, instruction, machine
 from bpnet_numpy.threads import openblas
 
 Array = Any
-FLOAT32 = np.dtype("float32")
+PASS = 1 << 14
+"""Numbers of a pass over memory that are worth a thread."""
+MULTIPLICATIONS = 1 << 18
+"""Multiplications that are worth a thread."""
+CACHE_LINE = 16
+"""Numbers, of float32, that several threads should not write in: so ranges of columns begin at a multiple."""
 
 
 def together(parts: Sequence[Program]) -> Program:
@@ -45,7 +51,7 @@ def ranges(n: int, count: int, step: int = 1) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(ends)]
 
 
-def split(n: int, work: int, make: Callable[[slice], list[Program]], *, least: int, step: int = 1) -> list[Program]:
+def split(n: int, work: int, make: Callable[[slice], list[Program]], *, least: int, step: int = 1) -> list[Call]:
     """One program of what `make` returns for ranges of n rows, which are made at the same time.
 
     work : what there is to do in all, least : what is worth a thread, in the same unit; make : rows -> programs

@@ -9,15 +9,10 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
-from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.parts import split
+from bpnet_numpy.fused.instruction import FLOAT32, Program, instruction
+from bpnet_numpy.fused.parts import CACHE_LINE, PASS, split
 from bpnet_numpy.fused.variants.common import alike, check_place, elements, fused, writable
 from bpnet_numpy.kernels.common import Array, first_like, floating, nothing
-
-FLOAT32 = np.dtype("float32")
-PASS = 1 << 14
-"""Numbers of a pass over memory that are worth a thread."""
-CACHE_LINE = 16
 
 
 def passes(name: str, arrays: tuple[Array, ...], settings: tuple[float, ...] = ()) -> list[Call]:
@@ -28,7 +23,7 @@ def passes(name: str, arrays: tuple[Array, ...], settings: tuple[float, ...] = (
         mine = [each[some] for each in flat]
         return [instruction(name, mine[0].dtype, *mine, mine[0].size, *map(float, settings))]
 
-    return list(split(flat[0].size, flat[0].size, make, least=PASS, step=CACHE_LINE))
+    return split(flat[0].size, flat[0].size, make, least=PASS, step=CACHE_LINE)
 
 
 def _forward(kernel: Kernel) -> None:

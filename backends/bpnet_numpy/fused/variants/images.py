@@ -11,9 +11,8 @@ from bpnet.dispatch import Call, Kernel
 from bpnet.ops.windows import Window
 from bpnet_numpy.fused.blas import gemm
 from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.parts import pieces, split, together
+from bpnet_numpy.fused.parts import MULTIPLICATIONS, PASS, pieces, split, together
 from bpnet_numpy.fused.variants import windows
-from bpnet_numpy.fused.variants.activations import PASS
 from bpnet_numpy.fused.variants.common import check_place, fused
 from bpnet_numpy.fused.variants.linear import SHIFTED, column_sums
 from bpnet_numpy.fused.variants.windows import window_words
@@ -30,8 +29,6 @@ from bpnet_numpy.scratch import borrow
 
 GATHERED = 1 << 15
 """Numbers that are gathered at a time: with what they are multiplied with they stay in the second-level cache."""
-LEAST = 1 << 18
-"""Multiplications that are worth a thread."""
 
 
 def _places(x: Array, window: Window) -> tuple[int, ...]:
@@ -75,7 +72,7 @@ def _convolution(
             )
         ]
 
-    return list(split(len(x), out.size * W.size // n_out, make, least=LEAST))
+    return split(len(x), out.size * W.size // n_out, make, least=MULTIPLICATIONS)
 
 
 @fused(ops.conv2d, accepts=_convolves, allocate=conv2d_allocate)
@@ -145,7 +142,7 @@ def _weight_gradient(dW: Array, dy: Array, x: Array, window: Window) -> list[Cal
     found = gemm(x.dtype)
     assert found is not None
     step, in_rows, size = _layout(x, window)
-    parts = pieces(len(x), dy.size * dW.size // dW.shape[3], LEAST)
+    parts = pieces(len(x), dy.size * dW.size // dW.shape[3], MULTIPLICATIONS)
     terms = borrow((len(parts), dW.size), dW.dtype, dW)
     programs = []
     for some, to in zip(parts, terms, strict=True):
@@ -180,7 +177,7 @@ def _(out: Array, x: Array, window: Window) -> list[Call]:
             instruction("max_pool2d", x.dtype, out[some], x[some], len(x[some]), x.shape[3], *window_words(x, window))
         ]
 
-    return list(split(len(x), x.size, make, least=PASS))
+    return split(len(x), x.size, make, least=PASS)
 
 
 @fused(
@@ -199,4 +196,4 @@ def _(out: Array, dy: Array, x: Array, window: Window) -> list[Call]:
             instruction("max_pool2d_backward", x.dtype, *arrays, len(x[some]), x.shape[3], *window_words(x, window))
         ]
 
-    return list(split(len(x), x.size, make, least=PASS))
+    return split(len(x), x.size, make, least=PASS)

@@ -11,10 +11,9 @@ from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.blas import AS_IT_IS, TRANSPOSED
 from bpnet_numpy.fused.blas import address, gemm
 from bpnet_numpy.fused.helpers import MOST, team
-from bpnet_numpy.fused.instruction import Program, address_of, instruction, machine
-from bpnet_numpy.fused.parts import split
+from bpnet_numpy.fused.instruction import FLOAT32, Program, address_of, instruction, machine
+from bpnet_numpy.fused.parts import CACHE_LINE, PASS, split
 from bpnet_numpy.fused.sizes import TURNED
-from bpnet_numpy.fused.variants.activations import CACHE_LINE, FLOAT32, PASS
 from bpnet_numpy.fused.variants.common import LONG, check_place, fused
 from bpnet_numpy.kernels.common import Array, bound, floating
 from bpnet_numpy.kernels.linear import (
@@ -194,7 +193,7 @@ def column_sums(out: Array, x: Array) -> list[Call]:
         part = x[:, some]
         return [instruction("sum_columns", x.dtype, out[some], part, *part.shape, x.strides[0] // x.itemsize)]
 
-    return list(split(len(out), x.size, make, least=PASS, step=CACHE_LINE))
+    return split(len(out), x.size, make, least=PASS, step=CACHE_LINE)
 
 
 @fused(

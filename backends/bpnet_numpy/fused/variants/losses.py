@@ -9,14 +9,11 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.fused.instruction import instruction
-from bpnet_numpy.fused.parts import pieces, together
+from bpnet_numpy.fused.parts import PASS, pieces, together
 from bpnet_numpy.fused.variants.common import check_place, fused, plain_number, single
 from bpnet_numpy.fused.variants.linear import column_sums
 from bpnet_numpy.kernels.common import Array, first_like, floating
 from bpnet_numpy.kernels.losses import INDICES, labels_accept, rows_accept
-
-LONG = 1 << 14
-"""Logits that are worth a thread."""
 
 
 def _loss_and_like(logits: Array, *_: Any) -> tuple[Array, Array]:
@@ -36,7 +33,7 @@ def _by_rows(name: str, out: Any, logits: Array, labels: Array, *numbers: float)
     """The calls of a body on the rows, divided among the threads: each thread's loss, and their sum."""
     _check_places(out, logits)
     loss, rows = out
-    parts = pieces(len(logits), logits.size, LONG)
+    parts = pieces(len(logits), logits.size, PASS)
     terms = np.empty((len(parts), 1), logits.dtype, like=logits)
     programs = []
     for some, term in zip(parts, terms, strict=True):

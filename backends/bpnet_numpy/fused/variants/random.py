@@ -9,8 +9,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.random import drop_threshold, keep_mask, keep_scale
-from bpnet_numpy.fused.instruction import instruction
-from bpnet_numpy.fused.variants.activations import FLOAT32
+from bpnet_numpy.fused.instruction import FLOAT32, instruction
 from bpnet_numpy.fused.variants.common import alike, check_place, fused
 from bpnet_numpy.fused.variants.update import COUNTERS
 from bpnet_numpy.kernels.common import Array, first_like, floating

@@ -10,7 +10,7 @@ from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.fused.blas import gemm
 from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.parts import split
+from bpnet_numpy.fused.parts import MULTIPLICATIONS, split
 from bpnet_numpy.fused.variants import windows
 from bpnet_numpy.fused.variants.common import check_place, fused
 from bpnet_numpy.fused.variants.linear import column_sums, product
@@ -19,8 +19,6 @@ from bpnet_numpy.kernels.common import Array, floating
 from bpnet_numpy.kernels.sequences import INDICES
 from bpnet_numpy.scratch import borrow
 
-LEAST = 1 << 18
-"""Multiplications that are worth a thread."""
 ACTIVATIONS = ("tanh", "relu")
 
 
@@ -130,7 +128,7 @@ def _(
         return [instruction("lstm", x.dtype, *arrays, *sizes)]
 
     calls = laying + product(z.reshape(-1, 4 * width), x.reshape(-1, n_in), W)
-    return [*calls, *split(n, n * steps * 4 * width * width, make, least=LEAST)]
+    return [*calls, *split(n, n * steps * 4 * width * width, make, least=MULTIPLICATIONS)]
 
 
 def _accepts_backward(
@@ -167,7 +165,7 @@ def _(
         sizes = (samples, n, steps, width, reverse, found.address, found.bits, x.itemsize)
         return [instruction("lstm_backward", x.dtype, *arrays, *sizes)]
 
-    return [*laying, *split(n, n * steps * 4 * width * width, make, least=LEAST), *weights.calls(dz, dz)]
+    return [*laying, *split(n, n * steps * 4 * width * width, make, least=MULTIPLICATIONS), *weights.calls(dz, dz)]
 
 
 # --- GRU ---
@@ -204,7 +202,7 @@ def _(
         return [instruction("gru", x.dtype, y[some], gates[:, some], a[some], weight, b, b_n, *own, *sizes)]
 
     calls = laying + product(a.reshape(-1, 3 * width), x.reshape(-1, n_in), W)
-    return [*calls, *split(n, n * steps * 3 * width * width, make, least=LEAST)]
+    return [*calls, *split(n, n * steps * 3 * width * width, make, least=MULTIPLICATIONS)]
 
 
 @fused(
@@ -237,7 +235,7 @@ def _(
 
     calls: list[Call] = [
         *laying,
-        *split(n, n * steps * 3 * width * width, make, least=LEAST),
+        *split(n, n * steps * 3 * width * width, make, least=MULTIPLICATIONS),
         *weights.calls(outer, inner),
     ]
     if db_n is not None:
@@ -275,7 +273,7 @@ def _(
         return [instruction("rnn", x.dtype, y[some], z[some], weight, b, *own, *sizes)]
 
     calls = laying + product(z.reshape(-1, width), x.reshape(-1, n_in), W)
-    return [*calls, *split(n, n * steps * width * width, make, least=LEAST)]
+    return [*calls, *split(n, n * steps * width * width, make, least=MULTIPLICATIONS)]
 
 
 @fused(
@@ -304,4 +302,4 @@ def _(
         sizes = (activation == "relu", samples, steps, width, reverse, found.address, found.bits, x.itemsize)
         return [instruction("rnn_backward", x.dtype, *arrays, *_lengths(lengths, some), *sizes)]
 
-    return [*laying, *split(n, n * steps * width * width, make, least=LEAST), *weights.calls(dz, dz)]
+    return [*laying, *split(n, n * steps * width * width, make, least=MULTIPLICATIONS), *weights.calls(dz, dz)]

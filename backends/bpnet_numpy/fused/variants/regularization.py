@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from bpnet import ops
 from bpnet.dispatch import Call
-from bpnet_numpy.fused.instruction import instruction
-from bpnet_numpy.fused.variants.activations import FLOAT32
+from bpnet_numpy.fused.instruction import FLOAT32, instruction
 from bpnet_numpy.fused.variants.common import alike, fused, single, writable
 from bpnet_numpy.fused.variants.update import FLAG, RATE
 from bpnet_numpy.kernels.common import Array, floating, nothing

@@ -13,8 +13,8 @@ from bpnet.ops.attention import keeps_probabilities
 from bpnet.ops.random import keep_scale
 from bpnet_numpy.fused.blas import gemm
 from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.parts import pieces, split, together
-from bpnet_numpy.fused.variants.activations import CACHE_LINE, PASS, passes
+from bpnet_numpy.fused.parts import CACHE_LINE, MULTIPLICATIONS, PASS, pieces, split, together
+from bpnet_numpy.fused.variants.activations import passes
 from bpnet_numpy.fused.variants.common import check_place, fused
 from bpnet_numpy.fused.variants.linear import column_sums
 from bpnet_numpy.kernels import attention, layer_norm
@@ -49,7 +49,7 @@ def _norm(out: Any, x: Array, gain: Array, bias: Array | None, epsilon: float, c
         words = (*mine, gain, 0 if bias is None else bias, len(mine[0]), width, float(epsilon), centring)
         return [instruction("norm", x.dtype, *words)]
 
-    return list(split(len(x2), x.size, make, least=PASS))
+    return split(len(x2), x.size, make, least=PASS)
 
 
 @fused(
@@ -184,7 +184,7 @@ def _attention(
         words = (*arrays, *sizes, scores, *gaps, *scales, found.address, found.bits, *rest, q.itemsize)
         return [instruction(name, q.dtype, *words)]
 
-    return list(split(n, 4 * n * heads * queries * keys * size, make, least=1 << 18))
+    return split(n, 4 * n * heads * queries * keys * size, make, least=MULTIPLICATIONS)
 
 
 @fused(
@@ -254,7 +254,7 @@ def _(out: Array, dy: Array, ids: Array, n_tokens: int) -> list[Call]:
         operands = (columns, rows[:, some], ids, ids.itemsize, ids.size, n_tokens, columns.shape[1], width)
         return [instruction("embedding_backward", dy.dtype, *operands)]
 
-    return list(split(width, dy.size, make, least=PASS, step=CACHE_LINE))
+    return split(width, dy.size, make, least=PASS, step=CACHE_LINE)
 
 
 @fused(
@@ -272,7 +272,7 @@ def _(out: Array, ids: Array, W: Array) -> list[Call]:
         operands = (rows[some], W, flat[some], ids.itemsize, len(rows[some]), *W.shape)
         return [instruction("embedding", W.dtype, *operands)]
 
-    return list(split(ids.size, out.size, make, least=PASS))
+    return split(ids.size, out.size, make, least=PASS)
 
 
 @fused(
@@ -291,7 +291,7 @@ def _(out: Array, x: Array, table: Array, start: int) -> list[Call]:
     def make(some: slice) -> list[Program]:
         return [instruction("shifted", x.dtype, places[some], samples[some], own, len(samples[some]), own.size)]
 
-    return list(split(len(samples), x.size, make, least=PASS))
+    return split(len(samples), x.size, make, least=PASS)
 
 
 @fused(

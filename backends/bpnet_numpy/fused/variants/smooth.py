@@ -10,8 +10,8 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.parts import split
-from bpnet_numpy.fused.variants.activations import PASS, passes
+from bpnet_numpy.fused.parts import PASS, split
+from bpnet_numpy.fused.variants.activations import passes
 from bpnet_numpy.fused.variants.common import alike, check_place, fused
 from bpnet_numpy.kernels.common import Array, first_like, floating
 
@@ -63,7 +63,7 @@ def _by_rows(name: str, half: int, *arrays: Array) -> list[Call]:
         mine = [each[some] for each in flat]
         return [instruction(name, mine[0].dtype, *mine, len(mine[0]), half)]
 
-    return list(split(rows, rows * half, make, least=PASS))
+    return split(rows, rows * half, make, least=PASS)
 
 
 def _gated(forward: Kernel, backward: Kernel) -> None:

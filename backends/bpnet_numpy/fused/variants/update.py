@@ -9,8 +9,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.adaptive import LION_FLUSH_EVERY
-from bpnet_numpy.fused.instruction import instruction
-from bpnet_numpy.fused.variants.activations import FLOAT32
+from bpnet_numpy.fused.instruction import FLOAT32, instruction
 from bpnet_numpy.fused.variants.common import alike, elements, fused, plain_number, single, writable
 from bpnet_numpy.kernels.common import Array, floating, nothing
 from bpnet_numpy.kernels.update import one_dimensional

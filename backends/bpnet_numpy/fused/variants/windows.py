@@ -10,17 +10,14 @@ import numpy as np
 from bpnet.dispatch import Call
 from bpnet.ops.windows import Window
 from bpnet_numpy.fused.instruction import Program, instruction, machine
-from bpnet_numpy.fused.parts import pieces, split, together
+from bpnet_numpy.fused.parts import MULTIPLICATIONS, PASS, pieces, split, together
 from bpnet_numpy.fused.sizes import strip_height
-from bpnet_numpy.fused.variants.activations import PASS
 from bpnet_numpy.fused.variants.linear import column_sums
 from bpnet_numpy.kernels.common import Array, kept_for
 from bpnet_numpy.scratch import borrow
 
 BAND = 1 << 15
 """Numbers of an image that are copied with its padding at a time: they stay in the second-level cache."""
-LEAST = 1 << 18
-"""Multiplications that are worth a thread."""
 _TABLES: dict[Hashable, Array] = {}
 
 
@@ -112,7 +109,7 @@ def panels(W: Array, turned: bool) -> tuple[list[Call], Array]:
     def make(some: slice) -> list[Program]:
         return [instruction("weight_panels", W.dtype, out, W, kh * kw, c, n_out, turned, some.start, some.stop)]
 
-    return list(split(-(-padded // (2 * lanes)), W.size, make, least=PASS)), out
+    return split(-(-padded // (2 * lanes)), W.size, make, least=PASS), out
 
 
 def convolution(
@@ -134,7 +131,7 @@ def convolution(
         sizes = (len(x[some]), x.shape[3], out.shape[3], band.rows, x.itemsize)
         return [instruction("convolve_windows", x.dtype, *arrays, rectified, *sizes, *window_words(x, window))]
 
-    return [*calls, *split(len(x), out.size * W.size // out.shape[3], make, least=LEAST)]
+    return [*calls, *split(len(x), out.size * W.size // out.shape[3], make, least=MULTIPLICATIONS)]
 
 
 def weight_gradient(dW: Array, db: Array | None, dy: Array, x: Array, window: Window) -> list[Call]:
@@ -146,7 +143,7 @@ def weight_gradient(dW: Array, db: Array | None, dy: Array, x: Array, window: Wi
         _table(x, (band, "elements"), lambda: band.elements(x)),
         _rows(x, depth, n_out),
     )
-    parts = pieces(len(x), dy.size * depth, LEAST)
+    parts = pieces(len(x), dy.size * depth, MULTIPLICATIONS)
     alone = len(parts) == 1
     terms = borrow((len(parts), 0 if alone else dW.size + (0 if db is None else n_out)), dW.dtype, dW)
     programs = []
