@@ -7,7 +7,7 @@ free: every part is the same whoever runs it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from bpnet.dispatch import Call
 from bpnet_numpy.fused.blas import address
 from bpnet_numpy.fused.helpers import team, wanted
 from bpnet_numpy.fused.instruction import FLOAT32, Program, instruction, machine
+from bpnet_numpy.scratch import borrow
 from bpnet_numpy.threads import openblas
 
 Array = Any
@@ -57,3 +58,34 @@ def split(n: int, work: int, make: Callable[[slice], list[Program]], *, least: i
     work : what there is to do in all, least : what is worth a thread, in the same unit; make : rows -> programs
     """
     return [together([Program.join(make(rows)) for rows in pieces(n, work, least, step)])]
+
+
+def column_sums(out: Array, x: Array) -> list[Call]:
+    """The calls that set `out` to the sums of the columns of x, on all threads where that is long."""
+
+    def make(some: slice) -> list[Program]:
+        part = x[:, some]
+        return [instruction("sum_columns", x.dtype, out[some], part, *part.shape, x.strides[0] // x.itemsize)]
+
+    return split(len(out), x.size, make, least=PASS, step=CACHE_LINE)
+
+
+def sums_of_parts(
+    outs: Sequence[Array | None], parts: Sequence[slice], make: Callable[[slice, list[Any]], Program], like: Array
+) -> list[Call]:
+    """The calls that set vectors to sums over parts, made at the same time: each by a program that writes its own.
+
+    make : a part, and where its sums go, 0 where None -> program; like : an argument of the kernel
+    """
+    if len(parts) == 1:
+        return [make(parts[0], [0 if out is None else out for out in outs])]
+    wanted = [out for out in outs if out is not None]
+    ends = list(accumulate((len(out) for out in wanted), initial=0))
+    terms = borrow((len(parts), ends[-1]), like.dtype, like)
+    own = [terms[:, a:b] for a, b in pairwise(ends)]
+    programs = []
+    for i, some in enumerate(parts):
+        places = iter(own)
+        programs.append(make(some, [0 if out is None else next(places)[i] for out in outs]))
+    added = (column_sums(out, each) for out, each in zip(wanted, own, strict=True))
+    return [together(programs), *chain.from_iterable(added)]

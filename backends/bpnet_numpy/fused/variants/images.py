@@ -11,10 +11,10 @@ from bpnet.dispatch import Call, Kernel
 from bpnet.ops.windows import Window
 from bpnet_numpy.fused.blas import gemm
 from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.parts import MULTIPLICATIONS, PASS, pieces, split, together
+from bpnet_numpy.fused.parts import MULTIPLICATIONS, PASS, pieces, split, sums_of_parts
 from bpnet_numpy.fused.variants import windows
 from bpnet_numpy.fused.variants.common import check_place, fused
-from bpnet_numpy.fused.variants.linear import SHIFTED, column_sums
+from bpnet_numpy.fused.variants.linear import SHIFTED
 from bpnet_numpy.fused.variants.windows import window_words
 from bpnet_numpy.kernels.common import Array, bound, floating
 from bpnet_numpy.kernels.convolution import (
@@ -142,26 +142,24 @@ def _weight_gradient(dW: Array, dy: Array, x: Array, window: Window) -> list[Cal
     found = gemm(x.dtype)
     assert found is not None
     step, in_rows, size = _layout(x, window)
-    parts = pieces(len(x), dy.size * dW.size // dW.shape[3], MULTIPLICATIONS)
-    terms = borrow((len(parts), dW.size), dW.dtype, dW)
-    programs = []
-    for some, to in zip(parts, terms, strict=True):
-        arrays = (to if len(parts) > 1 else dW, dy[some], x[some], borrow(size, x.dtype, x))
+
+    def make(some: slice, places: list[Any]) -> Program:
+        arrays = (*places, dy[some], x[some], borrow(size, x.dtype, x))
         settings = (len(x[some]), x.shape[3], dW.shape[3], step, in_rows, found.address, found.bits, x.itemsize)
-        programs.append(instruction("convolve_weights", x.dtype, *arrays, *settings, *window_words(x, window)))
-    return [together(programs), *(column_sums(dW.reshape(-1), terms) if len(parts) > 1 else [])]
+        return instruction("convolve_weights", x.dtype, *arrays, *settings, *window_words(x, window))
+
+    parts = pieces(len(x), dy.size * dW.size // dW.shape[3], MULTIPLICATIONS)
+    return sums_of_parts([dW.reshape(-1)], parts, make, x)
 
 
 def _sum_of_places(db: Array, dy: Array) -> list[Call]:
     """The sum over samples and places: by threads of their samples, since there are few channels."""
-    parts = pieces(len(dy), dy.size, PASS)
-    terms = borrow((len(parts), len(db)), db.dtype, db)
-    programs = []
-    for some, to in zip(parts, terms, strict=True):
+
+    def make(some: slice, places: list[Any]) -> Program:
         rows = dy[some].reshape(-1, dy.shape[3])
-        target = to if len(parts) > 1 else db
-        programs.append(instruction("sum_columns", dy.dtype, target, rows, *rows.shape, rows.shape[1]))
-    return [together(programs), *(column_sums(db, terms) if len(parts) > 1 else [])]
+        return instruction("sum_columns", dy.dtype, *places, rows, *rows.shape, rows.shape[1])
+
+    return sums_of_parts([db], pieces(len(dy), dy.size, PASS), make, dy)
 
 
 @fused(

@@ -12,7 +12,7 @@ from bpnet_numpy.blas import AS_IT_IS, TRANSPOSED
 from bpnet_numpy.fused.blas import address, gemm
 from bpnet_numpy.fused.helpers import MOST, team
 from bpnet_numpy.fused.instruction import FLOAT32, Program, address_of, instruction, machine
-from bpnet_numpy.fused.parts import CACHE_LINE, PASS, split
+from bpnet_numpy.fused.parts import CACHE_LINE, column_sums
 from bpnet_numpy.fused.sizes import TURNED
 from bpnet_numpy.fused.variants.common import LONG, check_place, fused
 from bpnet_numpy.kernels.common import Array, bound, floating
@@ -184,16 +184,6 @@ def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
     if dx is not None:
         calls += product(dx.reshape(x.shape), dy, W, transpose_b=True)
     return calls
-
-
-def column_sums(out: Array, x: Array) -> list[Call]:
-    """The calls that set `out` to the sums of the columns of x, on all threads where that is long."""
-
-    def make(some: slice) -> list[Program]:
-        part = x[:, some]
-        return [instruction("sum_columns", x.dtype, out[some], part, *part.shape, x.strides[0] // x.itemsize)]
-
-    return split(len(out), x.size, make, least=PASS, step=CACHE_LINE)
 
 
 @fused(

@@ -8,10 +8,9 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call
-from bpnet_numpy.fused.instruction import instruction
-from bpnet_numpy.fused.parts import PASS, pieces, together
+from bpnet_numpy.fused.instruction import Program, instruction
+from bpnet_numpy.fused.parts import PASS, pieces, sums_of_parts
 from bpnet_numpy.fused.variants.common import check_place, fused, plain_number, single
-from bpnet_numpy.fused.variants.linear import column_sums
 from bpnet_numpy.kernels.common import Array, first_like, floating
 from bpnet_numpy.kernels.losses import INDICES, labels_accept, rows_accept
 
@@ -33,14 +32,12 @@ def _by_rows(name: str, out: Any, logits: Array, labels: Array, *numbers: float)
     """The calls of a body on the rows, divided among the threads: each thread's loss, and their sum."""
     _check_places(out, logits)
     loss, rows = out
-    parts = pieces(len(logits), logits.size, PASS)
-    terms = np.empty((len(parts), 1), logits.dtype, like=logits)
-    programs = []
-    for some, term in zip(parts, terms, strict=True):
-        shape = logits[some].shape
-        arrays = (term if len(parts) > 1 else loss, rows[some], logits[some], labels[some])
-        programs.append(instruction(name, logits.dtype, *arrays, labels.itemsize, *shape, *numbers))
-    return [together(programs), *(column_sums(loss.reshape(1), terms) if len(parts) > 1 else [])]
+
+    def make(some: slice, places: list[Any]) -> Program:
+        arrays = (*places, rows[some], logits[some], labels[some])
+        return instruction(name, logits.dtype, *arrays, labels.itemsize, *logits[some].shape, *numbers)
+
+    return sums_of_parts([loss.reshape(1)], pieces(len(logits), logits.size, PASS), make, logits)
 
 
 @fused(ops.softmax_cross_entropy, accepts=_labels, allocate=_loss_and_like)

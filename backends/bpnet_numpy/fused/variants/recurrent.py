@@ -10,10 +10,10 @@ from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.fused.blas import gemm
 from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.parts import MULTIPLICATIONS, split
+from bpnet_numpy.fused.parts import MULTIPLICATIONS, column_sums, split
 from bpnet_numpy.fused.variants import windows
 from bpnet_numpy.fused.variants.common import check_place, fused
-from bpnet_numpy.fused.variants.linear import column_sums, product
+from bpnet_numpy.fused.variants.linear import product
 from bpnet_numpy.kernels import lstm, recurrent
 from bpnet_numpy.kernels.common import Array, floating
 from bpnet_numpy.kernels.sequences import INDICES

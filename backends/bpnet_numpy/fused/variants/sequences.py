@@ -13,10 +13,9 @@ from bpnet.ops.attention import keeps_probabilities
 from bpnet.ops.random import keep_scale
 from bpnet_numpy.fused.blas import gemm
 from bpnet_numpy.fused.instruction import Program, instruction
-from bpnet_numpy.fused.parts import CACHE_LINE, MULTIPLICATIONS, PASS, pieces, split, together
+from bpnet_numpy.fused.parts import CACHE_LINE, MULTIPLICATIONS, PASS, column_sums, pieces, split, sums_of_parts
 from bpnet_numpy.fused.variants.activations import passes
 from bpnet_numpy.fused.variants.common import check_place, fused
-from bpnet_numpy.fused.variants.linear import column_sums
 from bpnet_numpy.kernels import attention, layer_norm
 from bpnet_numpy.kernels.common import Array, floating
 from bpnet_numpy.kernels.sequences import INDICES
@@ -71,26 +70,19 @@ def _(out: Any, x: Array, gain: Array, epsilon: float) -> list[Call]:
 
 
 def _norm_backward(out: Any, dy: Array, h: Array, r: Array, gain: Array, centring: bool) -> list[Call]:
-    dx, *sums = out
+    dx, *vectors = out
     width, dtype = dy.shape[-1], dy.dtype
-    for each, shape in ((dx, dy.shape), (sums[0], gain.shape), (sums[1], gain.shape)):
+    for each, shape in ((dx, dy.shape), (vectors[0], gain.shape), (vectors[1], gain.shape)):
         if each is not None:
             check_place(each, shape, dtype)
     dy2, h2, r2 = (each.reshape(-1, each.shape[-1]) for each in (dy, h, r))
-    ranges = pieces(len(dy2), dy.size, PASS)
-    wanted = [each for each in sums if each is not None]
-    partial = borrow((len(ranges), len(wanted), width), dtype, dy)
-    parts = []
-    for rows, own in zip(ranges, partial, strict=True):
-        places = iter(own if len(ranges) > 1 else wanted)
-        targets = [0 if each is None else next(places) for each in sums]
+
+    def make(rows: slice, places: list[Any]) -> Program:
         first = 0 if dx is None else dx.reshape(dy2.shape)[rows]
-        words = (first, *targets, dy2[rows], h2[rows], r2[rows], gain, len(dy2[rows]), width, centring)
-        parts.append(instruction("norm_backward", dtype, *words))
-    calls: list[Call] = [together(parts)]
-    if len(ranges) > 1:
-        calls += [call for k, each in enumerate(wanted) for call in column_sums(each, partial[:, k])]
-    return calls
+        words = (first, *places, dy2[rows], h2[rows], r2[rows], gain, len(dy2[rows]), width, centring)
+        return instruction("norm_backward", dtype, *words)
+
+    return sums_of_parts(vectors, pieces(len(dy2), dy.size, PASS), make, dy)
 
 
 def _norm_kept(dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> bool:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bpnet.dispatch import Call
 from bpnet.ops.windows import Window
 from bpnet_numpy.fused.instruction import Program, instruction, machine
-from bpnet_numpy.fused.parts import MULTIPLICATIONS, PASS, pieces, split, together
+from bpnet_numpy.fused.parts import MULTIPLICATIONS, PASS, pieces, split, sums_of_parts
 from bpnet_numpy.fused.sizes import strip_height
-from bpnet_numpy.fused.variants.linear import column_sums
 from bpnet_numpy.kernels.common import Array, kept_for
 from bpnet_numpy.scratch import borrow
 
@@ -143,18 +143,11 @@ def weight_gradient(dW: Array, db: Array | None, dy: Array, x: Array, window: Wi
         _table(x, (band, "elements"), lambda: band.elements(x)),
         _rows(x, depth, n_out),
     )
-    parts = pieces(len(x), dy.size * depth, MULTIPLICATIONS)
-    alone = len(parts) == 1
-    terms = borrow((len(parts), 0 if alone else dW.size + (0 if db is None else n_out)), dW.dtype, dW)
-    programs = []
-    for some, term in zip(parts, terms, strict=True):
-        weight, bias = (dW, db) if alone else (term[: dW.size], term[dW.size :] if db is not None else None)
+
+    def make(some: slice, places: list[Any]) -> Program:
         scratch = borrow(band.size, x.dtype, x) if band.padded else 0
-        arrays = (weight, 0 if bias is None else bias, dy[some], x[some], scratch, *tables)
+        arrays = (*places, dy[some], x[some], scratch, *tables)
         sizes = (len(x[some]), x.shape[3], n_out, band.rows, x.itemsize)
-        programs.append(instruction("window_weights", x.dtype, *arrays, *sizes, *window_words(x, window)))
-    calls: list[Call] = [together(programs)]
-    if not alone:
-        calls += column_sums(dW.reshape(-1), terms[:, : dW.size])
-        calls += [] if db is None else column_sums(db, terms[:, dW.size :])
-    return calls
+        return instruction("window_weights", x.dtype, *arrays, *sizes, *window_words(x, window))
+
+    return sums_of_parts([dW.reshape(-1), db], pieces(len(x), dy.size * depth, MULTIPLICATIONS), make, x)
