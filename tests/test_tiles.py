@@ -26,7 +26,7 @@ if fused.why_not():
 
 from bpnet_numpy.fused import helpers  # noqa: E402
 from bpnet_numpy.fused.instruction import machine  # noqa: E402
-from bpnet_numpy.fused.variants import common, linear  # noqa: E402
+from bpnet_numpy.fused.variants import common, linear, smooth  # noqa: E402
 
 Array = Any
 tiles = pytest.mark.skipif(not machine().VECTOR, reason="no tiles are made for this processor")
@@ -241,17 +241,35 @@ def test_a_divided_update_gives_the_same_bits(make: Any, monkeypatch: pytest.Mon
     assert train(1 << 14) == train(1 << 30)
 
 
+ELEMENTWISE = [
+    "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "gelu_with_slope", "silu", "elu", "add", "mul",
+    "relu_backward", "tanh_backward", "gelu_tanh_backward", "mish_backward",
+]  # fmt: skip
+
+
 @pytest.mark.usefixtures("three_threads")
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "add", "relu_backward", "tanh_backward"])
+@pytest.mark.parametrize("name", ELEMENTWISE)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_divided_elementwise_body_gives_the_same_bits(name: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 1234, 71)).astype(dtype)
-    settings = (0.1,) if name.startswith("leaky") else ()
-    arguments = (x, y) if name == "add" or name.endswith("backward") else (x, *settings)
+    settings = (0.1,) if name in ("leaky_relu", "elu") else ()
+    arguments = (x, y) if name in ("add", "mul") or name.endswith("backward") else (x, *settings)
     found = []
     for long in (1 << 10, 1 << 30):
         monkeypatch.setattr(common, "LONG", long)
+        monkeypatch.setattr(smooth, "LEAST", long)
         forget()
-        found.append(getattr(bp.ops, name)(*arguments).tobytes())
+        result = getattr(bp.ops, name)(*arguments)
+        found.append([each.tobytes() for each in (result if isinstance(result, tuple) else (result,))])
     assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 1000, (1 << 14) + 1, (1 << 15) - 1, 1 << 15, (1 << 15) + 1, 100_001])
+def test_a_divided_pass_makes_every_element_once(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "LONG", 1)
+    forget()
+    total = np.arange(n, dtype=np.float64)
+    bp.ops.add_(total, np.ones(n))
+    np.testing.assert_array_equal(total, np.arange(1, n + 1))

@@ -9,13 +9,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from bpnet_numpy.fused.code.intrinsics import call, int64s, release, reserve, vector, word, words
+from numba import njit
+
+from bpnet_numpy.fused.code.intrinsics import FLAGS, call, int64s, release, reserve, vector, word, words
 from bpnet_numpy.fused.code.team import next_unit, shared
 
 TEAM, THREADS, SHARE, BODY, COUNT, LENGTH, FIRST, ARRAYS, WORDS = range(9)
 
 UNIT = 1 << 14
-"""Elements of a unit: what a pass has of them in all arrays finds room in the second-level cache."""
+"""The most elements of a unit: what a pass has of them in all arrays finds room in the second-level cache."""
+ALIGNED = 16
+"""Units begin at multiples of so many elements."""
+
+
+@njit(**FLAGS)
+def _units(n: Any) -> Any:
+    """How many units n elements are: an even number, so that two threads make as much."""
+    return 2 * ((n + 2 * UNIT - 1) // (2 * UNIT))
+
+
+@njit(**FLAGS)
+def _start(n: Any, unit: Any) -> Any:
+    """The first element of a unit."""
+    return n if unit == _units(n) else n // ALIGNED * unit // _units(n) * ALIGNED
 
 
 def share(p: Any, team: Any, place: Any) -> None:
@@ -29,8 +45,8 @@ def share(p: Any, team: Any, place: Any) -> None:
         now[i] = given[i]
     unit = next_unit(team, place)
     while unit >= 0:
-        start = unit * UNIT
-        now[length] = min(given[length] - start, UNIT)
+        start = _start(given[length], unit)
+        now[length] = _start(given[length], unit + 1) - start
         for i in range(word(a, FIRST), word(a, FIRST) + word(a, ARRAYS)):
             now[i] = given[i] + start * size if given[i] != 0 else 0
         call(word(a, BODY), own)
@@ -42,4 +58,4 @@ def divided(p: Any) -> None:
     """A pass over all elements."""
     a = words(p)
     n = word(a, WORDS + word(a, LENGTH))
-    shared(word(a, TEAM), word(a, THREADS), word(a, SHARE), a, (n + UNIT - 1) // UNIT)
+    shared(word(a, TEAM), word(a, THREADS), word(a, SHARE), a, _units(n))

@@ -1,4 +1,4 @@
-"""Activations, sums, copies."""
+"""Activations, sums and products by element, copies."""
 
 from __future__ import annotations
 
@@ -9,42 +9,30 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
-from bpnet_numpy.fused.instruction import FLOAT32, Program, instruction
-from bpnet_numpy.fused.parts import CACHE_LINE, PASS, split
-from bpnet_numpy.fused.variants.common import alike, check_place, elements, fused, writable
+from bpnet_numpy.fused.instruction import FLOAT32, instruction
+from bpnet_numpy.fused.variants.common import alike, check_place, fused, one_pass, writable
 from bpnet_numpy.kernels.common import Array, first_like, floating, nothing
-
-
-def passes(name: str, arrays: tuple[Array, ...], settings: tuple[float, ...] = ()) -> list[Call]:
-    """One pass of a body over arrays of one size, divided among the threads."""
-    flat = [each.reshape(-1) for each in arrays]
-
-    def make(some: slice) -> list[Program]:
-        mine = [each[some] for each in flat]
-        return [instruction(name, mine[0].dtype, *mine, mine[0].size, *map(float, settings))]
-
-    return split(flat[0].size, flat[0].size, make, least=PASS, step=CACHE_LINE)
 
 
 def _forward(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda x, *_: floating(x), allocate=first_like)
     def _(out: Array, x: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return elements(kernel.name, x, 0, 2, out, x, x.size, *map(float, settings))
+        return one_pass(kernel.name, (out, x), *settings)
 
 
 def _pair(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda x, y, *_: floating(x, y) and alike(x, y), allocate=first_like)
     def variant(out: Array, x: Array, y: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return elements(kernel.name, x, 0, 3, out, x, y, x.size, *map(float, settings))
+        return one_pass(kernel.name, (out, x, y), *settings)
 
     variant.overwrites = True
 
 
 for each in (ops.relu, ops.leaky_relu, ops.sigmoid, ops.tanh):
     _forward(each)
-for each in (ops.relu_backward, ops.leaky_relu_backward, ops.sigmoid_backward, ops.tanh_backward, ops.add):
+for each in (ops.relu_backward, ops.leaky_relu_backward, ops.sigmoid_backward, ops.tanh_backward, ops.add, ops.mul):
     _pair(each)
 
 
@@ -77,7 +65,7 @@ def _(_: None, target: Array, source: Array) -> list[Call]:
 
 @fused(ops.add_, accepts=lambda x, y: floating(x, y) and alike(x, y) and writable(x), allocate=nothing)
 def _(_: None, target: Array, source: Array) -> list[Call]:
-    return passes("add", (target, target, source))
+    return one_pass("add", (target, target, source))
 
 
 def _fillable(target: Array, value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,22 @@ def fused(kernel: Kernel, *, allocate: Callable[..., Any], accepts: Callable[...
     return decorate
 
 
-def elements(name: str, x: Array, first: int, arrays: int, *operands: Any) -> list[Call]:
-    """The calls of a body that treats each element of `x` and others like it alike, on all threads where it is long.
+def one_pass(name: str, arrays: Sequence[Array], *settings: float, least: int | None = None) -> list[Call]:
+    """The calls of an elementwise body on arrays of one size, on all threads where there are `least` elements, or LONG.
+
+    The body's words: the arrays, that size, the settings.
+    """
+    x = arrays[0]
+    return elements(name, x, 0, len(arrays), *arrays, x.size, *map(float, settings), least=least)
+
+
+def elements(name: str, x: Array, first: int, arrays: int, *operands: Any, least: int | None = None) -> list[Call]:
+    """The calls of a body that treats each element of `x` and others like it alike, as `one_pass`, of any words.
 
     first, arrays : where the operands begin that are addresses of as many elements, and how many they are; their number
                     `x.size` is the operand before them, or behind them where they are the first
     """
-    if x.size < LONG:
+    if x.size < (LONG if least is None else least):
         return [instruction(name, x.dtype, *operands)]
     length = first - 1 if first else arrays
     bodies = machine().address("share", x.dtype), machine().address(name, x.dtype)

@@ -14,7 +14,6 @@ from bpnet.ops.random import keep_scale
 from bpnet_numpy.fused.blas import gemm
 from bpnet_numpy.fused.instruction import Program, instruction
 from bpnet_numpy.fused.parts import CACHE_LINE, MULTIPLICATIONS, PASS, column_sums, pieces, split, sums_of_parts
-from bpnet_numpy.fused.variants.activations import passes
 from bpnet_numpy.fused.variants.common import check_place, fused
 from bpnet_numpy.kernels import attention, layer_norm
 from bpnet_numpy.kernels.common import Array, floating
@@ -98,42 +97,6 @@ def _(out: Any, dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> list[Ca
 @fused(ops.rms_norm_backward, accepts=_norm_kept, allocate=lambda *args: layer_norm._allocate_backward(*args)[:2])
 def _(out: Any, dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> list[Call]:
     return _norm_backward((*out, None), dy, h, r, gain, False)
-
-
-# --- GELU by tanh ---
-
-
-@fused(ops.gelu_tanh, accepts=lambda x: floating(x), allocate=lambda x: np.empty_like(x))
-def _(out: Array, x: Array) -> list[Call]:
-    check_place(out, x.shape, x.dtype)
-    return passes("gelu_tanh", (out, x))
-
-
-@fused(
-    ops.gelu_tanh_backward,
-    accepts=lambda dy, x: floating(dy, x) and dy.shape == x.shape,
-    allocate=lambda dy, x: np.empty_like(x),
-)
-def _(out: Array, dy: Array, x: Array) -> list[Call]:
-    check_place(out, x.shape, x.dtype)
-    return passes("gelu_tanh_backward", (out, dy, x))
-
-
-@fused(
-    ops.gelu_tanh_with_slope,
-    accepts=lambda x: floating(x),
-    allocate=lambda x: (np.empty_like(x), np.empty_like(x)),
-)
-def _(out: Any, x: Array) -> list[Call]:
-    for each in out:
-        check_place(each, x.shape, x.dtype)
-    return passes("gelu_tanh_with_slope", (*out, x))
-
-
-@fused(ops.mul, accepts=lambda x, w: floating(x, w) and x.shape == w.shape, allocate=lambda x, w: np.empty_like(x))
-def _(out: Array, x: Array, w: Array) -> list[Call]:
-    check_place(out, x.shape, x.dtype)
-    return passes("mul", (out, x, w))
 
 
 # --- attention ---

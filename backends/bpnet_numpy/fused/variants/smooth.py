@@ -11,9 +11,11 @@ from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.fused.instruction import Program, instruction
 from bpnet_numpy.fused.parts import PASS, split
-from bpnet_numpy.fused.variants.activations import passes
-from bpnet_numpy.fused.variants.common import alike, check_place, fused
+from bpnet_numpy.fused.variants.common import alike, check_place, fused, one_pass
 from bpnet_numpy.kernels.common import Array, first_like, floating
+
+LEAST = 1 << 15
+"""Elements from which a pass is divided: fewer than of those that only move numbers."""
 
 
 def _some(*arrays: Array) -> bool:
@@ -24,20 +26,29 @@ def _forward(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda x, *_: _some(x), allocate=first_like)
     def _(out: Array, x: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return passes(kernel.name, (out, x), settings)
+        return one_pass(kernel.name, (out, x), *settings, least=LEAST)
 
 
 def _backward(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda dy, x, *_: _some(dy, x) and alike(dy, x), allocate=first_like)
     def _(out: Array, dy: Array, x: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return passes(kernel.name, (out, dy, x), settings)
+        return one_pass(kernel.name, (out, dy, x), *settings, least=LEAST)
 
 
-for each in (ops.gelu, ops.normal_cdf, ops.silu, ops.elu, ops.softplus, ops.mish, ops.hardswish):
+def _with_slope(kernel: Kernel) -> None:
+    @fused(kernel, accepts=lambda x: _some(x), allocate=lambda x: (np.empty_like(x), np.empty_like(x)))
+    def _(out: Any, x: Array) -> list[Call]:
+        for each in out:
+            check_place(each, x.shape, x.dtype)
+        return one_pass(kernel.name, (*out, x), least=LEAST)
+
+
+for each in (ops.gelu, ops.gelu_tanh, ops.normal_cdf, ops.silu, ops.elu, ops.softplus, ops.mish, ops.hardswish):
     _forward(each)
 for each in (
     ops.gelu_backward,
+    ops.gelu_tanh_backward,
     ops.silu_backward,
     ops.elu_backward,
     ops.softplus_backward,
@@ -45,13 +56,8 @@ for each in (
     ops.hardswish_backward,
 ):
     _backward(each)
-
-
-@fused(ops.gelu_with_slope, accepts=lambda x: _some(x), allocate=lambda x: (np.empty_like(x), np.empty_like(x)))
-def _(out: Any, x: Array) -> list[Call]:
-    for each in out:
-        check_place(each, x.shape, x.dtype)
-    return passes("gelu_with_slope", (*out, x))
+for each in (ops.gelu_with_slope, ops.gelu_tanh_with_slope):
+    _with_slope(each)
 
 
 def _by_rows(name: str, half: int, *arrays: Array) -> list[Call]:
