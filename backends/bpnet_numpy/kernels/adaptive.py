@@ -9,12 +9,8 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.kernels.common import Array, constant, nothing
-from bpnet_numpy.kernels.passes import Number, combine, follow
+from bpnet_numpy.kernels.passes import Number, combine, decayed, follow
 from bpnet_numpy.kernels.update import CHUNK, FLUSH_EVERY, chunks, flush_tiny, guarded, one_dimensional
-
-
-def _decayed(w: Array, gradient: Array, decay: Array, out: Array) -> list[Call]:
-    return [partial(np.multiply, w, decay, out), partial(np.add, out, gradient, out)]
 
 
 @ops.adagrad_.register_bound(
@@ -40,7 +36,7 @@ def _(
         s, g = scratch[: w.size], gradient
         if weight_decay:
             g = other[: w.size]
-            calls += _decayed(w, gradient, decay, g)
+            calls += decayed(w, gradient, decay, g)
         calls += [partial(np.multiply, g, g, s), partial(np.add, a, s, a)]
         if initial:
             calls += [partial(np.add, a, start, s), partial(np.sqrt, s, s)]
@@ -84,7 +80,7 @@ def _(
         s, g, a = scratch[: w.size], gradient, parts[0]
         if weight_decay:
             g = other[: w.size]
-            calls += _decayed(w, gradient, decay, g)
+            calls += decayed(w, gradient, decay, g)
         calls += [partial(np.multiply, g, g, s), *follow(a, s, 1 - rho, s)]
         if mean is not None:
             b = parts[1]

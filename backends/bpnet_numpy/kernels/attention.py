@@ -15,12 +15,11 @@ from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.attention import keeps_probabilities
 from bpnet.ops.random import keep_scale
-from bpnet_numpy.kernels.common import SIGNED, Array, constant, ones
+from bpnet_numpy.kernels.common import SIGNED, TINY_TOTAL, Array, constant, ones
 from bpnet_numpy.scratch import borrow, borrow_like
 
 CACHED = 1 << 16  # probabilities that are treated at a time
 FEWEST = 32  # queries at a time, however many keys there are: products of less are slow
-TINY_TOTAL = 1e-26  # of exponentials: above it the largest one of the row is a normal float32 with room below
 
 
 def _heads(x: Array, heads: int) -> Array:
@@ -234,7 +233,7 @@ def _backward(
     return [call]
 
 
-def _accepts(first: Array, *rest: Any) -> bool:
+def accepts(first: Array, *rest: Any) -> bool:
     """Arrays of one dtype whose last axis has no gaps, none of them empty; masks of truth values."""
     arrays = [first, *(each for each in rest if isinstance(each, np.ndarray))]
     kinds = [each for each in arrays if each.dtype != np.bool_]
@@ -245,41 +244,43 @@ def _accepts(first: Array, *rest: Any) -> bool:
     )
 
 
-def _allocate(q: Array, k: Array, v: Array, mask: Any, keep: Any, heads: int, *_: Any) -> Any:
+def allocate(q: Array, k: Array, v: Array, mask: Any, keep: Any, heads: int, *_: Any) -> Any:
+    """Where y goes, and what is kept: probabilities, or where these are not the logarithms of their sums."""
     n, n_queries, _width = q.shape
     whole = keeps_probabilities(n, heads, n_queries, k.shape[1])
     shape = (n, heads, n_queries, k.shape[1]) if whole else (n, heads, n_queries)
     return np.empty(q.shape, q.dtype, like=q), np.empty(shape, q.dtype, like=q)
 
 
-@ops.attention.register_bound(np.ndarray, accepts=_accepts, allocate=_allocate)
+@ops.attention.register_bound(np.ndarray, accepts=accepts, allocate=allocate)
 def _(out: Any, *args: Any) -> list[Call]:
     return _forward(out, *args)
 
 
 @ops.attention_backward.register_bound(
     np.ndarray,
-    accepts=_accepts,
+    accepts=accepts,
     allocate=lambda dy, y, q, k, v, *_: tuple(np.empty(each.shape, each.dtype, like=each) for each in (q, k, v)),
 )
 def _(out: Any, *args: Any) -> list[Call]:
     return _backward(out, *args)
 
 
-def _thirds(x: Array) -> tuple[Array, Array, Array]:
+def thirds(x: Array) -> tuple[Array, Array, Array]:
+    """Views of q, k and v in an array that holds them side by side."""
     width = x.shape[-1] // 3
     return x[..., :width], x[..., width : 2 * width], x[..., 2 * width :]
 
 
 @ops.self_attention.register_bound(
-    np.ndarray, accepts=_accepts, allocate=lambda qkv, *rest: _allocate(*_thirds(qkv), *rest)
+    np.ndarray, accepts=accepts, allocate=lambda qkv, *rest: allocate(*thirds(qkv), *rest)
 )
 def _(out: Any, qkv: Array, *args: Any) -> list[Call]:
-    return _forward(out, *_thirds(qkv), *args)
+    return _forward(out, *thirds(qkv), *args)
 
 
 @ops.self_attention_backward.register_bound(
-    np.ndarray, accepts=_accepts, allocate=lambda dy, y, qkv, *_: np.empty(qkv.shape, qkv.dtype, like=qkv)
+    np.ndarray, accepts=accepts, allocate=lambda dy, y, qkv, *_: np.empty(qkv.shape, qkv.dtype, like=qkv)
 )
 def _(out: Any, dy: Array, y: Array, qkv: Array, *args: Any) -> list[Call]:
-    return _backward(_thirds(out), dy, y, *_thirds(qkv), *args)
+    return _backward(thirds(out), dy, y, *thirds(qkv), *args)

@@ -26,7 +26,8 @@ def _rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-def _allocate(x: Array, *_: Any) -> Any:
+def allocate(x: Array, *_: Any) -> Any:
+    """Where y, h and r go."""
     return np.empty_like(x), np.empty_like(x), np.empty((*x.shape[:-1], 1), x.dtype, like=x)
 
 
@@ -60,20 +61,21 @@ def _normalize(out: Any, x: Array, gain: Array, bias: Array | None, epsilon: flo
 @ops.layer_norm.register_bound(
     np.ndarray,
     accepts=lambda x, gain, bias, epsilon: floating(x, gain) and (bias is None or bias.dtype == x.dtype) and x.size > 0,
-    allocate=_allocate,
+    allocate=allocate,
 )
 def _(out: Any, x: Array, gain: Array, bias: Array | None, epsilon: float) -> list[Call]:
     return _normalize(out, x, gain, bias, epsilon, True)
 
 
 @ops.rms_norm.register_bound(
-    np.ndarray, accepts=lambda x, gain, epsilon: floating(x, gain) and x.size > 0, allocate=_allocate
+    np.ndarray, accepts=lambda x, gain, epsilon: floating(x, gain) and x.size > 0, allocate=allocate
 )
 def _(out: Any, x: Array, gain: Array, epsilon: float) -> list[Call]:
     return _normalize(out, x, gain, None, epsilon, False)
 
 
-def _allocate_backward(dy: Array, h: Array, r: Array, gain: Array, *needs: bool) -> Any:
+def allocate_backward(dy: Array, h: Array, r: Array, gain: Array, *needs: bool) -> Any:
+    """Where dx, dgain and dbias go; None for what is not needed."""
     needs = needs + (True,) * (3 - len(needs))
     shapes = (dy.shape, gain.shape, gain.shape)
     return tuple(
@@ -120,13 +122,13 @@ def _backward_accepts(dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> b
     return floating(dy, h, r, gain) and dy.size > 0
 
 
-@ops.layer_norm_backward.register_bound(np.ndarray, accepts=_backward_accepts, allocate=_allocate_backward)
+@ops.layer_norm_backward.register_bound(np.ndarray, accepts=_backward_accepts, allocate=allocate_backward)
 def _(out: Any, dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> list[Call]:
     return _backward(out, dy, h, r, gain, True)
 
 
 @ops.rms_norm_backward.register_bound(
-    np.ndarray, accepts=_backward_accepts, allocate=lambda *args: _allocate_backward(*args)[:2]
+    np.ndarray, accepts=_backward_accepts, allocate=lambda *args: allocate_backward(*args)[:2]
 )
 def _(out: Any, dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> list[Call]:
     return _backward((*out, None), dy, h, r, gain, False)

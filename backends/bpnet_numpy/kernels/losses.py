@@ -15,11 +15,10 @@ from bpnet.ops.losses import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_gradient,
 )
-from bpnet_numpy.kernels.common import Array, constant, first_like, floating, kept_for, ones
+from bpnet_numpy.kernels.common import TINY_TOTAL, Array, constant, first_like, floating, kept_for, ones
 from bpnet_numpy.scratch import borrow, borrow_like
 
 INDICES = (np.dtype("int32"), np.dtype("int64"))
-TINY_TOTAL = 1e-26  # of exponentials: above it the largest one of the row is a normal float32 with room below
 WIDE = 32  # classes up to which one product with a matrix of ones sums the rows and spreads the sums
 
 

@@ -25,7 +25,8 @@ from bpnet_numpy.kernels.recurrent import (
 from bpnet_numpy.scratch import borrow
 
 
-def _allocate(x: Array, W: Array, U: Array, *_: Any) -> Any:
+def allocate(x: Array, W: Array, U: Array, *_: Any) -> Any:
+    """Where y, the gates and the cells go."""
     n, n_steps, _ = x.shape
     width, dtype = U.shape[0], x.dtype
     return (
@@ -45,7 +46,7 @@ def _as_kept(source: Array, target: Array, width: int) -> list[Call]:
     ]
 
 
-@ops.lstm.register_bound(np.ndarray, accepts=accepts, allocate=_allocate)
+@ops.lstm.register_bound(np.ndarray, accepts=accepts, allocate=allocate)
 def _(
     out: Any, x: Array, W: Array, U: Array, b: Array, lengths: Array | None = None, reverse: bool = False,
     h: None = None, c: None = None,

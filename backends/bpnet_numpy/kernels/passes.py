@@ -50,6 +50,11 @@ def _in_one_pass(found: Call, by: Any, keep: Any, calls: list[Call]) -> None:
             call()
 
 
+def decayed(w: Array, gradient: Array, decay: Array, out: Array) -> list[Call]:
+    """The calls that set `out` to gradient + decay w, weight decay as a penalty's gradient."""
+    return [partial(np.multiply, w, decay, out), partial(np.add, out, gradient, out)]
+
+
 def follow(y: Array, x: Array, rate: float, scratch: Array) -> list[Call]:
     """The calls that add rate (x - y) to `y`, a moving average of x; `scratch`, which may be x, is written over.
 

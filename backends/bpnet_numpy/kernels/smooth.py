@@ -11,13 +11,11 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call
-from bpnet.ops.smooth import ERFC
+from bpnet.ops.smooth import CUBE, ERFC, IN_FLOAT32, SLOPE
 from bpnet_numpy.kernels.common import Array, constant, first_like, floating
 from bpnet_numpy.scratch import borrow
 
 CHUNK = 1 << 15
-SLOPE, CUBE = math.sqrt(2 / math.pi), 0.044715
-IN_FLOAT32 = 12  # terms of the series of erfc; all others together are 2e-8
 
 
 def _pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:

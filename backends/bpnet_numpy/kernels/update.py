@@ -10,7 +10,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet_numpy.kernels.common import Array, constant, floating, nothing
-from bpnet_numpy.kernels.passes import Number, combine, follow
+from bpnet_numpy.kernels.passes import Number, combine, decayed, follow
 
 
 @ops.copy_.register_bound(np.ndarray, allocate=nothing)
@@ -119,7 +119,7 @@ def _(_: None, value: Array, grad: Array, ok: Array, learning_rate: Array, weigh
     for w, g in chunks(value, grad):
         s = scratch[: w.size]
         if weight_decay:
-            calls += [partial(np.multiply, w, decay, s), partial(np.add, s, g, s)]
+            calls += decayed(w, g, decay, s)
         calls += combine(w, s if weight_decay else g, rate, s)
     return guarded(ok, lambda: rate.set(-float(learning_rate)), calls)
 
@@ -149,7 +149,7 @@ def _(
         s, g = scratch[: w.size], gradient
         if weight_decay:
             g = other[: w.size]
-            calls += [partial(np.multiply, w, decay, g), partial(np.add, g, gradient, g)]
+            calls += decayed(w, gradient, decay, g)
         calls += combine(v, g, None, s, keep=mu)
         if nesterov:
             calls += [partial(np.multiply, v, mu.array, s), partial(np.add, s, g, s)]

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from bpnet.ops.smooth import ERFC
+from bpnet.ops.smooth import ERFC, IN_FLOAT32
 from bpnet_numpy.fused.code.functions import exponential
 from bpnet_numpy.fused.code.intrinsics import FLAGS, vector, word, words
 from bpnet_numpy.fused.code.simd import by_dtype, load, numbers, size, store, where_less
 
 ROOT, PEAK = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi)
 
-_series = by_dtype(tuple(np.float32(c) for c in ERFC[:12]), tuple(np.float64(c) for c in ERFC))
-"""The terms of erfc's series; in float32 all others together are 2e-8."""
+_series = by_dtype(tuple(np.float32(c) for c in ERFC[:IN_FLOAT32]), tuple(np.float64(c) for c in ERFC))
+"""The terms of erfc's series."""
 
 
 @njit(**FLAGS)

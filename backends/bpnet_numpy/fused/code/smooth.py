@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from numba import njit
 
+from bpnet.ops.smooth import CUBE, SLOPE
 from bpnet_numpy.fused.code.functions import exponential
 from bpnet_numpy.fused.code.intrinsics import FLAGS, real, vector, word, words
 
-TWICE = 2 * math.sqrt(2 / math.pi)
-CUBE = 0.044715
+TWICE = 2 * SLOPE
 
 
 @njit(**FLAGS)

@@ -104,7 +104,7 @@ def _accepts(
     return fitting and _goes_on(x, U, *states)
 
 
-@fused(ops.lstm, accepts=_accepts, allocate=lstm._allocate)
+@fused(ops.lstm, accepts=_accepts, allocate=lstm.allocate)
 def _(
     out: Any, x: Array, W: Array, U: Array, b: Array, lengths: Array | None = None, reverse: bool = False,
     h: Array | None = None, c: Array | None = None,

@@ -53,7 +53,7 @@ def _norm(out: Any, x: Array, gain: Array, bias: Array | None, epsilon: float, c
 @fused(
     ops.layer_norm,
     accepts=lambda x, gain, bias, epsilon: x.ndim > 0 and x.size > 0 and _vector(x, gain, bias),
-    allocate=layer_norm._allocate,
+    allocate=layer_norm.allocate,
 )
 def _(out: Any, x: Array, gain: Array, bias: Array | None, epsilon: float) -> list[Call]:
     return _norm(out, x, gain, bias, epsilon, True)
@@ -62,7 +62,7 @@ def _(out: Any, x: Array, gain: Array, bias: Array | None, epsilon: float) -> li
 @fused(
     ops.rms_norm,
     accepts=lambda x, gain, epsilon: x.ndim > 0 and x.size > 0 and _vector(x, gain),
-    allocate=layer_norm._allocate,
+    allocate=layer_norm.allocate,
 )
 def _(out: Any, x: Array, gain: Array, epsilon: float) -> list[Call]:
     return _norm(out, x, gain, None, epsilon, False)
@@ -89,12 +89,12 @@ def _norm_kept(dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> bool:
     return dy.ndim > 0 and dy.size > 0 and shapes and floating(dy, h, r) and _vector(dy, gain)
 
 
-@fused(ops.layer_norm_backward, accepts=_norm_kept, allocate=layer_norm._allocate_backward)
+@fused(ops.layer_norm_backward, accepts=_norm_kept, allocate=layer_norm.allocate_backward)
 def _(out: Any, dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> list[Call]:
     return _norm_backward(out, dy, h, r, gain, True)
 
 
-@fused(ops.rms_norm_backward, accepts=_norm_kept, allocate=lambda *args: layer_norm._allocate_backward(*args)[:2])
+@fused(ops.rms_norm_backward, accepts=_norm_kept, allocate=lambda *args: layer_norm.allocate_backward(*args)[:2])
 def _(out: Any, dy: Array, h: Array, r: Array, gain: Array, *_: bool) -> list[Call]:
     return _norm_backward((*out, None), dy, h, r, gain, False)
 
@@ -144,8 +144,8 @@ def _attention(
 
 @fused(
     ops.attention,
-    accepts=lambda *args: attention._accepts(*args) and _attends(*args),
-    allocate=attention._allocate,
+    accepts=lambda *args: attention.accepts(*args) and _attends(*args),
+    allocate=attention.allocate,
 )
 def _(out: Any, *args: Any) -> list[Call]:
     return _attention("attention", *out, *args)
@@ -154,7 +154,7 @@ def _(out: Any, *args: Any) -> list[Call]:
 @fused(
     ops.attention_backward,
     accepts=lambda dy, y, q, k, v, kept, *rest: (
-        attention._accepts(dy, y, q, k, v, kept, *rest) and _attends(q, k, v, *rest)
+        attention.accepts(dy, y, q, k, v, kept, *rest) and _attends(q, k, v, *rest)
         and dy.flags.c_contiguous and y.flags.c_contiguous and kept.flags.c_contiguous and q.flags.c_contiguous
         and k.flags.c_contiguous
     ),
@@ -167,26 +167,26 @@ def _(out: Any, dy: Array, y: Array, q: Array, k: Array, v: Array, kept: Array, 
 @fused(
     ops.self_attention,
     accepts=lambda qkv, *rest: (
-        qkv.ndim == 3 and qkv.flags.c_contiguous and attention._accepts(qkv, *rest)
-        and _attends(*attention._thirds(qkv), *rest)
+        qkv.ndim == 3 and qkv.flags.c_contiguous and attention.accepts(qkv, *rest)
+        and _attends(*attention.thirds(qkv), *rest)
     ),
-    allocate=lambda qkv, *rest: attention._allocate(*attention._thirds(qkv), *rest),
+    allocate=lambda qkv, *rest: attention.allocate(*attention.thirds(qkv), *rest),
 )  # fmt: skip
 def _(out: Any, qkv: Array, *args: Any) -> list[Call]:
-    return _attention("attention", *out, *attention._thirds(qkv), *args)
+    return _attention("attention", *out, *attention.thirds(qkv), *args)
 
 
 @fused(
     ops.self_attention_backward,
     accepts=lambda dy, y, qkv, kept, *rest: (
-        qkv.ndim == 3 and floating(dy, y, qkv, kept) and attention._accepts(dy, y, qkv, kept, *rest)
-        and _attends(*attention._thirds(qkv), *rest)
+        qkv.ndim == 3 and floating(dy, y, qkv, kept) and attention.accepts(dy, y, qkv, kept, *rest)
+        and _attends(*attention.thirds(qkv), *rest)
     ),
     allocate=lambda dy, y, qkv, *_: np.empty(qkv.shape, qkv.dtype, like=qkv),
 )  # fmt: skip
 def _(out: Any, dy: Array, y: Array, qkv: Array, kept: Array, *rest: Any) -> list[Call]:
     check_place(out, qkv.shape, qkv.dtype)
-    return _attention("attention_backward", y, kept, *attention._thirds(qkv), *rest, dy, *attention._thirds(out))
+    return _attention("attention_backward", y, kept, *attention.thirds(qkv), *rest, dy, *attention.thirds(out))
 
 
 # --- embeddings ---
