@@ -1,21 +1,33 @@
 """Compiled bodies for the NumPy backend, by numba (the extra `fast`).
 
 `variants` registers them behind the plain ones, so that they are asked first. numba is imported where a body has to be
-compiled; what is kept of earlier processes runs without it. Which body runs depends on
-shapes and dtypes alone, never on a measurement: the same steps give the same bits.
+compiled; what is kept of earlier processes runs without it. Which body runs depends on shapes and dtypes alone, never
+on a measurement: the same steps give the same bits.
 
+    variants/       for which arguments bodies are taken, and with which words
+    code/           the bodies
     instruction.py  a prepared call, and how neighbours become one program
+    parts.py        programs that threads run at the same time
+    helpers.py      the threads that share long bodies
+    prepared.py     calls outside of a plan: what was bound is bound again to other arrays
     machine.py      finds bodies: in memory, on disk, or by the compiler; and runs programs
     compiler.py     compiles; the one module, with code/, that imports numba
     elf.py          an object file of LLVM's becomes an image
     image.py        machine code as a file, and back in memory
-    state.py        the words that a team of threads shares
-    prepared.py     calls outside of a plan: what was bound is bound again to other arrays
-    helpers.py      the threads that share long bodies
     blas.py         NumPy's own matrix product by address
-    parts.py        programs that threads run at the same time
-    code/           the bodies
-    variants/       for which arguments they are taken, and with which words
+    sizes.py        what bodies and those who bind them agree on
+    state.py        the words that a team of threads shares
+
+To add a compiled body for a kernel, which must have a plain one in `bpnet_numpy.kernels`:
+
+1. Write the body into a module of `code/`: a function of a pointer `p`, whose docstring says its words. It reads them
+   by `code/intrinsics.py`, makes no arrays, and raises nothing. `compiler.py` lists the modules that have bodies.
+2. Register it in a module of `variants/` with `@fused`: the arguments that it takes, and the calls, which are
+   `instruction(name, dtype, *words)`. A name is looked up among all bodies, so it must be the only one.
+3. Divide what is long: elementwise bodies by `variants.common.one_pass`, what has rows or samples by `parts.split`,
+   what sums over them by `parts.sums_of_parts`, and what divides itself by `code/team.py`, as products do.
+4. `tests/test_kernels.py` finds the variant, and `tests/test_images_of_code.py` the body. Beside what is divided
+   belongs a test that the number of threads changes no bit.
 
 Against the references they are exact to a few units in the last place of the largest term: 3e-5 in float32 and 1e-12 in
 float64, the bounds that `bpnet.testing.kernels` holds every variant to. Exponentials below the smallest normal number

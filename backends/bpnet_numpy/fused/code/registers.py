@@ -1,6 +1,7 @@
 """Vector registers in LLVM's terms: what the modules share that write their inner loops themselves.
 
-Functions that begin with a builder `b` write LLVM's instructions; `width` and `room` are called by compiled bodies.
+`p` is the type of the pointer that a body has as its argument. Functions with a builder `b` write LLVM's instructions;
+`width` and `room` are called by compiled bodies.
 """
 
 from __future__ import annotations
