@@ -67,10 +67,11 @@ class Tensor:
         return np.lib.stride_tricks.as_strided(flat, self.dim, [s * size for s in self.stride], writeable=writable)
 
     def read(self, address: int) -> Any:
-        bits = self.view(address, writable=False)
+        bits = self.view(address, writable=False)  # of a wrong description, of memory that holds whatever it does
         if self.data_type is DataType.BFLOAT16:
-            return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        return np.ascontiguousarray(bits).view(np.float32).astype(np.float64)
+            bits = bits.astype(np.uint32) << 16
+        with np.errstate(invalid="ignore"):
+            return np.ascontiguousarray(bits).view(np.float32).astype(np.float64)
 
     def write(self, address: int, values: Any) -> None:
         assert list(values.shape) == self.dim, f"{self.name} is {self.dim}, not {values.shape}"

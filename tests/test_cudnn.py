@@ -32,7 +32,8 @@ from bpnet_cupy.cudnn import Cudnn, CudnnError
 from bpnet_cupy.cudnn_graphs import Attention, Convolution
 from bpnet_cupy.gemm import PER_THREAD_STREAM
 from bpnet_cupy.host.arrays import HostArray
-from bpnet_cupy.kernels import by_cudnn as variants
+from bpnet_cupy.kernels import by_cudnn as convolution_variants
+from bpnet_cupy.kernels import by_cudnn_attention as attention_variants
 from bpnet_cupy.problem import precision
 
 KINDS = {
@@ -42,7 +43,9 @@ KINDS = {
     "conv_transpose2d_backward": ("fprop", "wgrad"),
 }
 CONVOLUTIONS = list(KINDS)
+OF_BITS = {name.replace("2d", "2d_bf16"): kinds for name, kinds in KINDS.items()}
 ATTENTION = ["attention", "attention_backward", "self_attention", "self_attention_backward"]
+ATTENTION_OF_BITS = [name.replace("attention", "attention_bf16") for name in ATTENTION]
 OP = sys.modules["bpnet.ops.attention"]  # the module: the op has its name
 DESCRIPTION = Convolution(
     "fprop", (2, 5, 6, 4), (3, 3, 4, 8), (2, 5, 6, 8), (1, 1), (1, 1), ((1, 1), (1, 1)), "float32"
@@ -67,7 +70,8 @@ def asked(module: FakeCudnn) -> Iterator[Cudnn]:
     driver = cuda_host.driver()
     library = Cudnn(module, Memory())
     before = {op: list(op._registered.get(HostArray, ())) for op in kernels()}
-    variants.register(HostArray, driver, lambda: library)
+    for each in (convolution_variants, attention_variants):
+        each.register(HostArray, driver, lambda: library)
     try:
         yield library
     finally:
@@ -114,6 +118,46 @@ def test_a_convolution_by_cudnn_means_what_the_reference_means(name: str, mode: 
     assert {kind for kind, _ in module.executed} == set(KINDS[name])
 
 
+@pytest.mark.cuda_host
+@pytest.mark.parametrize("factors", ["BFLOAT16", "FLOAT"])
+@pytest.mark.parametrize("name", OF_BITS)
+def test_a_convolution_of_bits_by_cudnn_means_what_the_reference_means(name: str, factors: str) -> None:
+    """Whatever `matmul_precision` is: of bits, or of the numbers that they are where cuDNN has no plan for bits."""
+    module = FakeCudnn(lacks=lambda _, kind: "" if kind == factors else "no")
+    accepted = 0
+    with asked(module), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        op, variant = getattr(ops, name), of_cudnn(name)
+        for args in cases_of(name, "float32"):
+            own = cuda_host.brought(args)
+            if not variant.accepts(*own):
+                continue
+            assert op.choose(own) is variant
+            accepted += 1
+            expected, after = call(op.reference.body, args)
+            assert_close(cuda_host.back(variant.body(*own)), expected, "float32")
+            assert all(
+                a is b or a.tobytes() == b.tobytes() for a, b in zip(own, after, strict=True) if hasattr(a, "tobytes")
+            )
+    assert accepted > 10
+    assert {kind for kind, _ in module.executed} == set(OF_BITS[name])
+    planned = [graph for graph in module.graphs if graph.chosen is not None]
+    assert {t.data_type.name for graph in planned for t in graph.tensors if t.given} == {factors}
+    assert {t.data_type.name for graph in planned for t in graph.tensors if t.output} == {"FLOAT"}
+
+
+@pytest.mark.cuda_host
+def test_what_cudnn_has_no_plan_for_is_multiplied_in_bits_by_the_kernels() -> None:
+    module = FakeCudnn(lacks=lambda kind, _: "no engine for this" if kind == "dgrad" else "")
+    rng = np.random.default_rng(0)
+    x, W, dy = (rng.normal(size=s).astype(np.float32) for s in ((2, 5, 5, 3), (3, 3, 3, 4), (2, 3, 3, 4)))
+    args = (dy, ops.to_bf16(x), ops.to_bf16(W), Window((3, 3)), 1)
+    with asked(module), pytest.warns(RuntimeWarning, match="dgrad of a convolution of tf32 images"):
+        found = ops.conv2d_bf16_backward(*cuda_host.brought(args))
+    assert [kind for kind, _ in module.executed] == ["wgrad"]
+    assert_close(cuda_host.back(found), ops.conv2d_bf16_backward.reference.body(*args), "float32")
+
+
 def test_float64_depthwise_and_one_pixel_are_not_asked_for() -> None:
     if cuda_host.why_not():
         pytest.skip(cuda_host.why_not())
@@ -144,17 +188,19 @@ def attention_arguments(name: str, causal: bool, lengths: tuple[int, int]) -> tu
     factors = (
         (normal(3, queries, 3 * width),) if joined else (normal(*shape["q"]), *(normal(*shape["k"]) for _ in "kv"))
     )
+    if "bf16" in name:
+        factors = tuple(map(ops.to_bf16, factors))
     settings = (None, None, heads, causal, 0.0)
     if not name.endswith("backward"):
         return (*factors, *settings)
-    forward = ops.self_attention if joined else ops.attention
+    forward = getattr(ops, name.removesuffix("_backward"))
     y, kept = forward.reference.body(*factors, *settings)
     return (normal(*shape["q"]), y, *factors, kept, *settings)
 
 
 @pytest.mark.cuda_host
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("name", ATTENTION + ATTENTION_OF_BITS)
 def test_attention_by_cudnn_means_what_the_reference_means_to_bfloat16(
     name: str, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,8 +211,9 @@ def test_attention_by_cudnn_means_what_the_reference_means_to_bfloat16(
         own = cuda_host.brought(args)
         with asked(module):
             variant = of_cudnn(name)
-            assert not variant.accepts(*own), "in float32 it is not cuDNN's"
-            with precision("bf16"):
+            if "bf16" not in name:
+                assert not variant.accepts(*own), "in float32 it is not cuDNN's"
+            with precision("float32" if "bf16" in name else "bf16"):
                 assert variant.accepts(*own)
                 assert getattr(ops, name).choose(own) is variant
                 found = cuda_host.back(variant.body(*own))
@@ -198,6 +245,25 @@ def test_masks_dropping_kept_probabilities_and_blind_queries_are_left_to_the_ker
         assert accepts(*brought((k, q, q, None, None, 2, False, 0.0)))
         with pytest.warns(RuntimeWarning, match="hidden_dim"), asked(FakeCudnn(lacks=lambda *_: "hidden_dim")):
             assert not of_cudnn("attention").accepts(*brought((q, k, v, None, None, 2, True, 0.0)))
+
+
+@pytest.mark.cuda_host
+def test_bits_are_handed_to_attention_as_they_are_unless_they_lie_oddly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OP, "KEPT", 8)
+    qkv, *rest = attention_arguments("self_attention_bf16", True, (9, 9))
+    flat = np.zeros(qkv.size + 32, np.uint16)
+    start = next(i for i in range(8) if (flat.ctypes.data + 2 * i) % 16 == 0)
+    with asked(FakeCudnn()):
+        variant, accepted = of_cudnn("self_attention_bf16"), []
+        for offset in (0, 1):
+            place = flat[start + offset : start + offset + qkv.size].reshape(qkv.shape)
+            accepted.append(variant.accepts(HostArray(place), *rest))
+            if accepted[-1]:
+                calls = variant.bind(
+                    cuda_host.brought(variant.allocate(HostArray(place), *rest)), HostArray(place), *rest
+                )
+                assert [getattr(each, "name", "cudnn") for each in calls] == ["cudnn", "from_bf16<0>"]
+    assert accepted == [True, False]
 
 
 @pytest.mark.cuda_host
@@ -244,12 +310,18 @@ def test_a_wrong_description_is_found(field: str, monkeypatch: pytest.MonkeyPatc
 # --- training ---
 
 
-def trained(**options: Any) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
-    x, labels = rng.normal(size=(24, 8, 8, 2)).astype(np.float32), rng.integers(0, 3, 24)
-    model = bp.Sequential(
-        bp.Conv2d(2, 4, 3, padding="same"), bp.ReLU(), bp.Conv2d(4, 8, 3, stride=2), bp.Flatten(), bp.Dense(72, 3)
-    )
+def images() -> tuple[Any, tuple[int, ...]]:
+    layers = bp.Conv2d(2, 4, 3, padding="same"), bp.ReLU(), bp.Conv2d(4, 8, 3, stride=2), bp.Flatten(), bp.Dense(72, 3)
+    return bp.Sequential(*layers), (8, 8, 2)
+
+
+def sequences() -> tuple[Any, tuple[int, ...]]:
+    return bp.Sequential(bp.TransformerBlock(16, 2, causal=True), bp.Flatten(), bp.Dense(96, 3)), (6, 16)
+
+
+def trained(net: Any = images, **options: Any) -> dict[str, Any]:
+    rng, (model, shape) = np.random.default_rng(0), net()
+    x, labels = rng.normal(size=(24, *shape)).astype(np.float32), rng.integers(0, 3, 24)
     trainer = bp.Trainer(model, bp.SoftmaxCrossEntropy(), bp.Adam(0.01), backend=cuda_host.NAME, seed=1, **options)
     trainer.fit(x, labels, epochs=2, batch_size=8, progress=False)
     return {name: bp.to_numpy(array) for name, array in model.store.arrays().items()}
@@ -265,6 +337,25 @@ def test_a_net_trains_as_without_cudnn_and_planned_as_eager() -> None:
     for name, found in planned.items():
         assert found.tobytes() == eager[name].tobytes(), name
         np.testing.assert_allclose(found, plain[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.cuda_host
+@pytest.mark.parametrize("net", [images, sequences])
+def test_a_net_in_bfloat16_trains_as_without_cudnn_and_planned_as_eager(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OP, "KEPT", 8)
+    plain, module = trained(net, precision="bf16"), FakeCudnn()
+    with asked(module):
+        planned = trained(net, precision="bf16")
+        expected = {"fprop", "dgrad", "wgrad"} if net is images else {"forward", "backward"}
+        assert {kind for kind, _ in module.executed} == expected
+        assert {g.tensors[0].data_type.name for g in module.graphs} == {"BFLOAT16"}
+        eager = trained(net, precision="bf16", plan=False)
+    for name, found in planned.items():
+        assert found.tobytes() == eager[name].tobytes(), name
+        if found.dtype == np.float32:  # as a whole: Adam makes steps of the rounding errors of a bias of keys
+            assert np.linalg.norm(found - plain[name]) <= 0.03 * np.linalg.norm(plain[name]), name
 
 
 # --- plans ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from cuda_cases import cases_of
 from cudnn_plans import plans, usual
 from fake_cudnn import FakeCudnn
-from test_cudnn import CONVOLUTIONS, asked, of_cudnn
+from test_cudnn import CONVOLUTIONS, OF_BITS, asked, of_cudnn
 
 from bpnet_cupy.cudnn import Description
 from bpnet_cupy.cudnn_graphs import Attention, Convolution
@@ -21,10 +22,10 @@ pytestmark = [pytest.mark.cudnn, pytest.mark.cuda_host]
 NOT_SUPPORTED = "cudnnGraphNotSupportedError: No valid engine configs"
 
 
-def of_the_cases(mode: str) -> list[Description]:
+def of_the_cases(mode: str, names: Iterable[str] = CONVOLUTIONS) -> list[Description]:
     """Every description that the sample arguments of the operations come to."""
     with asked(FakeCudnn()) as library, precision(mode):
-        for name in CONVOLUTIONS:
+        for name in names:
             for args in cases_of(name, "float32"):
                 variant = of_cudnn(name)
                 own = cuda_host.brought(args)
@@ -47,6 +48,20 @@ def test_cudnn_takes_and_plans_every_convolution_of_the_cases() -> None:
         if each.mode != "bf16":  # small images have channels that its tensor cores do not take
             assert workspace is not None, f"{each}: {reason}"
             assert workspace <= each.WORKSPACE, str(each)
+
+
+def test_every_convolution_of_bits_of_the_cases_has_a_plan_for_bits_or_for_the_numbers_they_are() -> None:
+    descriptions = of_the_cases("float32", OF_BITS)[::2]
+    assert len(descriptions) > 12
+    assert {each.mode for each in descriptions} == {"bf16"}
+    in_bits = outcomes(descriptions)
+    for each, workspace, reason in in_bits:
+        assert workspace is not None or reason.startswith(NOT_SUPPORTED), f"{each}: {reason}"
+    others = [replace(each, mode="tf32") for each, workspace, _ in in_bits if workspace is None]
+    assert 0 < len(others) < len(descriptions)
+    for each, workspace, reason in outcomes(others):
+        assert workspace is not None, f"{each}: {reason}"
+        assert workspace <= each.WORKSPACE, str(each)
 
 
 @pytest.mark.parametrize("architecture", cudnn_plans.GPUS)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -167,14 +168,45 @@ def test_outcomes_of_tests_are_counted() -> None:
     assert gpu_check.counted(xml.replace('<testcase name="a"></testcase>', ""))[0] is False  # nothing was tested
 
 
-def test_tests_are_run_and_those_that_take_too_long_are_a_finding(tmp_path: Path) -> None:
+def test_tests_are_run_and_those_that_take_too_long_leave_what_they_have_found(tmp_path: Path) -> None:
     (tmp_path / "test_one.py").write_text("def test_one(): pass\n")
+    log = tmp_path / "log.txt"
     arguments = ["-c", "/dev/null", "--rootdir", str(tmp_path), str(tmp_path / "test_one.py")]
-    finding = gpu_check.run_tests(60, arguments)
+    finding = gpu_check.run_tests("tests", 60, arguments, log)
     assert (finding.passed, finding.seen) == (True, "1 passed, 0 failed, 0 skipped")
-    (tmp_path / "test_one.py").write_text("import time\ndef test_one(): time.sleep(60)\n")
-    finding = gpu_check.run_tests(3, arguments)
-    assert (finding.passed, finding.seen) == (False, "not done after 3 s")
+    assert not log.exists()
+    (tmp_path / "test_one.py").write_text(
+        "import time\ndef test_one(): assert 'other' == 'bits'\ndef test_two(): time.sleep(60)\ndef test_late(): pass\n"
+    )
+    finding = gpu_check.run_tests("tests", 10, arguments, log)
+    text = "stopped after 10 s, and what was cut short counts as passed: 1 passed, 1 failed, 0 skipped: test_one"
+    assert (finding.passed, finding.seen) == (False, text)
+    assert "assert 'other' == 'bits'" in log.read_text()
+    (tmp_path / "test_one.py").write_text("def test_one(: pass\n")
+    finding = gpu_check.run_tests("tests", 60, arguments, log)
+    assert not finding.passed
+    assert finding.seen.startswith("pytest ended with code 2: 0 passed, 1 failed")
+
+
+def test_a_command_that_does_not_let_itself_be_interrupted_is_killed_with_its_children(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpu_check, "GRACE", 0.5)
+    child = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    parent = f"import subprocess, sys; print('begun', flush=True); {child.partition('; ')[0]}; {child.split('; ')[1]}"
+    parent += f"; subprocess.run([sys.executable, '-c', {child!r}])"
+    started = time.monotonic()
+    assert gpu_check.ended([sys.executable, "-c", parent], 2) == (None, "begun\n")
+    assert time.monotonic() - started < 30
+
+
+def test_the_parts_of_the_tests_are_all_of_them_and_no_test_is_in_two() -> None:
+    first, rest = gpu_check.TESTS.values()
+    assert all((ROOT / path).exists() for path in first)
+    assert rest == ("tests", *(f"--ignore={path}" for path in first))
+    assert gpu_check.gpu_tests(first)[:2] == ["-m", "gpu"]
+    assert set(gpu_check.SHARES) == {*gpu_check.TESTS, "benchmark", "convolutions"}
+    assert sum(gpu_check.SHARES.values()) <= 1
 
 
 # --- the benchmark ---

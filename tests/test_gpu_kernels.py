@@ -124,6 +124,8 @@ def test_an_array_of_more_than_two_to_the_31_elements(gpu: Any) -> None:
 
 CONVOLUTIONS = ("conv2d", "conv2d_backward", "conv_transpose2d", "conv_transpose2d_backward")
 ATTENTION = ("attention", "attention_backward", "self_attention", "self_attention_backward")
+OF_BITS = tuple(name.replace("2d", "2d_bf16") for name in CONVOLUTIONS)
+ATTENTION_OF_BITS = tuple(name.replace("attention", "attention_bf16") for name in ATTENTION)
 TOLERANCES = {"float32": 3e-5, "tf32": 3e-3, "bf16": 2e-2}
 
 
@@ -149,7 +151,7 @@ def hold(variant: Any, args: tuple[Any, ...], expected: Any, tolerance: float, g
             assert a is None or a.tobytes() == b.tobytes()
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("name", CONVOLUTIONS + OF_BITS)
 def test_the_kernels_behind_cudnn_mean_what_the_reference_means(name: str, gpu: Any) -> None:
     variant = of_op(name, gpu, by_cudnn=False)
     for args in cases_of(name, "float32", costly=True):
@@ -181,8 +183,20 @@ def test_cudnns_convolutions_mean_what_the_reference_means(name: str, mode: str,
     assert accepted > 0
 
 
+@pytest.mark.filterwarnings("ignore:cuDNN has no plan")
+@pytest.mark.parametrize("name", OF_BITS)
+def test_cudnns_convolutions_of_bits_mean_what_the_reference_means(name: str, gpu: Any) -> None:
+    the_cudnn()
+    variant, accepted = of_op(name, gpu, by_cudnn=True), 0
+    for args in cases_of(name, "float32", costly=True):
+        if variant.accepts(*brought(args, gpu)):
+            accepted += 1
+            hold(variant, args, kernel_named(name).reference.body(*args), TOLERANCES["float32"], gpu)
+    assert accepted > 0
+
+
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize("name", ATTENTION + ATTENTION_OF_BITS)
 def test_cudnns_attention_means_what_the_reference_means_to_bfloat16(name: str, causal: bool, gpu: Any) -> None:
     the_cudnn()
     rng, heads, n, length, width = np.random.default_rng(0), 4, 3, 700, 256
@@ -192,11 +206,13 @@ def test_cudnns_attention_means_what_the_reference_means_to_bfloat16(name: str, 
 
     joined = name.startswith("self")
     factors = (normal(n, length, 3 * width),) if joined else tuple(normal(n, length, width) for _ in "qkv")
+    if "bf16" in name:
+        factors = tuple(map(ops.to_bf16, factors))
     args: tuple[Any, ...] = (*factors, None, None, heads, causal, 0.0)
     if name.endswith("backward"):
-        y, kept = (ops.self_attention if joined else ops.attention).reference.body(*args)
+        y, kept = kernel_named(name.removesuffix("_backward")).reference.body(*args)
         args = (normal(n, length, width), y, *factors, kept, *args[len(factors) :])
     variant = of_op(name, gpu, by_cudnn=True)
-    with gpu.scope("bf16"):
+    with gpu.scope("float32" if "bf16" in name else "bf16"):
         assert variant.accepts(*brought(args, gpu))
         hold(variant, args, kernel_named(name).reference.body(*args), TOLERANCES["bf16"], gpu)

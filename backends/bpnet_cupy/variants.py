@@ -6,10 +6,11 @@ import cupy
 
 from bpnet_cupy.cudnn import library
 from bpnet_cupy.driver import CudaDriver
-from bpnet_cupy.kernels import by_cudnn, register
+from bpnet_cupy.kernels import by_cudnn, by_cudnn_attention, register
 
 DRIVER = CudaDriver()
 """What launches them."""
 
 register(cupy.ndarray, DRIVER)
-by_cudnn.register(cupy.ndarray, DRIVER, library)
+for each in (by_cudnn, by_cudnn_attention):
+    each.register(cupy.ndarray, DRIVER, library)
