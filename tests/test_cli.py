@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from conftest import why_no_gpu
 from typer.testing import CliRunner
 
@@ -362,6 +363,18 @@ def test_a_mistake_that_an_option_makes_in_the_recipe_has_the_options_name(tiny:
     assert "--validation-fraction: fraction 0.001 of 36 samples leaves a part empty" in done.output
 
 
+def test_fewer_epochs_than_the_recipes_warm_up_are_the_options_mistake() -> None:
+    done = invoke("train", "cnn-digits", "--epochs", "1")
+    message = "bpnet: --epochs must be above 1, warmup_epochs of the recipe's schedule, got 1\n"
+    assert (done.exit_code, done.output) == (2, message)
+
+
+def test_a_saved_model_is_no_recipe(trained: tuple[str, dict[str, Any]]) -> None:
+    done = invoke("train", trained[0])
+    assert done.exit_code == 2
+    assert f"RECIPE: {trained[0]!r} is a saved model, not a recipe; `bpnet recipes --of" in done.output
+
+
 def test_toml_that_is_none_is_refused_with_line_and_column() -> None:
     Path("bad.toml").write_text("[data]\nname = \n")
     done = invoke("train", "bad.toml")
@@ -377,6 +390,10 @@ def test_check_shows_the_model_and_trains_nothing(tiny: str) -> None:
     assert "Dense(2, 4)" in done.stdout
     assert done.stdout.endswith("mine.toml can be trained; nothing was trained, since --check was given\n")
     assert sorted(path.name for path in Path().iterdir()) == ["mine.toml"]
+    done = invoke("train", tiny, "--check", "--json")
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["checked"], found["recipe"], found["n_parameters"]) == (True, "mine", 12 + 15)
+    assert "test_loss" not in found
 
 
 def test_a_file_that_is_replaced_is_named(tiny: str) -> None:
@@ -622,6 +639,25 @@ def test_a_missing_model_is_wrong_use_and_a_damaged_one_a_failure(
         assert "Give a model that `bpnet train` or model.save wrote" in done.output
 
 
+@pytest.mark.parametrize(
+    "command", [["evaluate"], ["predict", "--sample", "0"], ["generate"], ["export"], ["recipes", "--of"]], ids="-".join
+)
+def test_a_model_that_is_named_without_its_ending_or_by_its_folder_is_found(command: list[str]) -> None:
+    label = "--of" if "--of" in command else "MODEL"
+    Path("digits.safetensors").write_bytes(b"")
+    Path("run").mkdir()
+    Path("run", "model.safetensors").write_bytes(b"")
+    Path("empty").mkdir()
+    for name, message in {
+        "digits": "there is no file 'digits'; did you mean 'digits.safetensors'?",
+        "run": f"there is no file 'run'; did you mean {os.path.join('run', 'model.safetensors')!r}?",
+        "empty": "'empty' is a folder, and no model is in it; `bpnet train digits --out digits.safetensors` makes one",
+        "none": "there is no file 'none'; `bpnet train digits --out none` would make one",
+    }.items():
+        done = invoke(*command, name)
+        assert (done.exit_code, done.output) == (2, f"bpnet: {label}: {message}\n")
+
+
 # --- predict ---
 
 
@@ -815,6 +851,41 @@ def test_version_and_help_exit_with_0() -> None:
 def test_no_arguments_print_the_help() -> None:
     output = invoke().output
     assert all(command in output for command in ("train", "evaluate", "predict", "recipes", "doctor"))
+
+
+def test_the_help_of_a_narrow_terminal_names_every_option_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    words = invoke("train", "--help").output.split()
+    assert {"--validation-fraction", "--checkpoint-every", "--matmul-precision", "--check-gradients"} <= set(words)
+    assert words[words.index("--check") + 1] == "Check"  # a flag takes no value
+
+
+def test_the_list_of_commands_cuts_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for arguments in ((), ("data",)):
+        output = invoke(*arguments, "--help").output
+        assert "..." not in output.partition("Commands:")[2]
+
+
+def test_every_command_ends_with_json_where_it_is_asked_to() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    plain = {name: command for name, command in commands.items() if name != "data"} | commands["data"].commands
+    assert len(plain) == 12
+    for name, command in plain.items():
+        assert any("--json" in option.opts for option in command.params), name
+
+
+def test_the_list_of_recipes_a_recipe_and_what_there_is_to_get_as_json(tiny: str) -> None:
+    rows = json.loads(invoke("recipes", "--json").stdout.splitlines()[-1])["recipes"]
+    assert [row["name"] for row in rows] == recipes.available()
+    assert all(row["description"] for row in rows)
+    one = json.loads(invoke("recipes", "digits", "--json").stdout.splitlines()[-1])
+    assert one == {"recipe": "digits", "settings": recipes.find("digits").settings}
+    invoke("train", tiny, "--epochs", "1")
+    own = json.loads(invoke("recipes", "--of", "mine.safetensors", "--json").stdout.splitlines()[-1])
+    assert (own["model"], own["recipe"], own["settings"]["training"]["epochs"]) == ("mine.safetensors", "mine", 1)
+    got = json.loads(invoke("data", "get", "digits", "--json").stdout.splitlines()[-1])
+    assert got == {"name": "digits", "where": "bpnet", "fetched": False}
 
 
 @pytest.mark.parametrize("arguments", [["trian", "digits"], ["train"], ["train", "digits", "--epoch-count", "3"]])

@@ -66,10 +66,13 @@ app = typer.Typer(
     name="bpnet",
     cls=_Commands,
     help="Train neural networks by explicit backpropagation, on any array backend.",
+    epilog="Exit codes: 0; 1 for a run that failed or was interrupted; 2 for wrong use.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    # Plain help: no option's name is cut in a narrow terminal, and no flag looks as if it took a value.
+    rich_markup_mode=None,
 )
 
 

@@ -14,7 +14,7 @@ from bpnet.auditing.samples import SAMPLES, first_samples
 from bpnet.auditing.shipped import audit_shipped
 from bpnet.commands import common
 from bpnet.commands.saved import Saved
-from bpnet.commands.settings import AuditAllSettings, AuditSettings, validated
+from bpnet.commands.settings import AuditAllSettings, AuditSettings, no_model, validated
 from bpnet.errors import ConfigError
 from bpnet.layers import Layer
 from bpnet.losses import Loss
@@ -43,7 +43,7 @@ def audit(
     seed: Annotated[str | None, typer.Option(metavar="N", help="Of the random numbers. Default: 0.")] = None,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Hold every derivative to differences in float64, and layers, loss and kernels to what they promise.
+    """Hold every derivative of a model to differences in float64. Layers, loss and kernels are held to their promises.
 
     Exits with 1 where something is wrong.
     """
@@ -103,7 +103,7 @@ def _subject(settings: AuditSettings) -> tuple[Layer, Loss | None, Any, Any]:
         x, y = run.training.x[: settings.samples, ...], run.training.y[: settings.samples, ...]
         return run.model, run.trainer.loss, x, y
     if not os.path.isfile(name):
-        raise ConfigError(f"RECIPE: there is no file {name!r}; `bpnet train digits --out {name}` would make one")
+        raise ConfigError(f"RECIPE: {no_model(name)}")
     saved = Saved(name, settings.backend)
     if saved.recipe is None:
         return saved.model, saved.loss, None, None

@@ -11,12 +11,12 @@ from bpnet.data.named import GENERATED, available, find
 from bpnet.data.sources import fetch, read_files
 from bpnet.errors import ConfigError, DataError
 
-app = typer.Typer(no_args_is_help=True, help="Show the data sets that bpnet knows, and get those that it lacks.")
+app = typer.Typer(no_args_is_help=True, help="Show the data sets that bpnet knows, or get one.")
 
 
 @app.command("list")
 def list_(as_json: common.JsonOption = False) -> None:
-    """Show every data set: what it is, its licence, and where it was found or how to get it."""
+    """Show every data set, its licence, and where it is. For those that are missing, how to get them."""
     rows = []
     for name in available():
         known = find(name)
@@ -48,19 +48,29 @@ def get(
     source: Annotated[
         str | None, typer.Option("--from", metavar="FOLDER", help="Take the files from there; nothing is fetched.")
     ] = None,
+    as_json: common.JsonOption = False,
 ) -> None:
-    """Bring a data set into the user's cache, from its mirrors or from a folder. Checksums are compared."""
+    """Bring a data set into the user's cache. It comes from its mirrors or a folder; checksums are compared."""
+    where, fetched = _brought(name, source)
+    if as_json:
+        common.print_json({"name": name, "where": where, "fetched": fetched})
+
+
+def _brought(name: str, source: str | None) -> tuple[str | None, bool]:
+    """Get the data set unless it is here, and say so; returns where it is, and whether it was fetched."""
     known = find(name)
     if known.files is None:
         if source is not None:
             raise ConfigError(f"{name} needs no files; --from is for data that bpnet does not bring along")
         how = "is generated" if known.split == GENERATED else "comes with bpnet"
         print(f"{name}: there is nothing to get; it {how}")
-        return
+        return located(name)[0], False
     files: Any = known.files()
     present = None if source is not None else located(name)[0]
     if present is not None:
         print(f"{name} is here already: {present}")
-        return
+        return present, False
     print(f"{name}: {known.what}; licence: {known.licence}", flush=True)
-    print(f"{name} is now in {fetch(files, source)}")
+    folder = str(fetch(files, source))
+    print(f"{name} is now in {folder}")
+    return folder, True

@@ -9,7 +9,7 @@ from bpnet.doctor import diagnose, print_report
 
 
 def doctor(backend: common.BackendOption = None, as_json: common.JsonOption = False) -> None:
-    """Report on the backends, NumPy's BLAS and the packages; exit with 2 when the selected backend cannot be used."""
+    """Report on the backends, NumPy's BLAS and the packages. Exits with 2 when the selected backend cannot be used."""
     facts = diagnose(backend)
     print_report(facts)
     if as_json:

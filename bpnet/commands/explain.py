@@ -50,7 +50,7 @@ def explain(
     backend: common.BackendOption = None,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Show every value and every gradient of a model, down to single products, for test samples or a failed step."""
+    """Show every value and gradient of a model, or of a failed step. It goes down to single products."""
     settings, lines = collected(
         ExplainSettings,
         model=model,

@@ -38,7 +38,7 @@ def export(
     ] = False,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Write a saved model as an ONNX file, for onnxruntime and whatever else reads such."""
+    """Write a saved model as an ONNX file. Onnxruntime and others read it."""
     settings = validated(ExportSettings, model=model, out=out, input_shape=input_shape, opset=opset)
     out = settings.out or os.path.splitext(settings.model)[0] + ".onnx"
     if os.path.exists(out) and os.path.samefile(out, settings.model):

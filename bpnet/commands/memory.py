@@ -10,7 +10,7 @@ import typer
 from bpnet import recipes
 from bpnet.commands import common
 from bpnet.commands.saved import Saved
-from bpnet.commands.settings import MemorySettings, validated
+from bpnet.commands.settings import MemorySettings, no_model, validated
 from bpnet.errors import ConfigError
 from bpnet.layers import Layer
 from bpnet.recipes.run import examine, make_model
@@ -36,7 +36,7 @@ def memory(
     loop: Annotated[bool, typer.Option("--loop", help="Of the explicit loop, not of a Trainer's fit.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Say what training takes of memory, by layer and at its peak, without training."""
+    """Say what training takes of memory, without training. It is said by layer, and at its peak."""
     settings = validated(MemorySettings, subject=subject, batch_size=batch_size, input_shape=input_shape, budget=budget)
     model, keywords = _subject(settings)
     report = model.memory(budget=settings.budget, planned=not loop, **keywords)
@@ -63,7 +63,7 @@ def _subject(settings: MemorySettings) -> tuple[Layer, dict[str, Any]]:
             "precision": draft.training.precision,
         }
     if not os.path.isfile(name):
-        raise ConfigError(f"RECIPE: there is no file {name!r}; `bpnet train digits --out {name}` would make one")
+        raise ConfigError(f"RECIPE: {no_model(name)}")
     saved = Saved(name, None)
     found: dict[str, Any] = {"batch_size": settings.batch_size or BATCH_SIZE, "loss": saved.loss}
     shape = settings.input_shape

@@ -30,7 +30,7 @@ def predict(
     backend: common.BackendOption = None,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Print what a saved model says of each sample: the class and its probability, or the values."""
+    """Print what a saved model says of samples. That is the class and its probability, or the values."""
     settings = validated(PredictSettings, model=model, input=input_file, sample=sample or None, backend=backend)
     if (settings.input is None) == (not settings.sample):
         raise ConfigError("give either --input FILE (samples of your own) or --sample N (of the model's test data)")

@@ -98,9 +98,19 @@ def _folder(path: str) -> str:
     return path
 
 
+def no_model(path: str) -> str:
+    """What to say of a path at which there is no model: what was meant, or how to make one."""
+    meant = [each for each in (f"{path}.safetensors", os.path.join(path, "model.safetensors")) if os.path.isfile(each)]
+    if meant:
+        return f"there is no file {path!r}; did you mean {meant[0]!r}?"
+    if os.path.isdir(path):
+        return f"{path!r} is a folder, and no model is in it; `bpnet train digits --out digits.safetensors` makes one"
+    return f"there is no file {path!r}; `bpnet train digits --out {path}` would make one"
+
+
 def _model_file(path: str) -> str:
     if not os.path.isfile(path):
-        raise ValueError(f"there is no file {path!r}; `bpnet train digits --out {path}` would make one")
+        raise ValueError(no_model(path))
     return path
 
 
@@ -221,6 +231,13 @@ class ExplainSettings(_OnBackend):
     sample: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
     neuron: list[Annotated[int, Field(ge=0)]] = Field([], description="an integer of at least 0")
     html: Annotated[str, AfterValidator(_writable)] | None = None
+
+
+class RecipesSettings(_Settings):
+    """Of `bpnet recipes`."""
+
+    name: str | None = None
+    of: Annotated[str, AfterValidator(_model_file)] | None = None
 
 
 class MemorySettings(_Settings):

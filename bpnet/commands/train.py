@@ -97,7 +97,7 @@ def train(
     check: Annotated[bool, typer.Option("--check", help="Check the recipe and its data, and train nothing.")] = False,
     as_json: common.JsonOption = False,
 ) -> None:
-    """Train a model as a recipe says, test it on the part that was held out, and save it."""
+    """Train by a recipe, test on what was held out, save the model."""
     given = {
         "backend": backend,
         "epochs": epochs,
@@ -129,6 +129,8 @@ def train(
         resuming.announce(found, run)
     if check:
         print(f"{recipe or run.recipe.name} can be trained; nothing was trained, since --check was given")
+        if as_json:
+            common.print_json(_what(run) | {"checked": True})
         return
     replaced = os.path.exists(settings.out or "")
     start = time.perf_counter()
@@ -329,13 +331,29 @@ def _summary(
     run: Run, history: History, results: dict[str, Any], seconds: float, settings: TrainSettings
 ) -> dict[str, Any]:
     """The line of JSON."""
-    tables = run.recipe.settings
     last = history.rows[-1] if len(history) else {}
     names = list(results)
     return {
         **{f"test_{name}": results[name] for name in names},
         **{f"train_{name}": last.get(name) for name in names},
         **{f"val_{name}": last.get(f"val_{name}") for name in names if run.validation is not None},
+        **_what(run),
+        "epochs": len(history),
+        "interrupted": history.interrupted,
+        "stopped": history.stopped,
+        "seconds": seconds,
+        "seconds_per_epoch": mean_seconds(history) if len(history) else None,
+        "model": settings.out,
+        "plot": settings.plot,
+        "log": settings.log,
+        "tensorboard": settings.tensorboard,
+    }
+
+
+def _what(run: Run) -> dict[str, Any]:
+    """What is trained, on what data, how and where: the part of the line of JSON that is known before."""
+    tables = run.recipe.settings
+    return {
         "recipe": run.recipe.name,
         "data": run.training.name,
         "split": run.test.split,
@@ -346,20 +364,11 @@ def _summary(
         "backend": run.model.backend.name,
         "device": run.model.backend.describe()["device"],
         "seed": tables["training"]["seed"],
-        "epochs": len(history),
         "epochs_asked": tables["training"]["epochs"],
-        "interrupted": history.interrupted,
-        "stopped": history.stopped,
         "batch_size": tables["training"]["batch_size"],
         "learning_rate": tables["optimizer"]["learning_rate"],
         "precision": run.trainer.precision,
-        "seconds": seconds,
-        "seconds_per_epoch": mean_seconds(history) if len(history) else None,
         "n_parameters": run.model.n_parameters,
-        "model": settings.out,
-        "plot": settings.plot,
-        "log": settings.log,
-        "tensorboard": settings.tensorboard,
         "versions": common.versions(run.model.backend),
     }
 

@@ -167,7 +167,7 @@ class MemoryReport:
             f"{shown(self.workspace)} else"
         )
         if self.budget is not None:
-            lines.append(f"the largest batch in {shown(self.budget)}: {self.largest}")
+            lines.append(f"the largest batch in {shown(self.budget)}: {self.largest or 'none fits'}")
         helping = [row for row in self.recompute if row.peak < self.peak]
         lines += [
             f"Recompute around {row.name}: peak {shown(row.peak)}, {shown(self.peak - row.peak)} less"

@@ -133,6 +133,11 @@ def open_file(path: str | os.PathLike[str]) -> tuple[str, str, str]:
     except OSError as error:
         raise ConfigError(f"cannot read the recipe {path!r}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
+        if path.endswith(".safetensors"):
+            raise ConfigError(
+                f"{path!r} is a saved model, not a recipe; `bpnet recipes --of {path} > mine{ENDING}` writes the "
+                "recipe that it was trained by"
+            ) from error
         raise ConfigError(f"cannot read the recipe {path!r}: it is no text in UTF-8 ({error.reason})") from error
     return os.path.splitext(os.path.basename(path))[0], text, os.path.dirname(os.path.abspath(path))
 

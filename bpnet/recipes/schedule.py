@@ -118,7 +118,10 @@ def _check_count(key: str, given: dict[str, Any], epochs: int | None, mistakes: 
     if not number or not 0 <= value < 1e9 or (value == 0 and not zero):
         mistakes.must_be(("schedule", key), f"a number {'of at least' if zero else 'above'} 0", value)
     elif key == "warmup_epochs" and epochs is not None and value >= epochs:
-        mistakes.must_be(("schedule", key), f"below the {epochs} epochs of the training", value)
+        if "training.epochs" in mistakes.labels:  # the recipe's own epochs may well be enough
+            mistakes.must_be(("training", "epochs"), f"above {value:g}, warmup_epochs of the recipe's schedule", epochs)
+        else:
+            mistakes.must_be(("schedule", key), f"below the {epochs} epochs of the training", value)
     else:
         return
     if key == "warmup_epochs":
