@@ -17,6 +17,7 @@ from numba.core.registry import cpu_target
 
 from bpnet_numpy.fused.code import (
     attention,
+    columns,
     convolution,
     counting,
     direct,
@@ -24,6 +25,7 @@ from bpnet_numpy.fused.code import (
     elementwise,
     fork,
     gated,
+    groups,
     gru,
     images,
     lstm,
@@ -61,6 +63,8 @@ _MODULES = (
     division,
     fork,
     norms,
+    columns,
+    groups,
     smooth,
     sequences,
     attention,
