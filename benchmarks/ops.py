@@ -59,17 +59,17 @@ class Op:
         return Problem([], np.zeros(0, np.float32), np.zeros(0, np.int64), names=(self.name,))
 
 
-def table(workloads: dict[str, Any]) -> str:
-    """A line for every op: microseconds of every peer, and bpnet's time over that of the fastest other library."""
-    heads = {name: facts["title"] for each in workloads.values() for name, facts in each["rows"].items()}
-    lines = [f"{'µs':40}" + "".join(f"{title:>24}" for title in heads.values()) + f"{'ratio':>8}"]
-    for workload in workloads.values():
-        rows = [workload["rows"][name] for name in heads]
-        cells = [f"{1e6 * row['median']:24.1f}" if row["status"] == "ok" else f"{row['status']:>24}" for row in rows]
-        best = workload["best_peer"]
-        ratio = f"{best['ratio']:8.2f}" if best is not None and best["ratio"] is not None else ""
-        lines.append(f"{workload['name']:40}{''.join(cells)}{ratio}")
-    return "\n".join(lines)
+def heading(specs: Sequence[PeerSpec]) -> str:
+    return f"{'µs':38}" + "".join(f"{spec.title:>24}" for spec in specs) + f"{'bpnet/best':>12}"
+
+
+def line(workload: dict[str, Any]) -> str:
+    """An op: microseconds of every peer, and bpnet's time over that of the fastest other library."""
+    rows = workload["rows"].values()
+    cells = [f"{1e6 * row['median']:24.1f}" if row["status"] == "ok" else f"{row['status']:>24}" for row in rows]
+    best = workload["best_peer"]
+    ratio = f"{best['ratio']:12.2f}" if best is not None and best["ratio"] is not None else ""
+    return f"{workload['name']:38}{''.join(cells)}{ratio}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,8 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = {name: Op(name) for name in op_cases.names()}
     workloads = chosen(parser, "op", arguments.op or list(known), known)
     options = replace(settings(parser, arguments), pause=PAUSE)
-    report = Harness(chosen_peers(parser, arguments, SPECS), options).run(workloads, lambda results: None)
-    print(table(report["workloads"]) + "\n")
+    specs = chosen_peers(parser, arguments, SPECS)
+    print(heading(specs), flush=True)
+    report = Harness(specs, options).run(workloads, lambda results: print(line(results), flush=True))
     return finish(report, arguments)
 
 

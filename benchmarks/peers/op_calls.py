@@ -31,6 +31,13 @@ class OpPeer(Peer):
 class OpsOfBpnet(OpPeer):
     """The calls that a plan makes, into arrays that are there."""
 
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import bpnet as bp
+
+        bp.get_backend("numpy")
+        bp.ops.relu(np.ones(4, np.float32))  # so that it is known who makes the kernels
+
     def versions(self) -> dict[str, str]:
         import bpnet as bp
         from bpnet_numpy import fused
@@ -39,11 +46,9 @@ class OpsOfBpnet(OpPeer):
         return {"bpnet": bp.__version__, "numpy": np.__version__} | ({maker[0]: maker[1]} if maker[1:] else {})
 
     def prepare(self, case: OpCase, backward: bool) -> tuple[Callable[[], Any], Callable[[], list[Array]]]:
-        import bpnet as bp
         from bpnet import ops
         from bpnet.dispatch import joined
 
-        bp.get_backend("numpy")
         arrays = case.arrays()
         args = case.arguments(arrays)
         kernel = getattr(ops, case.forward)
