@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from benchmarks import op_cases
 from benchmarks.reference import Reference, softmax
 from benchmarks.workloads import Problem
 
@@ -220,6 +221,30 @@ class InputTime(Metric):
         return {"sums": [float(x.sum(dtype=np.float64)) for x in problem.x[:2]]}
 
 
+class CallTime(Metric):
+    """One call of an op, whose results are there when it returns."""
+
+    name = "call"
+    what = "one call"
+
+    def measure(self, peer: Peer, count: int) -> float:
+        call = peer.call  # type: ignore[attr-defined]
+        for _ in range(_warm_up(count, least=2)):
+            call()
+        start = perf_counter()
+        for _ in range(count):
+            call()
+        return (perf_counter() - start) / count
+
+    def check(self, peer: Peer) -> Facts:
+        """Two numbers of every result."""
+        return {"fingerprints": op_cases.fingerprints(peer.results())}  # type: ignore[attr-defined]
+
+    def expected(self, problem: Problem) -> Facts:
+        """Those of the reference bodies in float64."""
+        return {"fingerprints": op_cases.fingerprints(op_cases.reference(problem.names[0]))}
+
+
 def _norms(arrays: list[Any]) -> list[float]:
     return [float(np.linalg.norm(np.asarray(array, np.float64))) for array in arrays]
 
@@ -259,5 +284,6 @@ METRICS: dict[str, Metric] = {
         NetworkTime("network", 8),
         NetworkTime("curve", 200),
         InputTime(),
+        CallTime(),
     )
 }

@@ -12,7 +12,8 @@ from bpnet.testing.cases.common import KEY, Cases, counters, flags, normal, spec
 SHAPES = [(1, 1), (3, 4), (32, 10), (5, 1), (2, 3, 4), (3, 5, 4, 6), (130, 7)]
 
 # (N, H, W, C, O, groups, window): one pixel; even sizes; strides above the size; gaps; one-sided padding; depthwise
-# with one output a channel and with two; groups; one row; no samples; a block and a part of one
+# with one output a channel and with two; groups; one row; no samples; a block and a part of one; more channels than
+# a vector has numbers, windows apart, gaps as wide as strides
 GEOMETRY: list[tuple[int, int, int, int, int, int, Window]] = [
     (1, 1, 1, 1, 1, 1, Window((1, 1))),
     (2, 4, 3, 3, 2, 1, Window((1, 1))),
@@ -29,6 +30,10 @@ GEOMETRY: list[tuple[int, int, int, int, int, int, Window]] = [
     (0, 5, 5, 2, 3, 1, Window((3, 3))),
     (11, 12, 12, 8, 3, 1, Window((3, 3), padding=((1, 1), (1, 1)))),
     (70, 12, 12, 4, 4, 4, Window((3, 3), padding=((1, 1), (1, 1)))),
+    (2, 9, 11, 70, 70, 70, Window((3, 3), (2, 2), padding=((1, 1), (1, 1)))),
+    (3, 11, 10, 4, 80, 2, Window((3, 2), (2, 3), (2, 2), ((2, 1), (0, 1)))),
+    (9, 33, 20, 6, 5, 1, Window((5, 3), (2, 3), padding=((2, 2), (1, 1)))),
+    (3, 8, 7, 3, 40, 1, Window((4, 5), (3, 2), (1, 3), ((0, 0), (6, 7)))),
 ]
 
 

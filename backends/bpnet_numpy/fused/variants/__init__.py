@@ -2,6 +2,7 @@
 
 from bpnet_numpy.fused.variants import (
     activations,
+    group_statistics,
     images,
     linear,
     losses,
@@ -15,6 +16,7 @@ from bpnet_numpy.fused.variants import (
 
 __all__ = [
     "activations",
+    "group_statistics",
     "images",
     "linear",
     "losses",

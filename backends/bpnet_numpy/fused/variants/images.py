@@ -1,4 +1,4 @@
-"""Convolutions with the bias and the activation in one pass behind the product, and max pooling."""
+"""Convolutions, and the maps back, with the bias and the activation in one pass behind the product; max pooling."""
 
 from __future__ import annotations
 
@@ -37,13 +37,19 @@ def _places(x: Array, window: Window) -> tuple[int, ...]:
 
 def _convolves(x: Array, W: Array, b: Array | None, window: Window, groups: int, *_: Any) -> bool:
     fitting = x.ndim == W.ndim == 4 and W.shape[:2] == window.size and x.shape[3] == groups * W.shape[2]
+    fitting = fitting and W.shape[3] % groups == 0
     shifting = b is None or (b.dtype == x.dtype and b.shape == W.shape[3:] and b.flags.c_contiguous)
     return fitting and shifting and floating(x, W) and x.size > 0 and W.size > 0
 
 
+def _by_tiles(window: Window, groups: int) -> bool:
+    """Whether windows are multiplied where they are; windows of one pixel are matrix products."""
+    return windows.possible() and not (window.plain and groups == 1)
+
+
 def _gathers(x: Array, window: Window, groups: int) -> bool:
-    """Whether windows of all channels are gathered by a compiled body."""
-    return groups == 1 and not window.plain and (windows.possible() or gemm(x.dtype) is not None)
+    """Whether windows of all channels are gathered by a compiled body, and multiplied by the BLAS."""
+    return groups == 1 and not window.plain and not windows.possible() and gemm(x.dtype) is not None
 
 
 def _layout(x: Array, window: Window) -> tuple[int, bool, int]:
@@ -87,10 +93,10 @@ def _(
     *settings: Any,
 ) -> list[Call]:
     check_place(out, (*_places(x, window), W.shape[3]), x.dtype)
-    if _gathers(x, window, groups):
-        rectified = activation is ops.relu and b is not None
+    rectified = activation is ops.relu and b is not None
+    if _by_tiles(window, groups) or _gathers(x, window, groups):
         if windows.possible():
-            calls = windows.convolution(out, x, W, b, window, rectified=rectified)
+            calls = windows.convolution(out, x, W, b, windows.whole(window), groups, rectified=rectified)
         else:
             calls = _convolution(out, x, W, b, window, W.shape[3], rectified)
         return calls if activation is None or rectified else calls + bound(activation, out, out, *settings)
@@ -106,9 +112,9 @@ def _(
 
 
 def _goes_back(dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> bool:
-    fitting = dy.ndim == x.ndim == W.ndim == 4 and W.shape[:2] == window.size and x.shape[3] == W.shape[2]
-    shaped = fitting and floating(dy, x, W) and min(dy.size, x.size, W.size) > 0
-    return shaped and dy.shape == (*_places(x, window), W.shape[3]) and _gathers(x, window, groups)
+    shaped = dy.ndim == 4 and _convolves(x, W, None, window, groups) and floating(dy, x) and dy.size > 0
+    compiled = _by_tiles(window, groups) or _gathers(x, window, groups)
+    return compiled and shaped and dy.shape == (*_places(x, window), W.shape[3])
 
 
 @fused(ops.conv2d_backward, accepts=_goes_back, allocate=conv_backward_allocate)
@@ -120,21 +126,88 @@ def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: 
         if each is not None:
             check_place(each, shape, dy.dtype)
     if dW is not None and windows.possible():
-        calls += windows.weight_gradient(dW, db, dy, x, window)
+        calls += windows.weight_gradient(dW, db, dy, x, window, groups)
     else:
         calls += [] if dW is None else _weight_gradient(dW, dy, x, window)
         calls += [] if db is None else _sum_of_places(db, dy)
     if dx is None:
         return calls
     check_place(dx, x.shape, dy.dtype)
+    if windows.possible():
+        return calls + _images_back(dx, dy, W, None, window, groups)
     back = turned(window)
     if back is None:
         return calls + input_gradient(dx, dy, W, window, groups)
-    if windows.possible():
-        return calls + windows.convolution(dx, dy, W, None, back, turned=True)
     other = borrow((window.size[0] * window.size[1] * n_out, x.shape[3]), W.dtype, W)
     calls.append(instruction("turned_weight", W.dtype, other, W, window.size[0] * window.size[1], x.shape[3], n_out))
     return calls + _convolution(dx, dy, other, None, back, x.shape[3], False)
+
+
+def _images_back(
+    out: Array, dy: Array, W: Array, b: Array | None, window: Window, groups: int, rectified: bool = False
+) -> list[Call]:
+    """Every dy W^T, added up where its window looked, the bias added, and max(x, 0) where that is wanted."""
+    parts = windows.backward(window, (out.shape[1], out.shape[2]))
+    if windows.covers(parts, (out.shape[1], out.shape[2])):
+        return windows.convolution(out, dy, W, b, parts, groups, turned=True, rectified=rectified)
+    calls: list[Call] = [instruction("fill", out.dtype, out, out.size, 0.0)]
+    calls += windows.convolution(out, dy, W, None, parts, groups, turned=True) if parts else []
+    if b is not None:
+        name = "shift_relu" if rectified else "shift"
+        calls.append(instruction(name, out.dtype, out, b, out.size // out.shape[3], out.shape[3]))
+    return calls
+
+
+def _transposes(x: Array, W: Array, b: Array | None, window: Window, groups: int, size: Any, *_: Any) -> bool:
+    fitting = x.ndim == W.ndim == 4 and W.shape[:2] == window.size and x.shape[3] == W.shape[3]
+    fitting = fitting and W.shape[3] % groups == 0 and window.places(*size) == x.shape[1:3]
+    shifting = b is None or (b.dtype == x.dtype and b.shape == (W.shape[2] * groups,) and b.flags.c_contiguous)
+    return fitting and shifting and floating(x, W) and min(x.size, W.size) > 0 and _by_tiles(window, groups)
+
+
+@fused(
+    ops.conv_transpose2d,
+    accepts=_transposes,
+    allocate=lambda x, W, b, window, groups, size, *_: np.empty(
+        (x.shape[0], *size, W.shape[2] * groups), x.dtype, like=x
+    ),
+)
+def _(
+    out: Array,
+    x: Array,
+    W: Array,
+    b: Array | None,
+    window: Window,
+    groups: int,
+    size: tuple[int, int],
+    activation: Kernel | None = None,
+    *settings: Any,
+) -> list[Call]:
+    check_place(out, (len(x), *size, W.shape[2] * groups), x.dtype)
+    rectified = activation is ops.relu and b is not None
+    calls = _images_back(out, x, W, b, window, groups, rectified)
+    return calls if activation is None or rectified else calls + bound(activation, out, out, *settings)
+
+
+@fused(
+    ops.conv_transpose2d_backward,
+    accepts=lambda dy, x, W, window, groups, *_: (
+        dy.ndim == 4
+        and floating(dy, x)
+        and _transposes(x, W, None, window, groups, dy.shape[1:3])
+        and dy.shape[0] == x.shape[0]
+        and dy.shape[3] == W.shape[2] * groups
+    ),
+    allocate=conv_backward_allocate,
+)
+def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> list[Call]:
+    dx, dW, db = out
+    for each, shape in ((dx, x.shape), (dW, W.shape), (db, dy.shape[3:])):
+        if each is not None:
+            check_place(each, shape, dy.dtype)
+    calls: list[Call] = [] if dW is None else windows.weight_gradient(dW, None, x, dy, window, groups)
+    calls += [] if db is None else _sum_of_places(db, dy)
+    return calls if dx is None else calls + windows.convolution(dx, dy, W, None, windows.whole(window), groups)
 
 
 def _weight_gradient(dW: Array, dy: Array, x: Array, window: Window) -> list[Call]:

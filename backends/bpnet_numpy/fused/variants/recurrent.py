@@ -26,7 +26,7 @@ def _laid(U: Array, turned: bool) -> tuple[list[Call], Array, Any]:
     """The calls that lay out U, or its transpose, as states are multiplied with it; that, and tables for tiles or 0."""
     k, n = U.shape[::-1] if turned else U.shape
     if windows.possible():
-        return *windows.panels(U.reshape(1, 1, *U.shape), turned), windows.rows_and_steps(U, n, k)
+        return *windows.panels(U.reshape(1, 1, *U.shape), (0,), 1, turned), windows.rows_and_steps(U, n, k)
     if not turned:
         return [], U, 0
     other = np.empty((k, n), U.dtype, like=U)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -37,28 +39,31 @@ def window_words(x: Array, window: Window) -> tuple[int, ...]:
 class Band:
     """Rows of places of which windows are multiplied at a time, and what they see.
 
+    each   : channels that are summed together, those of a group
     padded : whether that is a copy with zeros around the image; else it is the image
     wide   : columns of it
     """
 
     window: Window
     channels: int
+    each: int
     rows: int
     columns: int
     padded: bool
     wide: int
 
     @classmethod
-    def over(cls, x: Array, window: Window) -> Band:
+    def over(cls, x: Array, window: Window, groups: int = 1) -> Band:
         """For images like x."""
         rows, columns = window.places(x.shape[1], x.shape[2])
         (sh, sw), (tall, broad) = window.stride, window.reach
         high, wide = (rows - 1) * sh + tall, (columns - 1) * sw + broad
         (top, _), (left, _) = window.padding
-        padded = top > 0 or left > 0 or high > x.shape[1] or wide > x.shape[2]
+        padded = top > 0 or left > 0 or high - top > x.shape[1] or wide - left > x.shape[2]
         most = max(1, (BAND // (wide * x.shape[3]) - tall) // sh + 1)
         bands = -(-rows // most)
-        return cls(window, x.shape[3], -(-rows // bands), columns, padded, wide if padded else x.shape[2])
+        each = x.shape[3] // groups
+        return cls(window, x.shape[3], each, -(-rows // bands), columns, padded, wide if padded else x.shape[2])
 
     @property
     def size(self) -> int:
@@ -75,7 +80,7 @@ class Band:
         """Where each element of a window is behind that."""
         (kh, kw), (dh, dw) = self.window.size, self.window.dilation
         rows, columns = np.arange(kh, like=like)[:, None, None] * dh, np.arange(kw, like=like)[:, None] * dw
-        return ((rows * self.wide + columns) * self.channels + np.arange(self.channels, like=like)).reshape(-1)
+        return ((rows * self.wide + columns) * self.channels + np.arange(self.each, like=like)).reshape(-1)
 
 
 def _table(like: Array, key: Hashable, make: Callable[[], Array]) -> Array:
@@ -98,46 +103,133 @@ def rows_and_steps(like: Array, n: int, k: int) -> Array:
     return _table(like, (n, k, "rows"), make)
 
 
-def panels(W: Array, turned: bool) -> tuple[list[Call], Array]:
-    """The calls that lay out a weight in panels, or the one by which its gradient goes back, and these."""
-    kh, kw, c, n_out = W.shape
+@dataclass(frozen=True)
+class Part:
+    """The places of a result that are a convolution of what is given, by some elements of the weight.
+
+    window   : whose places these are; its padding may be negative
+    elements : of the weight's window, in the order in which this window has them
+    first    : row and column of the first place in the result; apart : from one place to the next there
+    """
+
+    window: Window
+    elements: tuple[int, ...]
+    first: tuple[int, int] = (0, 0)
+    apart: tuple[int, int] = (1, 1)
+
+
+def whole(window: Window) -> list[Part]:
+    """Of a convolution: all places, by all elements."""
+    return [Part(window, tuple(range(window.n_elements)))]
+
+
+def _lines(k: int, stride: int, dilation: int, before: int, n: int, places: int) -> list[tuple[int, list[int], Any]]:
+    """Along an axis of n lines, of every one of the first `stride` lines: itself, the window's elements that looked at
+    it and at every `stride`th line behind it, from the last to the first, and the dilation and the padding of what
+    these make of the places that looked."""
+    found: list[tuple[int, list[int], Any]] = []
+    step = dilation // gcd(stride, dilation)
+    for line in range(min(stride, n)):
+        seen = [i for i in reversed(range(k)) if (line + before - i * dilation) % stride == 0]
+        if seen:
+            top = (seen[0] * dilation - line - before) // stride
+            lines, reach = (n - 1 - line) // stride + 1, (len(seen) - 1) * step + 1
+            found.append((line, seen, (step, (top, lines - 1 + reach - top - places))))
+    return found
+
+
+def backward(window: Window, size: tuple[int, int]) -> list[Part]:
+    """Of the way back to images of `size`, what looks at every so many lines as one convolution: where windows are
+    apart, each line is seen by some of a window's elements. Lines that nobody looks at are in none."""
+    places, found = window.places(*size), []
+    down, across = (
+        _lines(window.size[k], window.stride[k], window.dilation[k], window.padding[k][0], size[k], places[k])
+        for k in (0, 1)
+    )
+    for row, i, (dh, rows) in down:
+        for column, j, (dw, columns) in across:
+            elements = tuple(a * window.size[1] + b for a in i for b in j)
+            own = Window((len(i), len(j)), (1, 1), (dh, dw), (rows, columns))
+            found.append(Part(own, elements, (row, column), window.stride))
+    return found
+
+
+def covers(parts: list[Part], size: tuple[int, int]) -> bool:
+    """Whether every place of a result of that size is in a part."""
+    apart = parts[0].apart if parts else (1, 1)
+    return len(parts) == min(apart[0], size[0]) * min(apart[1], size[1])
+
+
+def depthwise(W: Array, groups: int) -> bool:
+    """Whether every channel is convolved for itself."""
+    return groups > 1 and W.shape[2] == 1 and W.shape[3] == groups
+
+
+def panels(W: Array, elements: tuple[int, ...], groups: int, turned: bool) -> tuple[list[Call], Array]:
+    """What lays out some elements of a weight in panels, or of the one by which its gradient goes back, and these."""
+    c, n_out, n = W.shape[2], W.shape[3] // groups, len(elements)
+    which = _table(W, ("elements", elements), lambda: np.array(elements, np.int64, like=W))
+    if depthwise(W, groups):
+        if elements == tuple(range(W.shape[0] * W.shape[1])):
+            return [], W.reshape(n, groups)
+        rows = borrow((n, groups), W.dtype, W)
+        return [instruction("chosen_rows", W.dtype, rows, W, which, n, groups)], rows
     inner, columns = (n_out, c) if turned else (c, n_out)
     lanes = machine().VECTOR // W.itemsize
     padded = -(-columns // lanes) * lanes
-    out = borrow((kh * kw * inner * padded,), W.dtype, W)
+    out = borrow((groups * n * inner * padded,), W.dtype, W)
 
     def make(some: slice) -> list[Program]:
-        return [instruction("weight_panels", W.dtype, out, W, kh * kw, c, n_out, turned, some.start, some.stop)]
+        return [
+            instruction("weight_panels", W.dtype, out, W, which, n, c, n_out, turned, groups, some.start, some.stop)
+        ]
 
-    return split(-(-padded // (2 * lanes)), W.size, make, least=PASS), out
+    return split(groups * -(-columns // (2 * lanes)), groups * n * c * n_out, make, least=PASS), out
 
 
 def convolution(
-    out: Array, x: Array, W: Array, b: Array | None, window: Window, *, turned: bool = False, rectified: bool = False
-) -> list[Call]:
-    """The calls of a convolution of x with a weight (KH, KW, C, O); or, turned, of a gradient x with that weight's
-    transpose, where `window` is turned around already."""
-    band = Band.over(x, window)
-    calls, weight = panels(W, turned)
-    tables = (
-        _table(x, (band, "places"), lambda: band.places(x)),
-        _table(x, (band, "elements"), lambda: band.elements(x)),
-        _rows(x, band.rows * band.columns, out.shape[3]),
-    )
+    out: Array, x: Array, W: Array, b: Array | None, parts: list[Part], groups: int = 1, *, turned: bool = False,
+    rectified: bool = False,
+) -> list[Call]:  # fmt: skip
+    """The calls that convolve x with a weight (KH, KW, C / groups, O); or, turned, a gradient x with its transpose."""
+    laid, calls = [], list[Call]()
+    name = "depthwise_windows" if depthwise(W, groups) else "convolve_windows"
+    for part in parts:
+        more, weight = panels(W, part.elements, groups, turned)
+        calls += more
+        laid.append((part, Band.over(x, part.window, groups), weight))
+    width, n_out = out.shape[2], out.shape[3]
 
     def make(some: slice) -> list[Program]:
-        scratch = borrow(band.size, x.dtype, x) if band.padded else 0
-        arrays = (out[some], x[some], weight, 0 if b is None else b, scratch, *tables)
-        sizes = (len(x[some]), x.shape[3], out.shape[3], band.rows, x.itemsize)
-        return [instruction("convolve_windows", x.dtype, *arrays, rectified, *sizes, *window_words(x, window))]
+        programs = []
+        for part, band, weight in laid:
+            (down, across), (row, column) = part.apart, part.first
 
-    return [*calls, *split(len(x), out.size * W.size // out.shape[3], make, least=MULTIPLICATIONS)]
+            def starts(band: Band = band, down: int = down, across: int = across) -> Array:
+                rows, columns = np.arange(band.rows, like=x)[:, None], np.arange(band.columns, like=x)
+                return ((rows * down * width + columns * across) * n_out).reshape(-1)
+
+            tables = (
+                _table(x, (band, "places"), partial(band.places, x)),
+                _table(x, (band, "elements"), partial(band.elements, x)),
+                _table(x, (band, down, across, width, n_out), starts),
+            )
+            scratch = borrow(band.size, x.dtype, x) if band.padded else 0
+            arrays = (out[some, row:, column:], x[some], weight, 0 if b is None else b, scratch, *tables)
+            sizes = (len(x[some]), x.shape[3], n_out, band.rows, x.itemsize, groups, out[0].size, down * width * n_out)
+            words = (*arrays, rectified, *sizes, *window_words(x, part.window))
+            programs.append(instruction(name, x.dtype, *words))
+        return programs
+
+    work = (x if turned else out).size * W.size // W.shape[3]
+    return [*calls, *split(len(x), work, make, least=MULTIPLICATIONS)]
 
 
-def weight_gradient(dW: Array, db: Array | None, dy: Array, x: Array, window: Window) -> list[Call]:
+def weight_gradient(dW: Array, db: Array | None, dy: Array, x: Array, window: Window, groups: int = 1) -> list[Call]:
     """A thread sums over its samples; the sums are then added."""
-    band, n_out = Band.over(x, window), dy.shape[3]
+    band, n_out = Band.over(x, window, groups), dy.shape[3]
     depth = dW.size // n_out
+    name = "depthwise_weights" if depthwise(dW, groups) else "window_weights"
     tables = (
         _table(x, (band, "places"), lambda: band.places(x)),
         _table(x, (band, "elements"), lambda: band.elements(x)),
@@ -147,7 +239,7 @@ def weight_gradient(dW: Array, db: Array | None, dy: Array, x: Array, window: Wi
     def make(some: slice, places: list[Any]) -> Program:
         scratch = borrow(band.size, x.dtype, x) if band.padded else 0
         arrays = (*places, dy[some], x[some], scratch, *tables)
-        sizes = (len(x[some]), x.shape[3], n_out, band.rows, x.itemsize)
-        return instruction("window_weights", x.dtype, *arrays, *sizes, *window_words(x, window))
+        sizes = (len(x[some]), x.shape[3], n_out, band.rows, x.itemsize, groups, 0, 0)
+        return instruction(name, x.dtype, *arrays, *sizes, *window_words(x, window))
 
     return sums_of_parts([dW.reshape(-1), db], pieces(len(x), dy.size * depth, MULTIPLICATIONS), make, x)
