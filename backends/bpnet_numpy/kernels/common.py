@@ -13,6 +13,8 @@ from bpnet.dispatch import Call, Kernel
 Array = Any
 
 SIGNED = {np.dtype("float32"): np.dtype("int32"), np.dtype("float64"): np.dtype("int64")}
+INDICES = (np.dtype("int32"), np.dtype("int64"))
+"""Dtypes of labels, ids and lengths."""
 TINY_TOTAL = 1e-26
 """A sum of exponentials above it has a largest one that is a normal float32, with room below."""
 _ONES: dict[Hashable, Array] = {}
@@ -29,6 +31,13 @@ def kept_for(known: dict[Hashable, Array], like: Array, key: Hashable, make: Cal
         found = known[key] = make()
         found.flags.writeable = False
     return found
+
+
+def blocks(n: int, width: int, most: int) -> tuple[int, list[slice]]:
+    """How many of n rows or samples of `width` numbers are treated at a time, and which: of about `most` numbers, so
+    that what lies between two passes stays in the cache."""
+    step = max(1, min(n, most // max(1, width)))
+    return step, [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def ones(n: int, like: Array) -> Array:
