@@ -18,7 +18,7 @@ BLOCK = 1 << 16  # numbers
 def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:
     """Ranges of rows, the same of all arrays (..., C)."""
     flat = [a.reshape(-1, a.shape[-1]) for a in arrays]
-    _, parts = blocks(*flat[0].shape, BLOCK)
+    _, parts = blocks(len(flat[0]), flat[0].shape[1], BLOCK)
     return [tuple(a[rows] for a in flat) for rows in parts]
 
 

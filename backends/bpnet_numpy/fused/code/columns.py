@@ -11,7 +11,7 @@ from typing import Any
 
 from numba import njit
 
-from bpnet_numpy.fused.code.intrinsics import FLAGS, number, real, vector, word, words
+from bpnet_numpy.fused.code.intrinsics import FLAGS, number, real, uint8s, vector, word, words
 from bpnet_numpy.fused.code.simd import load, numbers, store
 
 CACHED = 1 << 12
@@ -302,3 +302,13 @@ def blend(p: Any) -> None:
     target, source, new = vector(p, word(a, 0), n), vector(p, word(a, 1), n), vector(p, word(a, 2), n)
     for i in range(n):
         target[i] = source[i] * kept + new[i] * taken
+
+
+def commit(p: Any) -> None:
+    """Copy n bytes where a flag is set. Words: out, source, n, flag."""
+    a = words(p)
+    n = word(a, 2)
+    if uint8s(word(a, 3), 1)[0] != 0:
+        out, source = uint8s(word(a, 0), n), uint8s(word(a, 1), n)
+        for i in range(n):
+            out[i] = source[i]

@@ -22,7 +22,7 @@ _odd = by_dtype(
 
 
 @njit(**FLAGS)
-def _log_of_1_plus(e: Any) -> Any:
+def log_of_1_plus(e: Any) -> Any:
     """log(1 + e), 0 <= e <= 1: twice the series of artanh at z = e / (2 + e), which is at most 1/3."""
     terms = _odd(e)
     z = e / (e + 2)
@@ -88,7 +88,7 @@ def softplus(p: Any) -> None:
     n, item = word(a, 2), vector(p, a, 1).itemsize
     for j in range(0, n, numbers(p)):
         x = load(p, word(a, 1) + item * j, n - j)
-        more = _log_of_1_plus(exponential(0 - size(x)))
+        more = log_of_1_plus(exponential(0 - size(x)))
         store(where_at_most(x, 0, 0, x) + more, word(a, 0) + item * j, n - j)
 
 

@@ -25,6 +25,7 @@ from bpnet_numpy.fused.code.intrinsics import (
     words,
 )
 from bpnet_numpy.fused.code.registers import room
+from bpnet_numpy.fused.code.simd import load, numbers, size, spread, store, where_less
 
 BLOCK = 2048  # elements
 NARROW = 16
@@ -339,3 +340,43 @@ def softmax_backward(p: Any) -> None:
             total += dy[i, j] * y[i, j]
         for j in range(columns):
             dx[i, j] = y[i, j] * (dy[i, j] - total)
+
+
+# --- log-softmax ---
+
+
+def log_softmax(p: Any) -> None:
+    """x - log(sum(exp(x))) of every row, after subtracting its largest. Words: out, x, rows, columns."""
+    a = words(p)
+    rows, columns = word(a, 2), word(a, 3)
+    x, out = matrix(p, word(a, 1), rows, columns), matrix(p, word(a, 0), rows, columns)
+    block, item = room(p, 16384), x.itemsize  # as many numbers as BLOCK says, of float64
+    for i in range(rows):
+        top = _largest(x, i)
+        total = real(p, 0)
+        for start in range(0, columns, BLOCK):
+            count = min(BLOCK, columns - start)
+            for j in range(0, count, numbers(p)):
+                at, left = item * (i * columns + start + j), count - j
+                z = load(p, word(a, 1) + at, left) - top
+                store(z, word(a, 0) + at, left)
+                store(exponential(z), block + item * j, left)
+            total += _sum(p, matrix(p, block, 1, count), 0)
+        shift = real(p, math.log(total))
+        for j in range(columns):
+            out[i, j] = out[i, j] - shift
+
+
+def log_softmax_backward(p: Any) -> None:
+    """dy - exp(y) sum(dy) of every row. Words: out, dy, y, rows, columns."""
+    a = words(p)
+    rows, columns = word(a, 3), word(a, 4)
+    dy = matrix(p, word(a, 1), rows, columns)
+    item, one = dy.itemsize, spread(p, 1)
+    for i in range(rows):
+        total = _sum(p, dy, i)
+        for j in range(0, columns, numbers(p)):
+            at, left = item * (i * columns + j), columns - j
+            y = load(p, word(a, 2) + at, left)
+            e = exponential(0 - size(y))
+            store(load(p, word(a, 1) + at, left) - where_less(0, y, one / e, e) * total, word(a, 0) + at, left)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
-from bpnet_numpy.fused.instruction import FLOAT32, instruction
+from bpnet_numpy.fused.instruction import FLOAT32, Program, instruction
+from bpnet_numpy.fused.parts import PASS, split
 from bpnet_numpy.fused.variants.common import alike, check_place, fused, one_pass, writable
 from bpnet_numpy.kernels.common import Array, first_like, floating, nothing
 
@@ -40,25 +40,49 @@ def _rows(*arrays: Array) -> bool:
     return floating(*arrays) and arrays[0].ndim > 0 and arrays[0].size > 0
 
 
+def _by_rows(name: str, *arrays: Array) -> list[Call]:
+    """A body on rows, divided among the threads."""
+    rows = [each.reshape(-1, each.shape[-1]) for each in arrays]
+
+    def make(some: slice) -> list[Program]:
+        mine = [each[some] for each in rows]
+        return [instruction(name, mine[0].dtype, *mine, *mine[0].shape)]
+
+    return list(split(len(rows[0]), rows[0].size, make, least=PASS))
+
+
 @fused(ops.softmax, accepts=lambda x: _rows(x), allocate=first_like)
 def _(out: Array, x: Array) -> list[Call]:
     check_place(out, x.shape, x.dtype)
-    return [instruction("softmax", x.dtype, out, x, math.prod(x.shape[:-1]), x.shape[-1])]
+    return _by_rows("softmax", out, x)
 
 
 @fused(ops.softmax_backward, accepts=lambda dy, y: _rows(dy, y) and dy.shape == y.shape, allocate=first_like)
 def _(out: Array, dy: Array, y: Array) -> list[Call]:
     check_place(out, y.shape, y.dtype)
-    return [instruction("softmax_backward", y.dtype, out, dy, y, math.prod(y.shape[:-1]), y.shape[-1])]
+    return _by_rows("softmax_backward", out, dy, y)
 
 
-def _alike(target: Any, source: Any) -> bool:
+@fused(ops.log_softmax, accepts=lambda x: _rows(x), allocate=first_like)
+def _(out: Array, x: Array) -> list[Call]:
+    check_place(out, x.shape, x.dtype)
+    return _by_rows("log_softmax", out, x)
+
+
+@fused(ops.log_softmax_backward, accepts=lambda dy, y: _rows(dy, y) and dy.shape == y.shape, allocate=first_like)
+def _(out: Array, dy: Array, y: Array) -> list[Call]:
+    check_place(out, y.shape, y.dtype)
+    return _by_rows("log_softmax_backward", out, dy, y)
+
+
+def copyable(target: Any, source: Any) -> bool:
+    """Whether the bytes of one array can be copied to another."""
     same = target.dtype == source.dtype and target.shape == source.shape
     tame = target.flags.c_contiguous and source.flags.c_contiguous and not target.dtype.hasobject
     return same and tame and writable(target)
 
 
-@fused(ops.copy_, accepts=_alike, allocate=nothing)
+@fused(ops.copy_, accepts=copyable, allocate=nothing)
 def _(_: None, target: Array, source: Array) -> list[Call]:
     return [instruction("copy_bytes", FLOAT32, target, source, target.nbytes)]
 

@@ -8,9 +8,11 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call
-from bpnet_numpy.fused.instruction import Program, instruction
+from bpnet_numpy.fused.instruction import FLOAT32, Program, instruction
 from bpnet_numpy.fused.parts import PASS, ranges, split, together
-from bpnet_numpy.fused.variants.common import alike, check_place, fused, writable
+from bpnet_numpy.fused.variants.activations import copyable
+from bpnet_numpy.fused.variants.common import alike, check_place, fused, single, writable
+from bpnet_numpy.fused.variants.update import FLAG
 from bpnet_numpy.kernels.common import Array, first_like, floating, nothing
 from bpnet_numpy.scratch import borrow
 
@@ -227,3 +229,8 @@ def _(
 )
 def _(_: None, target: Array, source: Array, new: Array, momentum: float, factor: float) -> list[Call]:
     return [instruction("blend", new.dtype, target, source, new, new.size, 1.0 - momentum, float(momentum * factor))]
+
+
+@fused(ops.commit_, accepts=lambda value, pending, ok: copyable(value, pending) and single(ok, FLAG), allocate=nothing)
+def _(_: None, value: Array, pending: Array, ok: Array) -> list[Call]:
+    return [instruction("commit", FLOAT32, value, pending, value.nbytes, ok)]

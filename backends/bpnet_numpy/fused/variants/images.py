@@ -1,4 +1,4 @@
-"""Convolutions, and the maps back, with the bias and the activation in one pass behind the product; max pooling."""
+"""Convolutions, and the maps back, with the bias and the activation in one pass behind the product."""
 
 from __future__ import annotations
 
@@ -233,38 +233,3 @@ def _sum_of_places(db: Array, dy: Array) -> list[Call]:
         return instruction("sum_columns", dy.dtype, *places, rows, *rows.shape, rows.shape[1])
 
     return sums_of_parts([db], pieces(len(dy), dy.size, PASS), make, dy)
-
-
-@fused(
-    ops.max_pool2d,
-    accepts=lambda x, window: x.ndim == 4 and floating(x) and x.size > 0,
-    allocate=lambda x, window: np.empty((*_places(x, window), x.shape[3]), x.dtype, like=x),
-)
-def _(out: Array, x: Array, window: Window) -> list[Call]:
-    check_place(out, (*_places(x, window), x.shape[3]), x.dtype)
-
-    def make(some: slice) -> list[Program]:
-        return [
-            instruction("max_pool2d", x.dtype, out[some], x[some], len(x[some]), x.shape[3], *window_words(x, window))
-        ]
-
-    return split(len(x), x.size, make, least=PASS)
-
-
-@fused(
-    ops.max_pool2d_backward,
-    accepts=lambda dy, x, window: (
-        x.ndim == 4 and floating(dy, x) and dy.size > 0 and dy.shape == (*_places(x, window), x.shape[3])
-    ),
-    allocate=lambda dy, x, window: np.empty(x.shape, dy.dtype, like=dy),
-)
-def _(out: Array, dy: Array, x: Array, window: Window) -> list[Call]:
-    check_place(out, x.shape, x.dtype)
-
-    def make(some: slice) -> list[Program]:
-        arrays = (out[some], dy[some], x[some])
-        return [
-            instruction("max_pool2d_backward", x.dtype, *arrays, len(x[some]), x.shape[3], *window_words(x, window))
-        ]
-
-    return split(len(x), x.size, make, least=PASS)
