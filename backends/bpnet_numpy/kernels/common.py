@@ -31,6 +31,13 @@ def kept_for(known: dict[Hashable, Array], like: Array, key: Hashable, make: Cal
     return found
 
 
+def blocks(n: int, width: int, most: int) -> tuple[int, list[slice]]:
+    """How many of n rows or samples of `width` numbers are treated at a time, and which: of about `most` numbers, so
+    that what lies between two passes stays in the cache."""
+    step = max(1, min(n, most // max(1, width)))
+    return step, [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
 def ones(n: int, like: Array) -> Array:
     """A read-only vector of ones of the dtype of `like`, made once: `ones @ x` is the fastest column sum NumPy has."""
     return kept_for(_ONES, like, (n, like.dtype), lambda: np.ones(n, like.dtype, like=like))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call
-from bpnet_numpy.kernels.common import Array, constant, floating, ones
+from bpnet_numpy.kernels.common import Array, blocks, constant, floating, ones
 from bpnet_numpy.scratch import borrow, borrow_like
 
 CACHED = 1 << 15
@@ -67,11 +66,6 @@ def _places(x: Array) -> Array:
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
-def _ranges(x: Array) -> Iterator[slice]:
-    step = max(1, CACHED // max(1, x[0].size))
-    return (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))
-
-
 def _accepts(x: Array, *rest: Any) -> bool:
     return floating(x, *(each for each in rest if isinstance(each, np.ndarray))) and x.size > 0
 
@@ -88,9 +82,10 @@ def _accepts(x: Array, *rest: Any) -> bool:
 def _(out: Any, x: Array, weight: Array | None, bias: Array | None, groups: int, epsilon: float) -> list[Call]:
     y, mean, variance = out
     xs, ys = _places(x), _places(y)
-    scratch = _Block.scratch(xs, min(len(xs), max(1, CACHED // xs[0].size)), 1)
+    n, parts = blocks(len(xs), xs[0].size, CACHED)
+    scratch = _Block.scratch(xs, n, 1)
     calls: list[Call] = []
-    for some in _ranges(xs):
+    for some in parts:
         block = _Block(xs[some], groups, scratch)
         a, b, squares, (channel,) = xs[some], ys[some], block.whole, block.by_channel
         calls += [
@@ -127,10 +122,11 @@ def _(
     """With c = x - mean and s = 1 / sqrt(variance + epsilon): dx = dy w s - c s^2 mean(dy w c s) - s mean(dy w)."""
     dx, dweight, dbias = out
     gs, xs = _places(dy), _places(x)
-    scratch = _Block.scratch(xs, min(len(xs), max(1, CACHED // xs[0].size)), 4)
+    n, parts = blocks(len(xs), xs[0].size, CACHED)
+    scratch = _Block.scratch(xs, n, 4)
     more, part = np.empty((len(scratch[0]), groups), x.dtype, like=x), np.empty_like(dbias)
     calls: list[Call] = []
-    for index, some in enumerate(_ranges(xs)):
+    for index, some in enumerate(parts):
         block = _Block(xs[some], groups, scratch)
         g, centred, (along, total, scale, channel) = gs[some], block.whole, block.by_channel
         own = more[: block.m]

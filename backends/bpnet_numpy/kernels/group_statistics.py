@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,23 +9,22 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call
-from bpnet_numpy.kernels.common import Array, constant, first_like, floating, nothing, ones
+from bpnet_numpy.kernels.common import Array, blocks, constant, first_like, floating, nothing, ones
 from bpnet_numpy.scratch import borrow
 
-ROWS = 1 << 16  # numbers in a block
+BLOCK = 1 << 16  # numbers
 
 
-def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+def _blocks(*arrays: Array) -> list[tuple[Array, ...]]:
     """Ranges of rows, the same of all arrays (..., C)."""
     flat = [a.reshape(-1, a.shape[-1]) for a in arrays]
-    step = max(1, ROWS // flat[0].shape[1])
-    for start in range(0, flat[0].shape[0], step):
-        yield tuple(a[start : start + step] for a in flat)
+    _, parts = blocks(len(flat[0]), flat[0].shape[1], BLOCK)
+    return [tuple(a[rows] for a in flat) for rows in parts]
 
 
 def _scratch(x: Array) -> Array:
-    n, c = x.size // x.shape[-1], x.shape[-1]
-    return borrow((min(n, max(1, ROWS // c)), c), x.dtype, x)
+    n, _ = blocks(x.size // x.shape[-1], x.shape[-1], BLOCK)
+    return borrow((n, x.shape[-1]), x.dtype, x)
 
 
 def _sum_rows(part: Array, total: Array, more: Array, first: bool) -> list[Call]:

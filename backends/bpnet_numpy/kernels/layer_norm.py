@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,16 +9,10 @@ import numpy as np
 
 from bpnet import ops
 from bpnet.dispatch import Call
-from bpnet_numpy.kernels.common import Array, constant, floating, ones
+from bpnet_numpy.kernels.common import Array, blocks, constant, floating, ones
 from bpnet_numpy.scratch import borrow
 
 CHUNK = 1 << 15  # elements of a chunk of rows
-
-
-def _pieces(n: int, width: int) -> Iterator[slice]:
-    """Slices of n rows, each of at most about CHUNK elements."""
-    size = max(1, CHUNK // max(1, width))
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def _rows(x: Array) -> Array:
@@ -37,8 +30,9 @@ def _normalize(out: Any, x: Array, gain: Array, bias: Array | None, epsilon: flo
     share = ones(width, x) * constant(1 / width, x.dtype)
     one, small = constant(1, x.dtype), constant(epsilon, x.dtype)
     calls: list[Call] = []
-    scratch = borrow((min(len(x2), max(1, CHUNK // width)), width), x.dtype, x)
-    for rows in _pieces(len(x2), width):
+    n, parts = blocks(len(x2), width, CHUNK)
+    scratch = borrow((n, width), x.dtype, x)
+    for rows in parts:
         xs, ys, hs, r = x2[rows], y2[rows], h2[rows], r2[rows]
         s, flat_r = scratch[: len(xs)], r[:, 0]
         if centre:
@@ -89,13 +83,13 @@ def _backward(out: Any, dy: Array, h: Array, r: Array, gain: Array, centre: bool
     width = dy.shape[-1]
     dy2, h2, r2 = (_rows(each) for each in (dy, h, r))
     dtype = dy.dtype
-    n = min(len(dy2), max(1, CHUNK // width))
+    n, parts = blocks(len(dy2), width, CHUNK)
     scratch, part = borrow((n, width), dtype, dy), np.empty(width, dtype, like=dy)
     means, shared, share = np.empty((n, 1), dtype, like=dy), np.empty(width, dtype, like=dy), constant(1 / width, dtype)
     calls: list[Call] = []
     if dx is not None:
         calls.append(partial(np.multiply, gain, share, shared))
-    for index, rows in enumerate(_pieces(len(dy2), width)):
+    for index, rows in enumerate(parts):
         dys, hs, s = dy2[rows], h2[rows], scratch[: len(dy2[rows])]
         mean = means[: len(dys)]
         calls.append(partial(np.multiply, dys, hs, s))

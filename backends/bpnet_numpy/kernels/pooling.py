@@ -12,7 +12,7 @@ from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.pooling import pool_counts
 from bpnet.ops.windows import Window
-from bpnet_numpy.kernels.common import SIGNED, Array, constant, floating
+from bpnet_numpy.kernels.common import SIGNED, Array, blocks, constant, floating
 from bpnet_numpy.scratch import borrow
 
 BLOCK = 1 << 16  # numbers of images at a time: they stay in the cache between the passes
@@ -60,11 +60,6 @@ class _Block:
         return [partial(np.copyto, padded[self.inner], x)], padded
 
 
-def _blocks(x: Array) -> tuple[int, list[slice]]:
-    n = max(1, BLOCK // max(1, x[0].size))
-    return min(n, x.shape[0]), [slice(i, min(i + n, x.shape[0])) for i in range(0, x.shape[0], n)]
-
-
 def _fold(ufunc: Any, source: Array, lines: Lines, target: Array) -> list[Call]:
     """target = ufunc of the lines, one after the other."""
     first = source[lines[0]]
@@ -77,11 +72,11 @@ def _fold(ufunc: Any, source: Array, lines: Lines, target: Array) -> list[Call]:
 def _pooled(
     y: Array, x: Array, window: Window, ufunc: Any, padding: float, after: Callable[[Array], list[Call]]
 ) -> list[Call]:
-    n, blocks = _blocks(x)
+    n, parts = blocks(len(x), x[0].size, BLOCK)
     block = _Block(n, x.shape, window, x, padding)
     tall = borrow((n, block.places[0], block.columns, block.channels), x.dtype, x)
     calls: list[Call] = []
-    for samples in blocks:
+    for samples in parts:
         more, images = block.take(x[samples])
         middle = tall[: images.shape[0]]
         calls += more
@@ -178,7 +173,7 @@ def _hand_back(
     allocate=lambda dy, x, w: np.empty(x.shape, dy.dtype, like=dy),
 )
 def _(out: Array, dy: Array, x: Array, window: Window) -> list[Call]:
-    n, blocks = _blocks(x)
+    n, parts = blocks(len(x), x[0].size, BLOCK)
     block = _Block(n, x.shape, window, x, -np.inf)
     places, c = block.places, block.channels
     rows, columns = _lines(window, 1, places[0]), _lines(window, 2, places[1])
@@ -189,7 +184,7 @@ def _(out: Array, dy: Array, x: Array, window: Window) -> list[Call]:
     add_rows, add_columns = (not _apart(window, axis) for axis in (1, 2))
     spare_rows, spare_columns = _spare(small, rows, add_rows, x), _spare(tall, columns, add_columns, x)
     calls: list[Call] = []
-    for samples in blocks:
+    for samples in parts:
         more, images = block.take(x[samples])
         m = images.shape[0]
         calls += more
@@ -233,13 +228,13 @@ def _(out: Array, x: Array, window: Window, padding: bool) -> list[Call]:
 )
 def _(out: Array, dy: Array, window: Window, size: tuple[int, int], padding: bool) -> list[Call]:
     share = _share(window, size, padding, dy.dtype)
-    n, blocks = _blocks(out)
+    n, parts = blocks(len(out), out[0].size, BLOCK)
     block = _Block(n, out.shape, window, dy, 0.0)
     rows, columns = _lines(window, 1, block.places[0]), _lines(window, 2, block.places[1])
     given = borrow((n, *dy.shape[1:]), dy.dtype, dy)
     middle = borrow((n, block.rows, block.places[1], block.channels), dy.dtype, dy)
     calls: list[Call] = []
-    for samples in blocks:
+    for samples in parts:
         part = dy[samples]
         m = part.shape[0]
         target = out[samples] if block.padded is None else block.padded[:m]

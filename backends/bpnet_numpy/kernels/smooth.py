@@ -12,7 +12,7 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.smooth import CUBE, ERFC, IN_FLOAT32, SLOPE
-from bpnet_numpy.kernels.common import Array, constant, first_like, floating
+from bpnet_numpy.kernels.common import Array, blocks, constant, first_like, floating
 from bpnet_numpy.scratch import borrow
 
 CHUNK = 1 << 15
@@ -280,12 +280,12 @@ def _(out: Array, dy: Array, x: Array) -> list[Call]:
 def _row_pieces(width: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
     """The same pieces of whole rows of contiguous arrays; `width` is that of the narrowest."""
     flat = [each.reshape(-1, each.shape[-1]) for each in arrays]
-    size = max(1, CHUNK // width)
-    return (tuple(each[start : start + size] for each in flat) for start in range(0, len(flat[0]), size))
+    return (tuple(each[rows] for each in flat) for rows in blocks(len(flat[0]), width, CHUNK)[1])
 
 
 def _row_scratch(like: Array, width: int, n: int) -> list[Array]:
-    return [borrow((max(1, CHUNK // width), width), like.dtype, like) for _ in range(n)]
+    rows, _ = blocks(like.size // like.shape[-1], width, CHUNK)
+    return [borrow((rows, width), like.dtype, like) for _ in range(n)]
 
 
 @ops.swiglu.register_bound(
