@@ -48,10 +48,10 @@ AHEAD = 4
 """Rows that are fetched before they are read: the processor itself sees no pattern across pages."""
 
 
-def _strip(module: Any, kind: Any, count: int, vectors: int) -> Any:
+def _weighted_columns(module: Any, kind: Any, count: int, vectors: int) -> Any:
     """The function that sums some columns. Its arguments: x, W, the numbers between its rows, y, how many rows, and how
     many columns there are: no more than `vectors` vectors, and more than one vector less."""
-    name = f"bpnet_strip_{vectors}_{count}"
+    name = f"bpnet_columns_{vectors}_{count}"
     if name in module.globals:
         return module.globals[name]
     vector, size, chains = ir.VectorType(kind, count), 4 if kind == FLOAT else 8, max(1, CHAINS // vectors)
@@ -117,18 +117,20 @@ def _strip(module: Any, kind: Any, count: int, vectors: int) -> Any:
 
 
 @intrinsic
-def strip(typing: Any, p: Any, vectors: Any, x: Any, w: Any, stride: Any, y: Any, n: Any, columns: Any) -> Any:
-    """The sums of some columns, by the number of their vectors; see `_strip`."""
+def weighted_columns(
+    typing: Any, p: Any, vectors: Any, x: Any, w: Any, stride: Any, y: Any, n: Any, columns: Any
+) -> Any:
+    """The sums of some columns of w, weighted by x, by the number of their vectors; see `_weighted_columns`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, vectors, *rest = arguments
         end = builder.append_basic_block("summed")
         choice = builder.switch(vectors, end)
         for v in WIDTHS:
-            block = builder.append_basic_block(f"strip{v}")
+            block = builder.append_basic_block(f"columns{v}")
             choice.add_case(integer(v), block)
             with builder.goto_block(block):
-                builder.call(_strip(builder.module, element_of(p), lanes(p), v), rest)
+                builder.call(_weighted_columns(builder.module, element_of(p), lanes(p), v), rest)
                 builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
@@ -137,7 +139,7 @@ def strip(typing: Any, p: Any, vectors: Any, x: Any, w: Any, stride: Any, y: Any
 
 
 @njit(**FLAGS)
-def _by_strips(p: Any, x: Any, w: Any, y: Any, n: Any, m: Any) -> None:
+def _by_columns(p: Any, x: Any, w: Any, y: Any, n: Any, m: Any) -> None:
     """y = x w, of n rows."""
     size, lanes = vector(p, x, 1).itemsize, width(p)
     done = 0
@@ -146,7 +148,7 @@ def _by_strips(p: Any, x: Any, w: Any, y: Any, n: Any, m: Any) -> None:
         while vectors > left:
             vectors //= 2
         columns = min(m - done, vectors * lanes)
-        strip(p, vectors, x, w + done * size, m, y + done * size, n, columns)
+        weighted_columns(p, vectors, x, w + done * size, m, y + done * size, n, columns)
         done += columns
 
 
@@ -170,7 +172,7 @@ def _by_rows(p: Any, x: Any, w: Any, y: Any, n: Any, m: Any) -> None:
             y[j] += x[i] * w0[j]
 
 
-_rows = _by_strips if VECTOR else _by_rows
+_rows = _by_columns if VECTOR else _by_rows
 
 
 @njit(**FLAGS)
