@@ -13,6 +13,8 @@ from bpnet.dispatch import Call, Kernel
 Array = Any
 
 SIGNED = {np.dtype("float32"): np.dtype("int32"), np.dtype("float64"): np.dtype("int64")}
+INDICES = (np.dtype("int32"), np.dtype("int64"))
+"""Dtypes of labels, ids and lengths."""
 TINY_TOTAL = 1e-26
 """A sum of exponentials above it has a largest one that is a normal float32, with room below."""
 _ONES: dict[Hashable, Array] = {}

@@ -12,7 +12,7 @@ as many times larger than x as a window has pixels, and is gathered again in a f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,19 +22,13 @@ from numpy.lib.stride_tricks import as_strided
 from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet.ops.windows import Window
-from bpnet_numpy.kernels.common import Array, bound, floating, ones
+from bpnet_numpy.kernels.common import Array, blocks, bound, floating, ones
 from bpnet_numpy.scratch import borrow, borrow_like
 from bpnet_numpy.threads import product
 
 BLOCK = 1 << 18  # numbers that are gathered at a time: in the cache, and products that are worth a second thread
 WIDE = 8  # numbers in a row of a window, from which on rows are gathered
 After = Callable[[Array], list[Call]]
-
-
-def blocks(n: int, each: int) -> Iterator[slice]:
-    """Ranges of the n samples, of which each needs `each` numbers."""
-    size = max(1, BLOCK // max(1, each))
-    return (slice(start, min(n, start + size)) for start in range(0, n, size))
 
 
 class Padded:
@@ -130,7 +124,7 @@ def convolve(y: Array, x: Array, W: Array, window: Window, groups: int, after: A
     gathered = Gathered(x, window, groups, places)
     matrices, calls = _matrices(W, groups), []
     products: Array = None
-    for samples in blocks(x.shape[0], gathered.each):
+    for samples in blocks(len(x), gathered.each, BLOCK)[1]:
         block = y[samples]
         more, rows = gathered.rows(samples)
         calls += more
@@ -150,7 +144,7 @@ def _convolve_depthwise(y: Array, x: Array, W: Array, window: Window, after: Aft
     places = (y.shape[1], y.shape[2])
     padded, calls = Padded(x, window), []
     terms: Array = None
-    for samples in blocks(x.shape[0], 4 * y[0].size):
+    for samples in blocks(len(x), 4 * y[0].size, BLOCK)[1]:
         block = y[samples]
         terms = borrow_like(block) if terms is None else terms
         part = terms[: block.shape[0]]
@@ -176,7 +170,7 @@ def weight_gradient(dW: Array, dy: Array, x: Array, window: Window, groups: int)
     n_out, depth = dy.shape[3] // groups, gathered.depth
     whole = dW.reshape(1, depth, n_out) if groups == 1 else borrow((groups, depth, n_out), dW.dtype, dW)
     part, calls = borrow_like(whole), []
-    for first, samples in enumerate(blocks(x.shape[0], gathered.each)):
+    for first, samples in enumerate(blocks(len(x), gathered.each, BLOCK)[1]):
         more, rows = gathered.rows(samples)
         calls += more
         block, target = dy[samples], part if first else whole
@@ -196,7 +190,7 @@ def _weight_gradient_depthwise(dW: Array, dy: Array, x: Array, window: Window) -
     places = (dy.shape[1], dy.shape[2])
     padded, calls = Padded(x, window), []
     terms, sums = None, np.empty(dy.shape[3], dy.dtype, like=dy)
-    for first, samples in enumerate(blocks(x.shape[0], 4 * dy[0].size)):
+    for first, samples in enumerate(blocks(len(x), 4 * dy[0].size, BLOCK)[1]):
         block = dy[samples]
         terms = borrow_like(block) if terms is None else terms
         part = terms[: block.shape[0]]
@@ -252,7 +246,7 @@ def _scattered(dx: Array, dy: Array, W: Array, window: Window, groups: int, afte
     products: Array = None
     total: Array = None
     calls: list[Call] = []
-    for samples in blocks(dx.shape[0], each):
+    for samples in blocks(len(dx), each, BLOCK)[1]:
         n = samples.stop - samples.start
         if products is None:
             products = borrow(n * each, dx.dtype, dx)

@@ -15,10 +15,9 @@ from bpnet.ops.losses import (
     softmax_cross_entropy_backward,
     softmax_cross_entropy_gradient,
 )
-from bpnet_numpy.kernels.common import TINY_TOTAL, Array, constant, first_like, floating, kept_for, ones
+from bpnet_numpy.kernels.common import INDICES, TINY_TOTAL, Array, constant, first_like, floating, kept_for, ones
 from bpnet_numpy.scratch import borrow, borrow_like
 
-INDICES = (np.dtype("int32"), np.dtype("int64"))
 WIDE = 32  # classes up to which one product with a matrix of ones sums the rows and spreads the sums
 
 
@@ -110,6 +109,11 @@ class _Softmax:
         return np.dot(self.ones, labels.picked)
 
 
+def loss_and_like(logits: Array, *_: Any) -> tuple[Array, Array]:
+    """Where the loss goes, and the probabilities or the gradient."""
+    return np.empty((), logits.dtype, like=logits), np.empty_like(logits)
+
+
 def labels_accept(logits: Array, labels: Array, normalizer: float, *_: Any) -> bool:
     """Whether the labels can be indices, and the normalizer is a number but 0."""
     if not isinstance(normalizer, (int, float)) or not normalizer:
@@ -120,7 +124,7 @@ def labels_accept(logits: Array, labels: Array, normalizer: float, *_: Any) -> b
 @softmax_cross_entropy.register_bound(
     np.ndarray,
     accepts=labels_accept,
-    allocate=lambda logits, *_: (np.empty((), logits.dtype, like=logits), np.empty_like(logits)),
+    allocate=loss_and_like,
 )
 def _(out: Any, logits: Array, labels: Array, normalizer: float) -> list[Call]:
     loss, p = out
@@ -144,7 +148,7 @@ def _(out: Array, p: Array, labels: Array, normalizer: float, scale: float) -> l
 @softmax_cross_entropy_gradient.register_bound(
     np.ndarray,
     accepts=labels_accept,
-    allocate=lambda logits, *_: (np.empty((), logits.dtype, like=logits), np.empty_like(logits)),
+    allocate=loss_and_like,
 )
 def _(out: Any, logits: Array, labels: Array, normalizer: float, scale: float) -> list[Call]:
     loss, dlogits = out
@@ -235,7 +239,7 @@ def rows_accept(logits: Array, Q: Array, normalizer: Any, scale: Any = 1.0) -> b
 @soft_cross_entropy.register_bound(
     np.ndarray,
     accepts=rows_accept,
-    allocate=lambda logits, *_: (np.empty((), logits.dtype, like=logits), np.empty_like(logits)),
+    allocate=loss_and_like,
 )
 def _(out: Any, logits: Array, Q: Array, normalizer: Any) -> list[Call]:
     loss, p = out
@@ -257,7 +261,7 @@ def _(out: Array, p: Array, Q: Array, normalizer: Any, scale: float) -> list[Cal
 @soft_cross_entropy_gradient.register_bound(
     np.ndarray,
     accepts=rows_accept,
-    allocate=lambda logits, *_: (np.empty((), logits.dtype, like=logits), np.empty_like(logits)),
+    allocate=loss_and_like,
 )
 def _(out: Any, logits: Array, Q: Array, normalizer: Any, scale: float) -> list[Call]:
     loss, dlogits = out

@@ -10,10 +10,9 @@ import numpy as np
 from bpnet import ops
 from bpnet.dispatch import Call
 from bpnet.ops.sequences import angles
-from bpnet_numpy.kernels.common import Array, first_like, floating, ones
+from bpnet_numpy.kernels.common import INDICES, Array, first_like, floating, ones
 from bpnet_numpy.scratch import borrow
 
-INDICES = (np.dtype("int32"), np.dtype("int64"))
 FEW_TOKENS = 256  # up to which the gradient of an embedding is a product with one-hot columns
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from bpnet.dispatch import Call
 from bpnet.ops.weighting import label_targets, label_weight
-from bpnet_numpy.kernels.common import SIGNED, Array
-from bpnet_numpy.kernels.losses import INDICES, starts
+from bpnet_numpy.kernels.common import INDICES, SIGNED, Array
+from bpnet_numpy.kernels.losses import starts
 
 
 class _Counted:

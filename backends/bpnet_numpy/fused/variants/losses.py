@@ -11,12 +11,8 @@ from bpnet.dispatch import Call
 from bpnet_numpy.fused.instruction import Program, instruction
 from bpnet_numpy.fused.parts import PASS, pieces, sums_of_parts
 from bpnet_numpy.fused.variants.common import check_place, fused, plain_number, single
-from bpnet_numpy.kernels.common import Array, first_like, floating
-from bpnet_numpy.kernels.losses import INDICES, labels_accept, rows_accept
-
-
-def _loss_and_like(logits: Array, *_: Any) -> tuple[Array, Array]:
-    return np.empty((), logits.dtype, like=logits), np.empty_like(logits)
+from bpnet_numpy.kernels.common import INDICES, Array, first_like, floating
+from bpnet_numpy.kernels.losses import labels_accept, loss_and_like, rows_accept
 
 
 def _check_places(out: tuple[Array, Array], logits: Array) -> None:
@@ -40,7 +36,7 @@ def _by_rows(name: str, out: Any, logits: Array, labels: Array, *numbers: float)
     return sums_of_parts([loss.reshape(1)], pieces(len(logits), logits.size, PASS), make, logits)
 
 
-@fused(ops.softmax_cross_entropy, accepts=_labels, allocate=_loss_and_like)
+@fused(ops.softmax_cross_entropy, accepts=_labels, allocate=loss_and_like)
 def _(out: Any, logits: Array, labels: Array, normalizer: float) -> list[Call]:
     return _by_rows("softmax_cross_entropy", out, logits, labels, 1 / normalizer)
 
@@ -52,7 +48,7 @@ def _(out: Array, p: Array, labels: Array, normalizer: float, scale: float) -> l
     return [instruction("softmax_cross_entropy_backward", p.dtype, *operands)]
 
 
-@fused(ops.softmax_cross_entropy_gradient, accepts=_labels, allocate=_loss_and_like)
+@fused(ops.softmax_cross_entropy_gradient, accepts=_labels, allocate=loss_and_like)
 def _(out: Any, logits: Array, labels: Array, normalizer: float, scale: float) -> list[Call]:
     return _by_rows("softmax_cross_entropy_gradient", out, logits, labels, 1 / normalizer, float(scale / normalizer))
 
@@ -67,7 +63,7 @@ def _total(normalizer: Any) -> Array:
     return np.asarray(normalizer, np.float64)
 
 
-@fused(ops.soft_cross_entropy, accepts=_rows, allocate=_loss_and_like)
+@fused(ops.soft_cross_entropy, accepts=_rows, allocate=loss_and_like)
 def _(out: Any, logits: Array, Q: Array, normalizer: Any) -> list[Call]:
     _check_places(out, logits)
     return [instruction("soft_cross_entropy", logits.dtype, *out, logits, Q, *logits.shape, _total(normalizer))]
@@ -80,7 +76,7 @@ def _(out: Array, p: Array, Q: Array, normalizer: Any, scale: float) -> list[Cal
     return [instruction("soft_cross_entropy_backward", p.dtype, *operands)]
 
 
-@fused(ops.soft_cross_entropy_gradient, accepts=_rows, allocate=_loss_and_like)
+@fused(ops.soft_cross_entropy_gradient, accepts=_rows, allocate=loss_and_like)
 def _(out: Any, logits: Array, Q: Array, normalizer: Any, scale: float) -> list[Call]:
     _check_places(out, logits)
     operands = (*out, logits, Q, *logits.shape, _total(normalizer), float(scale))

@@ -15,8 +15,7 @@ from bpnet_numpy.fused.variants import windows
 from bpnet_numpy.fused.variants.common import check_place, fused
 from bpnet_numpy.fused.variants.linear import product
 from bpnet_numpy.kernels import lstm, recurrent
-from bpnet_numpy.kernels.common import Array, floating
-from bpnet_numpy.kernels.sequences import INDICES
+from bpnet_numpy.kernels.common import INDICES, Array, floating
 from bpnet_numpy.scratch import borrow
 
 ACTIVATIONS = ("tanh", "relu")

@@ -16,8 +16,7 @@ from bpnet_numpy.fused.instruction import Program, instruction
 from bpnet_numpy.fused.parts import CACHE_LINE, MULTIPLICATIONS, PASS, column_sums, pieces, split, sums_of_parts
 from bpnet_numpy.fused.variants.common import check_place, fused
 from bpnet_numpy.kernels import attention, layer_norm
-from bpnet_numpy.kernels.common import Array, floating
-from bpnet_numpy.kernels.sequences import INDICES
+from bpnet_numpy.kernels.common import INDICES, Array, floating
 from bpnet_numpy.scratch import borrow
 
 CACHED = 1 << 12
