@@ -258,7 +258,7 @@ def test_a_divided_elementwise_body_gives_the_same_bits(name: str, dtype: str, m
     found = []
     for long in (1 << 10, 1 << 30):
         monkeypatch.setattr(common, "LONG", long)
-        monkeypatch.setattr(smooth, "LEAST", long)
+        monkeypatch.setattr(smooth, "COSTLY", long)
         forget()
         result = getattr(bp.ops, name)(*arguments)
         found.append([each.tobytes() for each in (result if isinstance(result, tuple) else (result,))])

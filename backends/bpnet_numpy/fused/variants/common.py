@@ -15,6 +15,8 @@ from bpnet_numpy.fused.prepared import Prepared
 NAME = "fused"
 LONG = 1 << 16
 """Elements from which a pass is divided among threads."""
+COSTLY = 1 << 15
+"""The same for passes that take longer than to read and write: those with exponentials."""
 Array = Any
 
 

@@ -11,11 +11,8 @@ from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet_numpy.fused.instruction import Program, instruction
 from bpnet_numpy.fused.parts import PASS, split
-from bpnet_numpy.fused.variants.common import alike, check_place, fused, one_pass
+from bpnet_numpy.fused.variants.common import COSTLY, alike, check_place, fused, one_pass
 from bpnet_numpy.kernels.common import Array, first_like, floating
-
-LEAST = 1 << 15
-"""Elements from which a pass is divided: fewer than of those that only move numbers."""
 
 
 def _some(*arrays: Array) -> bool:
@@ -26,14 +23,14 @@ def _forward(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda x, *_: _some(x), allocate=first_like)
     def _(out: Array, x: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return one_pass(kernel.name, (out, x), *settings, least=LEAST)
+        return one_pass(kernel.name, (out, x), *settings, least=COSTLY)
 
 
 def _backward(kernel: Kernel) -> None:
     @fused(kernel, accepts=lambda dy, x, *_: _some(dy, x) and alike(dy, x), allocate=first_like)
     def _(out: Array, dy: Array, x: Array, *settings: float) -> list[Call]:
         check_place(out, x.shape, x.dtype)
-        return one_pass(kernel.name, (out, dy, x), *settings, least=LEAST)
+        return one_pass(kernel.name, (out, dy, x), *settings, least=COSTLY)
 
 
 def _with_slope(kernel: Kernel) -> None:
@@ -41,7 +38,7 @@ def _with_slope(kernel: Kernel) -> None:
     def _(out: Any, x: Array) -> list[Call]:
         for each in out:
             check_place(each, x.shape, x.dtype)
-        return one_pass(kernel.name, (*out, x), least=LEAST)
+        return one_pass(kernel.name, (*out, x), least=COSTLY)
 
 
 for each in (ops.gelu, ops.gelu_tanh, ops.normal_cdf, ops.silu, ops.elu, ops.softplus, ops.mish, ops.hardswish):
