@@ -222,10 +222,13 @@ class Kernel:
     def __call__(self, *args: Any) -> Any:
         """Run the variant for the arguments' library; show the call to this thread's recorder, if it has one."""
         if _RECORDERS:
-            recorder = _RECORDERS.get(threading.get_ident())
-            if recorder is not None:
-                with recording(None):
+            thread = threading.get_ident()
+            recorder = _RECORDERS.pop(thread, None)
+            if recorder is not None:  # as in `recording(None)`, which would take as long as a small kernel
+                try:
                     return recorder.run(self, args)
+                finally:
+                    _RECORDERS[thread] = recorder
         if self.shortcut is not None:
             found = self.shortcut(args)
             if found is not MISSED:

@@ -202,6 +202,7 @@ class Plan:
         self.bytes = 0
         self._bind(trace, wanted)
         self._inputs = tuple(self._buffers[value] for value in trace.input_values)
+        self._accepted = tuple((type(each), each.dtype, hasattr(each, "requires_grad")) for each in self._inputs)
         self._result = self._array(result)
         whole = partial(backend.xp.asarray, self._result, copy=True)
         self._copy_result: Call = getattr(self._result, "copy", whole)  # the array's own method is several times faster
@@ -242,10 +243,10 @@ class Plan:
 
     def takes(self, *inputs: Array) -> bool:
         """Whether the inputs are of the library and the dtypes that were recorded."""
-        for buffer, array in zip(self._inputs, inputs, strict=True):
-            if type(array) is not type(buffer) or (array.dtype is not buffer.dtype and array.dtype != buffer.dtype):
+        for (cls, dtype, followed), array in zip(self._accepted, inputs, strict=True):
+            if type(array) is not cls or (array.dtype is not dtype and array.dtype != dtype):
                 return False
-            if getattr(array, "requires_grad", False):  # PyTorch's autograd must not follow into the buffers
+            if followed and array.requires_grad:  # PyTorch's autograd must not follow into the buffers
                 return False
         return True
 

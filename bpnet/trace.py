@@ -82,7 +82,15 @@ class Trace:
         """Make one call and note it."""
         result = self.make(kernel, args)
         if not self.refusal:
-            noted = tuple(mapped(lambda arg: self._look_up(kernel.name, arg), arg) for arg in args)
+            name = kernel.name
+            noted = tuple(
+                [
+                    mapped(lambda arg: self._look_up(name, arg), arg)
+                    if type(arg) is tuple
+                    else self._look_up(name, arg)
+                    for arg in args
+                ]
+            )
             for each in flat(result):
                 if each is not None and not is_array(each):
                     self.refusal = f"{kernel.name} returned a {type(each).__name__}, which is no array"
@@ -100,13 +108,15 @@ class Trace:
         return self._look_up("the step", array)
 
     def _look_up(self, name: str, arg: Any) -> Any:
+        known = self._known.get(id(arg))
+        if known is not None:
+            return known
         if not is_array(arg):
             if isinstance(arg, (list, dict, set)) and not self.refusal:
                 self.refusal = f"{name} got a {type(arg).__name__}; a planned kernel takes arrays, tuples and constants"
             return arg
-        if id(arg) not in self._known:
-            for array in self._fixed():
-                self._define(array, fixed=True)
+        for array in self._fixed():
+            self._define(array, fixed=True)
         known = self._known.get(id(arg))
         if known is None and not self.refusal:
             self.refusal = (
@@ -166,10 +176,10 @@ def same(x: Any, y: Any) -> bool:
     """Whether two notes agree: numbers of values, their shapes and dtypes, and constants by type and value."""
     if type(x) is not type(y):
         return False
-    if isinstance(x, tuple):
-        return len(x) == len(y) and all(map(same, x, y))
     if isinstance(x, Value):
         if x.fixed is not None or y.fixed is not None:
             return x.fixed is y.fixed
         return (x.number, x.shape, x.dtype) == (y.number, y.shape, y.dtype)
+    if isinstance(x, tuple):
+        return len(x) == len(y) and all(map(same, x, y))
     return x is y or bool(x == y)

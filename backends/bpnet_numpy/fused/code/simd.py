@@ -93,6 +93,20 @@ def load(typing: Any, p: Any, address: Any, count: Any) -> Any:
 
 
 @intrinsic
+def load_or(typing: Any, p: Any, address: Any, count: Any, other: Any) -> Any:
+    """As `load`, with another number than 0 behind them."""
+
+    def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        _, address, count, other = arguments
+        vector = ir.VectorType(_kind(p), _count(p))
+        there = _mask(b, vector.count, count)
+        found = _load_some(b, b.inttoptr(address, vector.as_pointer()), vector, there)
+        return b.select(there, found, _spread(b, other, vector))
+
+    return _lanes(p)(p, types.int64, types.int64, p.dtype), generate
+
+
+@intrinsic
 def store(typing: Any, x: Any, address: Any, count: Any) -> Any:
     """Write the numbers to an address, `count` at most."""
 
@@ -188,6 +202,36 @@ def largest(typing: Any, x: Any, y: Any) -> Any:
         return b.select(b.fcmp_unordered("uno", y, y), y, b.select(b.fcmp_ordered("<", x, y), y, x))
 
     return x(x, y), generate
+
+
+def _across(fold: Callable[[Any, Any, Any], Any]) -> Any:
+    """A function that makes one number of a vector's: of both halves, of their halves, and so on."""
+
+    @intrinsic
+    def found(typing: Any, x: Any) -> Any:
+        def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+            (x,) = arguments
+            half = x.type.count // 2
+            while half:
+                parts = [[*range(start, start + half)] for start in (0, half)]
+                kinds = ir.VectorType(I32, half)
+                x = fold(b, *(b.shuffle_vector(x, x, ir.Constant(kinds, part)) for part in parts))
+                half //= 2
+            return b.extract_element(x, ir.Constant(I32, 0))
+
+        return x.dtype(x), generate
+
+    return found
+
+
+def _higher(b: Any, x: Any, y: Any) -> Any:
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+higher = _between(_higher)
+"""The maximum of two vectors' numbers; the second's where one of them is NaN."""
+highest, total = _across(_higher), _across(lambda b, x, y: b.fadd(x, y))
+"""The maximum of a vector's numbers, or any where NaN is among them; their sum."""
 
 
 @intrinsic

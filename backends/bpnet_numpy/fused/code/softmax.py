@@ -25,7 +25,18 @@ from bpnet_numpy.fused.code.intrinsics import (
     words,
 )
 from bpnet_numpy.fused.code.registers import room
-from bpnet_numpy.fused.code.simd import load, numbers, size, spread, store, where_less
+from bpnet_numpy.fused.code.simd import (
+    higher,
+    highest,
+    load,
+    load_or,
+    numbers,
+    size,
+    spread,
+    store,
+    total,
+    where_less,
+)
 
 BLOCK = 2048  # elements
 NARROW = 16
@@ -110,6 +121,22 @@ def _raise(p: Any, z: Any, start: Any, stop: Any) -> None:
 
 
 @njit(**FLAGS)
+def _exponentials(p: Any, x: Any, out: Any, n: Any) -> Any:
+    """Write exp(x - the largest x) of a row; returns that one, any where NaN is among them, and the sum of what was
+    written."""
+    low, item = -real(p, float("inf")), vector(p, x, 1).itemsize
+    tops, sums = spread(p, low), spread(p, 0)
+    for j in range(0, n, numbers(p)):
+        tops = higher(load_or(p, x + item * j, n - j, low), tops)
+    top = highest(tops)
+    for j in range(0, n, numbers(p)):
+        e = exponential(load_or(p, x + item * j, n - j, low) - top)
+        store(e, out + item * j, n - j)
+        sums = sums + e
+    return top, total(sums)
+
+
+@njit(**FLAGS)
 def _narrow_pass(p: Any, x: Any, out: Any, labels: Any, size: Any, with_slopes: Any, factor: Any) -> Any:
     """`_labels_pass` for few columns."""
     rows, columns = x.shape
@@ -169,37 +196,25 @@ def _labels_pass(p: Any, x: Any, out: Any, labels: Any, size: Any, with_slopes: 
     rows, columns = x.shape
     if columns < NARROW:
         return _narrow_pass(p, x, out, labels, size, with_slopes, factor)
-    loss = 0.0
-    step = max(1, BLOCK // columns)
-    for start in range(0, rows, step):
-        stop = min(rows, start + step)
-        _shift(x, out, start, stop)
-        for i in range(start, stop):
-            label = _label(labels, size, i)
-            if 0 <= label < columns:
-                loss -= out[i, label]
-        _raise(p, out, start, stop)
-        product = 1.0  # of the rows' totals, each of 1 to `columns`: one logarithm serves many rows
-        for i in range(start, stop):
-            if product > 1e250:
-                loss += math.log(product)
-                product = 1.0
-            total = _sum(p, out, i)
-            inverse = real(p, 1) / total
-            label = _label(labels, size, i)
-            known = 0 <= label < columns
-            if known:
-                product *= total
-            if with_slopes:
-                for j in range(columns):
-                    out[i, j] = (out[i, j] * inverse) * factor
-                if known:
-                    out[i, label] -= factor
-            else:
-                for j in range(columns):
-                    out[i, j] *= inverse
-        loss += math.log(product)
-    return loss
+    loss, product, item = 0.0, 1.0, x.itemsize
+    for i in range(rows):
+        source, to = x.ctypes.data + item * i * columns, out.ctypes.data + item * i * columns
+        top, whole = _exponentials(p, source, to, columns)
+        label = _label(labels, size, i)
+        known = 0 <= label < columns
+        if known:
+            loss -= x[i, label] - top
+            product *= whole  # of the rows' totals, each of 1 to `columns`: one logarithm serves many rows
+        if product > 1e250:
+            loss += math.log(product)
+            product = 1.0
+        inverse = real(p, 1) / whole
+        for j in range(0, columns, numbers(p)):
+            part = load(p, to + item * j, columns - j) * inverse
+            store(part * factor if with_slopes else part, to + item * j, columns - j)
+        if known and with_slopes:
+            out[i, label] -= factor
+    return loss + math.log(product)
 
 
 def softmax_cross_entropy(p: Any) -> None:
@@ -261,14 +276,14 @@ def _targets_pass(p: Any, x: Any, Q: Any, out: Any, with_slopes: Any, factor: An
                     loss -= Q[i, j] * out[i, j]
         _raise(p, out, start, stop)
         for i in range(start, stop):
-            total = _sum(p, out, i)
-            inverse = real(p, 1) / total
+            whole = _sum(p, out, i)
+            inverse = real(p, 1) / whole
             weight = _sum(p, Q, i)
             some = False
             for j in range(columns):
                 some = some or Q[i, j] != 0
             if some:
-                loss += math.log(total) * weight
+                loss += math.log(whole) * weight
             if with_slopes:
                 for j in range(columns):
                     out[i, j] = _slope(p, out[i, j] * inverse, weight, Q[i, j], factor)
