@@ -28,15 +28,30 @@ class Uploader(Protocol):
         """Let everybody who waits go, and give the memory back when the device is done with it."""
 
 
+class Scratch(Protocol):
+    """What the bodies of a kernel may write and read while they run.
+
+    asked : the bytes that have been asked for since the last `lend`
+    """
+
+    asked: int
+
+    def lend(self, memory: Array | None) -> None:
+        """Let the next bodies that are bound use this vector of uint8; where it is too small or None, memory of their
+        own."""
+
+
 class Abilities(Protocol):
     """The optional methods and attributes of a backend.
 
     precisions : the names of those in which its own bodies multiply, as "bf16"; what is not there is emulated
     block      : how many samples go through a model at a time where it is called on more of them
+    alignment  : bytes, with `carve`; the arrays of a plan begin at multiples of it
     """
 
     precisions: tuple[str, ...]
     block: int
+    alignment: int
 
     def scope(self, matmul_precision: str = "float32") -> contextlib.AbstractContextManager[Any]:
         """A block in which this thread works on the backend's device and stream, in that precision of products.
@@ -44,10 +59,16 @@ class Abilities(Protocol):
         What was asked for before the block is done before it, what is asked for behind it after. It may be nested.
         """
 
-    def shared_scratch(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
-        """A block in which the calls of one plan are bound, which are made one after the other.
+    def carve(self, memory: Array, start: int, shape: tuple[int, ...], dtype: str) -> Array:
+        """A C-contiguous array in the bytes of `memory`, a vector of uint8 that `zeros` made, from `start` on.
 
-        What it gives is called between two kernels: what the bodies of one need on the way may then be used by others.
+        Without it, what a plan never uses at the same time shares memory only where shape and dtype are equal.
+        """
+
+    def shared_scratch(self) -> contextlib.AbstractContextManager[Scratch]:
+        """A block in which the calls of one plan are bound, which are made one after the other; with `carve` only.
+
+        What bodies need on the way they take from what was lent, which others use before and after.
         """
 
     def capture(self, calls: Sequence[Call]) -> Call:

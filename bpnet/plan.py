@@ -1,14 +1,13 @@
 """A training step as a plan: recorded once, fused, bound to buffers, and replayed without Python between the calls.
 
 A step is a straight line of kernel calls, because layers touch arrays only through kernels. `bpnet.trace` notes them
-while the step runs eagerly. A `Plan` fuses neighbours, gives every intermediate a buffer (shared by those that are
-never alive together), lets results be written where they are wanted, and prepares each call. `bpnet.planner` decides
-when it is trusted. Layers know nothing of it.
+while the step runs eagerly. A `Plan` fuses neighbours, gives every intermediate its memory (the same bytes to those that
+are never in use together: `bpnet.arena`), lets results be written where they are wanted, and prepares each call.
+`bpnet.planner` decides when it is trusted. Layers know nothing of it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,7 +17,8 @@ from typing import Any
 
 from bpnet import ops
 from bpnet.backend import Backend
-from bpnet.dispatch import Array, Call, joined
+from bpnet.dispatch import Array, Call, Kernel, Variant, joined
+from bpnet.arena import Arena, bytes_of, of_equal_shapes, roots, storages
 from bpnet.trace import Step, Trace, Value, flat, mapped
 
 
@@ -177,6 +177,9 @@ def _readers(steps: list[Step]) -> dict[Any, list[int]]:
 WORTH_POINTING = 1 << 16
 """Bytes of an input from which calls are pointed at it: to copy less takes no longer than to tell them."""
 
+UNWRITTEN = 0xFF
+"""What every byte of a plan's memory is before its first replay, which proves it: floating numbers are not a number."""
+
 
 class Plan:
     """A bound step: `replay(*inputs)` copies the inputs into its buffers and makes the prepared calls.
@@ -200,7 +203,7 @@ class Plan:
         self._buffers: dict[Value, Array] = {}
         self._calls: list[Call] = []
         self.bytes = 0
-        self._bind(trace, wanted)
+        self._bind(trace, result)
         self._inputs = tuple(self._buffers[value] for value in trace.input_values)
         self._accepted = tuple((type(each), each.dtype, hasattr(each, "requires_grad")) for each in self._inputs)
         self._result = self._array(result)
@@ -253,39 +256,68 @@ class Plan:
     def _array(self, value: Value) -> Array:
         return value.fixed if value.fixed is not None else self._buffers[value]
 
-    def _bind(self, trace: Trace, wanted: set[Value]) -> None:
-        share = getattr(self.backend, "shared_scratch", None)
-        with nullcontext(_nothing) if share is None else share() as between:
-            self._bind_calls(trace, wanted, between)
+    def _bind(self, trace: Trace, result: Value) -> None:
+        inputs = {value: self._new(value) for value in trace.input_values}
+        stored = storages(self.steps, inputs, result, self._overwrites)
+        if hasattr(self.backend, "carve"):
+            own = self.bytes
+            asked = self._bind_calls(inputs, Arena(self.backend, stored, {}))
+            if asked:
+                self.bytes, self._calls, self._buffers = own, [], {}  # and so the first arena is gone
+                self._bind_calls(inputs, Arena(self.backend, stored, asked))
+        else:
+            self._bind_calls(inputs | of_equal_shapes(stored, self._new), None)
         self.prepared = any(getattr(call, "func", None) is not _write_result for call in self._calls)
         self._calls = joined(self._calls)
 
-    def _bind_calls(self, trace: Trace, wanted: set[Value], between: Call) -> None:
-        for value in trace.input_values:
-            self._buffers[value] = self._new(value)
-        last, root = self._lifetimes(wanted | set(trace.input_values))
-        pool: dict[tuple[tuple[int, ...], str], list[Array]] = {}
-        for index, step in enumerate(self.steps):
-            args = mapped(lambda arg: self._array(arg) if isinstance(arg, Value) else arg, step.args)
-            variant = step.kernel.choose(args)
-            if step.kernel.view and isinstance(step.out, Value) and self._views(step, variant.body, args):
-                continue
-            over = self._overwritten(step, last.get(step.args[0]) == index) if variant.overwrites else None
-            if over is not None:
-                self._buffers[step.out] = self._buffers[over]
-            for value in flat(step.out):
-                if isinstance(value, Value) and value.fixed is None and value not in self._buffers:
-                    free = pool.get((value.shape, value.dtype))
-                    self._buffers[value] = free.pop() if free else self._new(value)
-            out = mapped(lambda each: None if each is None else self._array(each), step.out)
-            if variant.bind is not None:
-                between()
-                self._calls += variant.bind(out, *args)
-            else:
-                self._calls.append(partial(_write_result, variant.body, out, args))
-            for value in [v for v, when in last.items() if when == index]:
-                if root.get(value, value) is value and value in self._buffers and value is not over:
-                    pool.setdefault((value.shape, value.dtype), []).append(self._buffers[value])
+    def _bind_calls(self, arrays: dict[Value, Array], arena: Arena | None) -> dict[int, int]:
+        """Prepare the calls on these arrays, and those of the arena.
+
+        Those that need scratch for which no place has been found yet are left out: returned are their indices, and how
+        many bytes. They are bound to whatever there is, to learn that.
+        """
+        self._buffers, asked = arrays | ({} if arena is None else arena.arrays), dict[int, int]()
+        share = getattr(self.backend, "shared_scratch", nullcontext) if arena is not None else nullcontext
+        with share() as scratch:
+            for index, step in enumerate(self.steps):
+                if scratch is not None and arena is not None:
+                    scratch.lend(arena.lent.get(index, arena.memory))
+                calls = self._bound(step)
+                if scratch is not None and arena is not None and scratch.asked and index not in arena.lent:
+                    asked[index] = scratch.asked
+                else:
+                    self._calls += calls
+        if arena is not None:
+            self.bytes += arena.bytes
+            arena.memory[...] = UNWRITTEN
+        return asked
+
+    def _bound(self, step: Step) -> list[Call]:
+        """The prepared calls of one step; none for a view that is made once and for all."""
+        args = mapped(lambda arg: self._array(arg) if isinstance(arg, Value) else arg, step.args)
+        variant = step.kernel.choose(args)
+        if step.kernel.view and isinstance(step.out, Value) and self._views(step, variant.body, args):
+            return []
+        for value in flat(step.out):
+            if isinstance(value, Value) and value.fixed is None and not self._has_place(value, step, variant):
+                self._buffers[value] = self._new(value)
+        out = mapped(lambda each: None if each is None else self._array(each), step.out)
+        if variant.bind is None:
+            return [partial(_write_result, variant.body, out, args)]
+        return variant.bind(out, *args)
+
+    def _overwrites(self, kernel: Kernel) -> bool:
+        """Whether the backend has a body that is as fast where it writes over the first argument."""
+        found = kernel.variants()
+        return any(variant.overwrites and issubclass(self.backend.array_type, cls) for cls, variant in found)
+
+    def _has_place(self, value: Value, step: Step, variant: Variant) -> bool:
+        """Whether a result of a call has memory: not where it is a view that was copied after all, nor where it was to
+        be written over the first argument and the body that was chosen cannot do that.
+        """
+        array, first = self._buffers.get(value), step.args[0]
+        over = isinstance(first, Value) and first is not value and self._buffers.get(first) is array
+        return array is not None and (variant.overwrites or not over)
 
     def _bringing(self, trace: Trace, result: Value) -> list[Callable[[Array], None]]:
         """For each input the function that brings it: a copy into its buffer, or what lets the calls read it in place.
@@ -295,25 +327,17 @@ class Plan:
         writer = getattr(self.backend, "writer", None)
         if writer is not None:
             return [writer(buffer) for buffer in self._inputs]
-        _, root = self._lifetimes({result})
-        returned = root.get(result, result) in trace.input_values
+        returned = roots(self.steps).get(result, result) in trace.input_values
         found: list[Callable[[Array], None]] = []
         for value, buffer in zip(trace.input_values, self._inputs, strict=True):
             copy = partial(setitem, buffer, ...)
             pointers = [getattr(call, "pointer_to", lambda _: None)(buffer) for call in self._calls]
             points = [each for each in pointers if each is not None]
-            if returned or _bytes(value) < WORTH_POINTING or len(points) < len(pointers):
+            if returned or bytes_of(value) < WORTH_POINTING or len(points) < len(pointers):
                 found.append(copy)
             else:
                 found.append(partial(_read_in_place, copy, buffer, points))
         return found
-
-    def _overwritten(self, step: Step, read_last: bool) -> Value | None:
-        """The first argument of an elementwise call, where its result can take that one's buffer."""
-        first, out = step.args[0], step.out
-        if not read_last or not isinstance(out, Value) or out.fixed is not None or out in self._buffers:
-            return None
-        return first if first in self._buffers and (first.shape, first.dtype) == (out.shape, out.dtype) else None
 
     def _views(self, step: Step, body: Callable[..., Array], args: tuple[Any, ...]) -> bool:
         """Make the result of a view once and for all, if it really shares the memory of a buffer of this plan."""
@@ -329,23 +353,8 @@ class Plan:
             self._buffers[step.out] = view
         return shares
 
-    def _lifetimes(self, kept: set[Value]) -> tuple[dict[Value, int], dict[Value, Value]]:
-        """For every intermediate the index of the last call that touches it or a view of it; and views' roots."""
-        root: dict[Value, Value] = {}
-        last: dict[Value, int] = {}
-        for index, step in enumerate(self.steps):
-            if step.kernel.view and isinstance(step.out, Value):
-                source = step.args[0]
-                if step.out is not source:
-                    root[step.out] = root.get(source, source)
-            for value in flat((step.args, step.out)):
-                if isinstance(value, Value) and value.fixed is None:
-                    last[root.get(value, value)] = index
-        kept_roots = {root.get(value, value) for value in kept}
-        return {value: index for value, index in last.items() if value not in kept_roots}, root
-
     def _new(self, value: Value) -> Array:
-        self.bytes += _bytes(value)
+        self.bytes += bytes_of(value)
         return self.backend.zeros(value.shape, value.dtype)
 
     def __len__(self) -> int:
@@ -353,11 +362,6 @@ class Plan:
 
     def __repr__(self) -> str:
         return "\n".join(repr(step) for step in self.steps)
-
-
-def _bytes(value: Value) -> int:
-    bits = value.dtype.lstrip("abcdefghijklmnopqrstuvwxyz")
-    return math.prod(value.shape) * (int(bits) // 8 if bits else 1)
 
 
 def _read_in_place(
@@ -369,10 +373,6 @@ def _read_in_place(
         array = buffer
     for point in points:
         point(array)
-
-
-def _nothing() -> None:
-    """Nothing."""
 
 
 def _write_result(body: Callable[..., Any], out: Any, args: tuple[Any, ...]) -> None:

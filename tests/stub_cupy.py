@@ -55,6 +55,9 @@ class StubArray(HostArray):
     def reshape(self, *shape: Any) -> Any:
         return type(self)(self.array.reshape(*shape), self.device_id)
 
+    def view(self, dtype: Any) -> Any:
+        return type(self)(self.array.view(dtype), self.device_id)
+
     @property
     def T(self) -> Any:
         return type(self)(self.array.T, self.device_id)

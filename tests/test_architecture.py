@@ -24,6 +24,7 @@ LEVELS = {
     "initializers": 3,
     "files": 3,
     "trace": 3,
+    "arena": 3,
     "plan": 3,
     "planner": 3,
     "layers": 4,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from bpnet.dispatch import Call
 from bpnet.errors import BackendError
@@ -26,6 +29,7 @@ class CupyBackend:
     """
 
     precisions = ("float32", "tf32", "bf16")
+    alignment = 256
 
     def __init__(self, device: str | None = None) -> None:
         if device is not None and not device.isdecimal():
@@ -71,6 +75,12 @@ class CupyBackend:
         """Return zeros on the device; CuPy's pool starts every block at a multiple of 512 bytes."""
         with self._here:
             return self._cupy.zeros(shape, dtype=dtype)
+
+    def carve(self, memory: Any, start: int, shape: tuple[int, ...], dtype: str) -> Any:
+        """Return an array in C order in the bytes of `memory`, a vector of uint8, from `start` on."""
+        kind = np.dtype(dtype)
+        with self._here:
+            return memory[start : start + math.prod(shape) * kind.itemsize].view(kind).reshape(shape)
 
     def __repr__(self) -> str:
         return f"<backend {self.name}, GPU {self.index}>"

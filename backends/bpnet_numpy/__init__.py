@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
+from bpnet.abilities import Scratch
 from bpnet.errors import BackendError
 
 __all__ = ["NumpyBackend"]
 
 ALIGNMENT = 256  # bytes; every parameter starts at such a multiple
+CACHE_LINE = 64  # bytes; every array of a plan does
 BLOCK = 512
 """Samples: what a layer some hundreds wide makes of them stays in the second-level cache."""
 
@@ -27,6 +29,7 @@ class NumpyBackend:
         self.xp: Any = np
         self.array_type: Any = np.ndarray
         self.block = BLOCK
+        self.alignment = CACHE_LINE
         import bpnet_numpy.kernels  # noqa: F401  (registers the variants)
         from bpnet_numpy import threads
 
@@ -47,7 +50,12 @@ class NumpyBackend:
         start = -raw.__array_interface__["data"][0] % ALIGNMENT
         return raw[start : start + size].view(dtype).reshape(shape)
 
-    def shared_scratch(self) -> AbstractContextManager[Callable[[], None]]:
+    def carve(self, memory: Any, start: int, shape: tuple[int, ...], dtype: str) -> Any:
+        """Return an array in C order in the bytes of `memory`, a vector of uint8, from `start` on."""
+        kind = np.dtype(dtype)
+        return memory[start : start + math.prod(shape) * kind.itemsize].view(kind).reshape(shape)
+
+    def shared_scratch(self) -> AbstractContextManager[Scratch]:
         """A block in which calls are bound that are made one after the other, and may share their scratch."""
         from bpnet_numpy.scratch import shared
 

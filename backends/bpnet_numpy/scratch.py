@@ -1,7 +1,8 @@
 """Scratch: what a body writes and reads while it runs, and nobody before or behind it.
 
 The calls of a plan are made one after the other, so that what one call writes on the way may lie where another one did.
-`shared()` is a block in which the calls of one plan are bound; what one kernel borrowed, the next one may borrow again.
+`shared()` is a block in which the calls of one plan are bound. Before each kernel the plan lends memory that nobody uses
+while its calls run: what one kernel borrowed, the next one may borrow again, and arrays lie there before and after.
 Calls that run at the same time are parts of one kernel, and so have memory of their own. Where nothing is shared, as in
 an eager step, what is borrowed is a new array, which goes with the call.
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,39 +24,44 @@ Array = Any
 SMALL = 1 << 12
 """Bytes up to which an array is made for itself."""
 
+CACHE_LINE = 64
+"""Bytes; what is borrowed of one piece begins with one of its own."""
+
 _here = threading.local()
 
 
-class Blocks:
-    """Pieces of memory of which each may be many arrays, one after the other."""
+class Scratch:
+    """Memory of which bodies take one piece after the other, or which tells how much it would have to be.
+
+    asked : the bytes that have been asked for since the last `lend`
+    """
 
     def __init__(self) -> None:
-        self._free: list[Array] = []  # by size
-        self._taken: list[Array] = []
+        self.asked = 0
+        self._memory: Array | None = None
 
-    def release(self) -> None:
-        """What was taken is free again."""
-        self._free = sorted(self._free + self._taken, key=len)
-        self._taken = []
+    def lend(self, memory: Array | None) -> None:
+        """Let the next bodies use this vector of uint8; where it is too small or None, memory of their own."""
+        self._memory, self.asked = memory, 0
 
     def take(self, shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
-        """An array in the smallest free piece that holds it, or in a new one."""
-        size = math.prod(shape) * dtype.itemsize
-        place = next((i for i, each in enumerate(self._free) if len(each) >= size), None)
-        block = np.empty(size, np.uint8, like=like) if place is None else self._free.pop(place)
-        self._taken.append(block)
-        return block[:size].view(dtype).reshape(shape)
+        """An array in what was lent, behind those taken before."""
+        start, size = self.asked, math.prod(shape) * dtype.itemsize
+        self.asked += -(-size // CACHE_LINE) * CACHE_LINE
+        if self._memory is None or start + size > len(self._memory):
+            return np.empty(shape, dtype, like=like)
+        return self._memory[start : start + size].view(dtype).reshape(shape)
 
 
 @contextmanager
-def shared() -> Iterator[Callable[[], None]]:
-    """A block in which this thread binds the calls of one plan; what it gives is called between two kernels."""
-    before = getattr(_here, "blocks", None)
-    _here.blocks = blocks = Blocks()
+def shared() -> Iterator[Scratch]:
+    """A block in which this thread binds the calls of one plan."""
+    before = getattr(_here, "scratch", None)
+    _here.scratch = scratch = Scratch()
     try:
-        yield blocks.release
+        yield scratch
     finally:
-        _here.blocks = before
+        _here.scratch = before
 
 
 def borrow(shape: tuple[int, ...] | int, dtype: Any, like: Array) -> Array:
@@ -63,11 +69,11 @@ def borrow(shape: tuple[int, ...] | int, dtype: Any, like: Array) -> Array:
 
     like : an argument of the kernel, so that what stands for an array gives its like
     """
-    blocks = getattr(_here, "blocks", None)
+    scratch: Scratch | None = getattr(_here, "scratch", None)
     shape, dtype = (shape,) if isinstance(shape, int) else tuple(shape), np.dtype(dtype)
-    if blocks is None or math.prod(shape) * dtype.itemsize <= SMALL:
+    if scratch is None or math.prod(shape) * dtype.itemsize <= SMALL:
         return np.empty(shape, dtype, like=like)
-    return blocks.take(shape, dtype, like)
+    return scratch.take(shape, dtype, like)
 
 
 def borrow_like(x: Array) -> Array:

@@ -35,6 +35,7 @@ class TorchBackend:
         self.name = "torch" if device is None else f"torch:{device}"
         self.xp: Any = xp
         self.array_type: Any = torch.Tensor
+        self.alignment = ALIGNMENT
         self.device: Any = _device(torch, device or "cpu")
         self._torch: Any = torch
         import bpnet_torch.autograd  # noqa: F401  (refuses tensors that autograd follows)
@@ -66,6 +67,12 @@ class TorchBackend:
             raw = self._torch.zeros(size + ALIGNMENT // kind.itemsize, dtype=kind, device=self.device)
         start = -raw.data_ptr() % ALIGNMENT // kind.itemsize
         return raw[start : start + size].reshape(shape)
+
+    def carve(self, memory: Any, start: int, shape: tuple[int, ...], dtype: str) -> Any:
+        """Return a contiguous tensor in the bytes of `memory`, a vector of uint8, from `start` on."""
+        kind = getattr(self._torch, dtype)
+        with self._torch.inference_mode(False):
+            return memory[start : start + math.prod(shape) * kind.itemsize].view(kind).reshape(shape)
 
     def __repr__(self) -> str:
         return f"<backend {self.name}>"

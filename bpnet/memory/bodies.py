@@ -20,6 +20,8 @@ from bpnet.trace import Trace, Value, flat, mapped
 
 CALL = 512  # bytes, or so, of the Python objects of a prepared call
 ALIGNMENT = 256  # bytes that NumPy's backend adds to each array of its own
+CARVED = {"numpy": 64, "cupy": 256, "torch": 256}
+"""The alignment of plans' arrays in one memory, by the names of the backends that have it."""
 set_namespace(Outline, Namespace())
 
 
@@ -36,6 +38,9 @@ class Place:
     def __init__(self, name: str) -> None:
         self.name = name
         self.bodies = {"numpy": "own", "cupy": "results"}.get(name.partition(":")[0], "references")
+        self.alignment = CARVED.get(name.partition(":")[0], 0)
+        if self.alignment:
+            self.carve = get_backend("numpy").carve  # type: ignore[attr-defined]  # of `Abilities`
         if self.bodies == "own":
             self.shared_scratch = get_backend(name).shared_scratch  # type: ignore[attr-defined]  # of `Abilities`
 
@@ -143,14 +148,14 @@ def only_what_stays() -> Iterator[None]:
 class OutlinePlan(Plan):
     """A plan whose buffers have no memory."""
 
-    def _bind(self, trace: Trace, wanted: Any) -> None:
+    def _bind(self, trace: Trace, result: Value) -> None:
         with trusted():
             if self.backend.bodies == "own":  # type: ignore[attr-defined]
-                super()._bind(trace, wanted)
+                super()._bind(trace, result)
                 self._objects = Block(CALL * len(self._calls))
                 return
             with only_what_stays():  # bodies other than NumPy's are not bound
-                super()._bind(trace, wanted)
+                super()._bind(trace, result)
                 self._calls = []
 
     def _views(self, step: Any, body: Any, args: tuple[Any, ...]) -> bool:

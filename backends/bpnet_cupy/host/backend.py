@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ class HostBackend:
         self.name = "cuda_host"
         self.xp: Any = NAMESPACE
         self.array_type: Any = HostArray
+        self.alignment = 256
 
     def asarray(self, x: Any, dtype: str | None = None) -> Any:
         """Return `x` as an array of this backend in C order, itself where nothing has to change."""
@@ -34,6 +36,12 @@ class HostBackend:
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Return zeros in C order whose data start at a multiple of 256 bytes."""
         return HostArray(aligned_zeros(shape, dtype))
+
+    def carve(self, memory: Any, start: int, shape: tuple[int, ...], dtype: str) -> Any:
+        """Return an array in C order in the bytes of `memory`, a vector of uint8, from `start` on."""
+        kind = np.dtype(dtype)
+        inside = memory.array[start : start + math.prod(shape) * kind.itemsize]
+        return HostArray(inside.view(kind).reshape(shape))
 
     def describe(self) -> dict[str, str]:
         """Return NumPy's version and the device."""
