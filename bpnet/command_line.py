@@ -15,16 +15,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Exit codes: 0; 1 for a failed run; 2 for wrong use, a backend that cannot be used, or a missing extra.
     """
     try:
-        import pydantic  # noqa: F401
-        import typer  # noqa: F401
-    except ImportError as error:
-        print(f'bpnet: the command line needs more ({error}): pip install "bpnet-xp[cli]"', file=sys.stderr)
-        return 2
-    try:
+        try:
+            import pydantic  # noqa: F401
+            import typer  # noqa: F401
+        except ImportError as error:
+            print(f'bpnet: the command line needs more ({error}): pip install "bpnet-xp[cli]"', file=sys.stderr)
+            return 2
         from bpnet.commands import app
 
         app(arguments, prog_name="bpnet")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # imports are the first thing that Ctrl-C can meet
         print("bpnet: interrupted", file=sys.stderr)
         return 1
     return 0

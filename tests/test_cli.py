@@ -906,6 +906,13 @@ def test_without_the_extra_the_command_says_how_to_get_it(missing: str, tmp_path
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_ctrl_c_while_the_command_is_imported_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [CLEAN.get("PYTHONPATH", "")])])
+    done = run("doctor", cwd=tmp_path, PYTHONPATH=path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "bpnet: interrupted\n")
+
+
 def test_the_installed_command_is_this_one(tmp_path: Path) -> None:
     from importlib.metadata import entry_points
 

@@ -423,6 +423,13 @@ def test_the_command_says_what_the_report_of_a_recipe_says() -> None:
     assert f"the largest batch in 8 MiB: {found['largest']}" in done.output
 
 
+@pytest.mark.parametrize("name", ["diabetes", "autoencoder", "cnn-digits", "char-lstm"])
+def test_the_command_takes_recipes_that_normalize_reconstruct_and_take_ids(name: str) -> None:
+    done = invoke("memory", name, "--batch-size", "2", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output.splitlines()[-1])["peak"] > 0
+
+
 def test_the_command_reads_a_saved_model(tmp_path: Any) -> None:
     path = str(tmp_path / "small.safetensors")
     small().initialize(seed=0).save(path)

@@ -13,7 +13,7 @@ from bpnet.commands.saved import Saved
 from bpnet.commands.settings import MemorySettings, no_model, validated
 from bpnet.errors import ConfigError
 from bpnet.layers import Layer
-from bpnet.recipes.run import examine, make_model
+from bpnet.recipes.run import examine, fitted_model
 
 if TYPE_CHECKING:
     from bpnet.recipes.recipe import Draft
@@ -54,7 +54,7 @@ def _subject(settings: MemorySettings) -> tuple[Layer, dict[str, Any]]:
         parts = examine(draft)
         draft.mistakes.raise_if_any(where=file)
         assert parts is not None
-        return make_model(draft, parts[0]), {
+        return fitted_model(draft, parts[0]), {
             "batch_size": settings.batch_size or draft.training.batch_size,
             "input_shape": settings.input_shape or tuple(parts[0].x.shape[1:]),
             "loss": draft.loss,

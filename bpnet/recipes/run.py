@@ -39,10 +39,7 @@ class Run:
         assert parts is not None
         self.training, self.validation, self.test = parts
         settings = draft.training
-        model = make_model(draft, self.training)
-        for layer in model.layers:
-            if isinstance(layer, Normalize):
-                layer.fit(self.training.x)
+        model = fitted_model(draft, self.training)
         model.initialize(settings.seed, settings.backend if backend is None else backend, settings.dtype)
         classes = self.training.classes
         if model.input_ids == len(classes) and all(len(each) == 1 for each in classes):
@@ -110,6 +107,15 @@ def make_model(draft: Draft, training: Dataset) -> Sequential:
     """The recipe's layers, a Normalize of every feature before them where that is asked; it is not fitted yet."""
     before = [Normalize(tuple(training.x.shape[1:]))] if draft.data.normalize else []
     return Sequential(*before, *draft.make_layers())
+
+
+def fitted_model(draft: Draft, training: Dataset) -> Sequential:
+    """The recipe's layers, each Normalize fitted to the training part; not initialized yet."""
+    model = make_model(draft, training)
+    for layer in model.layers:
+        if isinstance(layer, Normalize):
+            layer.fit(training.x)
+    return model
 
 
 def examine(draft: Draft, backend: str | Backend | None = None) -> Parts | None:
