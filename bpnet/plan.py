@@ -16,9 +16,9 @@ from operator import setitem
 from typing import Any
 
 from bpnet import ops
+from bpnet.arena import Arena, bytes_of, of_equal_shapes, roots, storages
 from bpnet.backend import Backend
 from bpnet.dispatch import Array, Call, Kernel, Variant, joined
-from bpnet.arena import Arena, bytes_of, of_equal_shapes, roots, storages
 from bpnet.trace import Step, Trace, Value, flat, mapped
 
 

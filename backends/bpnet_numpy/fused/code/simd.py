@@ -98,10 +98,10 @@ def load_or(typing: Any, p: Any, address: Any, count: Any, other: Any) -> Any:
 
     def generate(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         _, address, count, other = arguments
-        vector = ir.VectorType(_kind(p), _count(p))
-        there = _mask(b, vector.count, count)
-        found = _load_some(b, b.inttoptr(address, vector.as_pointer()), vector, there)
-        return b.select(there, found, _spread(b, other, vector))
+        vector = ir.VectorType(element_of(p), _count(p))
+        there = first_lanes(b, vector.count, count)
+        found = load_some(b, b.inttoptr(address, vector.as_pointer()), vector, there)
+        return b.select(there, found, in_all_lanes(b, other, vector))
 
     return _lanes(p)(p, types.int64, types.int64, p.dtype), generate
 
