@@ -11,7 +11,7 @@ import numpy as np
 
 from bpnet.dispatch import Call
 from bpnet.ops.windows import Window
-from bpnet_numpy.fused.instruction import Program, instruction, machine
+from bpnet_numpy.fused.instruction import Program, instruction, machine, usable
 from bpnet_numpy.fused.parts import pieces, split, together
 from bpnet_numpy.fused.sizes import strip_height
 from bpnet_numpy.fused.variants.activations import PASS
@@ -28,7 +28,7 @@ _TABLES: dict[Hashable, Array] = {}
 
 def possible() -> bool:
     """Whether the processor has vectors that tiles are made for."""
-    return bool(machine().VECTOR)
+    return usable() and bool(machine().VECTOR)
 
 
 def window_words(x: Array, window: Window) -> tuple[int, ...]:
