@@ -21,8 +21,8 @@ from benchmarks.peers import PLAIN, PeerSpec
 from benchmarks.report import add_options, chosen, chosen_peers, finish, settings
 from benchmarks.workloads import Problem
 
-PAUSE = 0.02
-"""Seconds behind a turn."""
+PAUSE = 0.1
+"""Seconds behind a turn: threads of a pool that has just worked keep their processors busy for a while."""
 
 SPECS = {
     spec.name: spec
@@ -76,11 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ops", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--op", action="append", metavar="NAME", help="such as 'prelu' or 'prelu, backward' (all)")
     add_options(parser, SPECS, SPECS)
-    parser.set_defaults(seconds=0.05)
+    parser.set_defaults(seconds=0.03)
     arguments = parser.parse_args(argv)
     known = {name: Op(name) for name in op_cases.names()}
     workloads = chosen(parser, "op", arguments.op or list(known), known)
-    options = replace(settings(parser, arguments), pause=PAUSE)
+    options = replace(settings(parser, arguments), pause=0.0 if arguments.quick else PAUSE)
     specs = chosen_peers(parser, arguments, SPECS)
     print(heading(specs), flush=True)
     report = Harness(specs, options).run(workloads, lambda results: print(line(results), flush=True))

@@ -33,6 +33,7 @@ COMMANDS = {
     "growth": "python -m benchmarks.growth",
     "overhead": "python -m benchmarks.overhead",
     "threads": "python -m benchmarks.threads",
+    "ops": "python -m benchmarks.ops",
 }
 """By report what makes it, without `--json benchmarks/results/REPORT.json`."""
 
@@ -187,6 +188,18 @@ def thread_table(report: dict[str, Any]) -> str:
     return grid(head, rows)
 
 
+def op_table(report: dict[str, Any]) -> str:
+    """Ops down, peers across, and bpnet's time over that of the fastest other library."""
+    peers = {name: facts["title"] for name, facts in report["peers"].items() if facts["status"] == "ok"}
+    rows = []
+    for workload in report["workloads"].values():
+        found = [workload["rows"].get(name) for name in peers]
+        cells = [microseconds(row["median"]) if row is not None and row["status"] == "ok" else "-" for row in found]
+        best = workload["best_peer"]
+        rows.append((workload["title"], *cells, number(best["ratio"] if best is not None else None)))
+    return grid(("µs", *peers.values(), "bpnet / fastest"), rows)
+
+
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "runs": ((), runs),
     "goals": ((), goal_table),
@@ -199,6 +212,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "parameters": (("growth",), parameter_table),
     "overhead": (("overhead",), overhead_table),
     "threads": (("threads",), thread_table),
+    "ops": (("ops",), op_table),
 }
 """By mark, the reports that a table needs (none named: all that there are) and what makes it."""
 

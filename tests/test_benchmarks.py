@@ -291,6 +291,29 @@ def test_threads_are_compared_on_every_product_and_set_back(tmp_path: Path, caps
     assert page.thread_table(report).count("\n") == 1 + 3 * 3
 
 
+def test_single_ops_are_measured_both_ways_and_make_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks import ops
+
+    file = tmp_path / "ops.json"
+    run = ["--op", "prelu", "--op", "prelu, backward", "--peers", "bpnet-plain", "--quick", "--rounds", "1"]
+    assert ops.main([*run, "--json", str(file)]) == 0
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert [each["rows"]["bpnet-plain"]["status"] for each in report["workloads"].values()] == ["ok", "ok"]
+    assert "prelu, backward" in capsys.readouterr().out
+    lines = page.table("ops", {"ops": report}).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| prelu: 64x28x28x64", "| prelu, backward: 64x28x28x64"]
+
+
+def test_every_op_has_a_reference_and_a_name_for_each_way() -> None:
+    from benchmarks import op_cases
+    from bpnet import ops
+
+    for name in op_cases.names():
+        case, backward = op_cases.of(name)
+        assert hasattr(ops, case.backward if backward else case.forward)
+        assert not backward or case.wrt
+
+
 def test_the_page_says_what_the_reports_say() -> None:
     text = page.PAGE.read_text(encoding="utf-8")
     assert page.render(text, page.load()) == text, "python -m benchmarks.page writes the tables of docs/performance.md"

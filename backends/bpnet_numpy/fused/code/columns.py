@@ -47,32 +47,25 @@ def add_rows(p: Any, to: Any, x: Any, rows: Any, c: Any) -> None:
 
 
 @njit(**FLAGS)
-def _square(p: Any, at: Any, mean: Any, left: Any) -> Any:
-    centred = load(p, at, left) - mean
-    return centred * centred
-
-
-@njit(**FLAGS)
-def add_squares(p: Any, to: Any, x: Any, mean: Any, rows: Any, c: Any) -> None:
-    """to[j] += the sum of (x[:, j] - mean[j])^2."""
-    size, whole = vector(p, x, 1).itemsize, rows // 8 * 8
+def add_deviations(p: Any, squares: Any, rest: Any, x: Any, mean: Any, rows: Any, c: Any) -> None:
+    """squares[j] += the sum of d^2 with d = x[:, j] - mean[j], rest[j] += that of d; four rows at a time."""
+    size, whole = vector(p, x, 1).itemsize, rows // 4 * 4
     row = size * c
-    for i in range(0, whole, 8):
+    for i in range(0, whole, 4):
         for j in range(0, c, numbers(p)):
-            at, left = x + i * row + size * j, c - j
-            m = load(p, mean + size * j, left)
-            one = (_square(p, at, m, left) + _square(p, at + row, m, left)) + (
-                _square(p, at + 2 * row, m, left) + _square(p, at + 3 * row, m, left)
-            )
-            other = (_square(p, at + 4 * row, m, left) + _square(p, at + 5 * row, m, left)) + (
-                _square(p, at + 6 * row, m, left) + _square(p, at + 7 * row, m, left)
-            )
-            store(load(p, to + size * j, left) + (one + other), to + size * j, left)
+            at, left, own = x + i * row + size * j, c - j, size * j
+            m = load(p, mean + own, left)
+            one, two = load(p, at, left) - m, load(p, at + row, left) - m
+            three, four = load(p, at + 2 * row, left) - m, load(p, at + 3 * row, left) - m
+            found = (one * one + two * two) + (three * three + four * four)
+            store(load(p, squares + own, left) + found, squares + own, left)
+            store(load(p, rest + own, left) + ((one + two) + (three + four)), rest + own, left)
     for i in range(whole, rows):
         for j in range(0, c, numbers(p)):
-            left = c - j
-            found = _square(p, x + i * row + size * j, load(p, mean + size * j, left), left)
-            store(load(p, to + size * j, left) + found, to + size * j, left)
+            left, own = c - j, size * j
+            d = load(p, x + i * row + own, left) - load(p, mean + own, left)
+            store(load(p, squares + own, left) + d * d, squares + own, left)
+            store(load(p, rest + own, left) + d, rest + own, left)
 
 
 @njit(**FLAGS)
@@ -140,34 +133,39 @@ def column_moments(p: Any) -> None:
     """The mean of every column of some rows, and the sum of the squares of what differs from it: those of blocks that
     stay in the cache, joined. [Chan, Golub, LeVeque 1983]
 
-    Words: mean, squares, room for two numbers a column, x, rows, columns.
+    A mean is what was found for the first block, and what is to be added to that: far from 0 the difference of two
+    means would else be rounded as the means are.
+    Words: pivot, mean less that, squares, room for three numbers a column, x, rows, columns.
     """
     a = words(p)
-    rows, c = word(a, 4), word(a, 5)
-    mean, squares = vector(p, word(a, 0), c), vector(p, word(a, 1), c)
-    room = word(a, 2)
+    rows, c, room = word(a, 5), word(a, 6), word(a, 3)
+    pivot, mean, squares = vector(p, word(a, 0), c), vector(p, word(a, 1), c), vector(p, word(a, 2), c)
     size = mean.itemsize
-    own, further = vector(p, room, c), vector(p, room + size * c, c)
+    own, further, rest = vector(p, room, c), vector(p, room + size * c, c), vector(p, room + 2 * size * c, c)
     step = max(8, CACHED // c // 8 * 8)
     for first in range(0, rows, step):
         count = min(step, rows - first)
-        x = word(a, 3) + size * first * c
-        clear(p, room, c)
+        x = word(a, 4) + size * first * c
+        clear(p, room, 3 * c)
         add_rows(p, room, x, count, c)
         share = real(p, 1 / count)
         for j in range(c):
             own[j] = own[j] * share
-            further[j] = real(p, 0)
-        add_squares(p, room + size * c, x, room, count, c)
+        add_deviations(p, room + size * c, room + 2 * size * c, x, room, count, c)
+        for j in range(c):  # the sum was rounded, and so is the mean of which these are the deviations
+            rest[j] = rest[j] * share
+            exact = further[j] - rest[j] * rest[j] * real(p, count)
+            further[j] = real(p, 0) if exact < 0 else exact
         whole = first + count
         weight, cross = real(p, count / whole), real(p, first * (count / whole))
         if first == 0:
             for j in range(c):
-                mean[j] = own[j]
+                pivot[j] = own[j]
+                mean[j] = rest[j]
                 squares[j] = further[j]
         else:
             for j in range(c):
-                apart = own[j] - mean[j]
+                apart = (own[j] - pivot[j]) + (rest[j] - mean[j])
                 mean[j] += apart * weight
                 squares[j] += further[j] + apart * apart * cross
 
@@ -175,16 +173,16 @@ def column_moments(p: Any) -> None:
 def join_moments(p: Any) -> None:
     """The mean and the variance of every column, of those of parts, and what x - mean is multiplied with.
 
-    Words: mean, variance, scale, weight or 0, columns, epsilon, parts, their moments (parts, 2, columns), their rows.
+    Words: mean, variance, scale, weight or 0, columns, epsilon, parts, their moments (parts, 3, columns), their rows.
     """
     a = words(p)
     c, epsilon, parts = word(a, 4), number(a, 5), word(a, 6)
-    mean, variance = vector(p, word(a, 0), c), vector(p, word(a, 1), c)
+    mean, variance, first = vector(p, word(a, 0), c), vector(p, word(a, 1), c), vector(p, word(a, 7), c)
     size = mean.itemsize
     whole = 0
     for k in range(parts):
-        own = vector(p, word(a, 7) + 2 * k * size * c, c)
-        further = vector(p, word(a, 7) + (2 * k + 1) * size * c, c)
+        at = word(a, 7) + 3 * k * size * c
+        pivot, own, further = vector(p, at, c), vector(p, at + size * c, c), vector(p, at + 2 * size * c, c)
         count, before = word(a, 8 + k), whole
         whole += count
         weight, cross = real(p, count / whole), real(p, before * (count / whole))
@@ -194,11 +192,12 @@ def join_moments(p: Any) -> None:
                 variance[j] = further[j]
         else:
             for j in range(c):
-                apart = own[j] - mean[j]
+                apart = (pivot[j] - first[j]) + (own[j] - mean[j])
                 mean[j] += apart * weight
                 variance[j] += further[j] + apart * apart * cross
     share = real(p, 1 / whole)
     for j in range(c):
+        mean[j] += first[j]
         variance[j] = variance[j] * share
     scale_of(p, word(a, 2), word(a, 1), word(a, 3), c, epsilon)
 

@@ -7,9 +7,9 @@ from typing import Any
 from numba import njit
 
 from bpnet_numpy.fused.code.columns import (
+    add_deviations,
     add_gradients,
     add_rows,
-    add_squares,
     clear,
     differentiate,
     normalize,
@@ -34,7 +34,7 @@ def _mean_of_groups(p: Any, sums: Any, to: Any, c: Any, groups: Any, places: Any
 
 
 def group_norm(p: Any) -> None:
-    """Words: y, mean, variance, x, weight or 0, bias or 0, room for three numbers a channel, samples, places, channels,
+    """Words: y, mean, variance, x, weight or 0, bias or 0, room for four numbers a channel, samples, places, channels,
     groups, epsilon."""
     a = words(p)
     room, samples, places, c, groups, epsilon = (
@@ -46,14 +46,15 @@ def group_norm(p: Any) -> None:
         number(a, 11),
     )
     size = vector(p, room, 1).itemsize
-    mean, spread, scale = room, room + size * c, room + 2 * size * c
+    mean, spread, scale, rest = room, room + size * c, room + 2 * size * c, room + 3 * size * c
     for s in range(samples):
         x, own = word(a, 3) + size * s * places * c, size * s * groups
         clear(p, mean, c)
         add_rows(p, mean, x, places, c)
         _mean_of_groups(p, mean, word(a, 1) + own, c, groups, places)
         clear(p, spread, c)
-        add_squares(p, spread, x, mean, places, c)
+        clear(p, rest, c)
+        add_deviations(p, spread, rest, x, mean, places, c)
         _mean_of_groups(p, spread, word(a, 2) + own, c, groups, places)
         scale_of(p, scale, spread, word(a, 4), c, epsilon)
         normalize(p, word(a, 0) + size * s * places * c, x, mean, scale, word(a, 5), places, c)

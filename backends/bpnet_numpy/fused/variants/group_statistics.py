@@ -70,7 +70,7 @@ def _(out: Any, x: Array, weight: Array | None, bias: Array | None, epsilon: flo
     _check(x, [y], [mean, variance])
     rows, c = _rows(x), x.shape[-1]
     parts = _parts(rows)
-    moments, room = borrow((len(parts), 2, c), x.dtype, x), borrow((len(parts), 2, c), x.dtype, x)
+    moments, room = borrow((len(parts), 3, c), x.dtype, x), borrow((len(parts), 3, c), x.dtype, x)
     scale = borrow((c,), x.dtype, x)
     programs = [
         instruction("column_moments", x.dtype, *own, space, rows[some], *rows[some].shape)
@@ -171,7 +171,7 @@ def _(out: Any, x: Array, weight: Array | None, bias: Array | None, groups: int,
     vectors = [0 if each is None else each for each in (weight, bias)]
 
     def make(some: slice) -> list[Program]:
-        room = borrow((3, c), x.dtype, x)
+        room = borrow((4, c), x.dtype, x)
         arrays = (y[some], mean[some], variance[some], x[some], *vectors, room)
         return [instruction("group_norm", x.dtype, *arrays, len(x[some]), places, c, groups, float(epsilon))]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bpnet.dispatch import Call
 from bpnet.ops.windows import Window
-from bpnet_numpy.fused.instruction import Program, instruction, machine
+from bpnet_numpy.fused.instruction import Program, instruction, machine, usable
 from bpnet_numpy.fused.parts import MULTIPLICATIONS, PASS, pieces, split, sums_of_parts
 from bpnet_numpy.fused.sizes import strip_height
 from bpnet_numpy.kernels.common import Array, kept_for
@@ -25,7 +25,7 @@ _TABLES: dict[Hashable, Array] = {}
 
 def possible() -> bool:
     """Whether the processor has vectors that tiles are made for."""
-    return bool(machine().VECTOR)
+    return usable() and bool(machine().VECTOR)
 
 
 def window_words(x: Array, window: Window) -> tuple[int, ...]:
