@@ -25,7 +25,7 @@ if fused.why_not():
     pytest.skip(fused.why_not(), allow_module_level=True)
 
 from bpnet_numpy.fused import helpers  # noqa: E402
-from bpnet_numpy.fused.instruction import machine  # noqa: E402
+from bpnet_numpy.fused.instruction import Program, machine  # noqa: E402
 from bpnet_numpy.fused.variants import common, linear, smooth  # noqa: E402
 
 Array = Any
@@ -55,14 +55,26 @@ def factors(m: int, n: int, k: int, dtype: str, seed: int = 0) -> tuple[Array, A
     return tuple(rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), (n,)))  # type: ignore[return-value]
 
 
-def product(a: Array, b: Array, turned_a: bool, turned_b: bool, bias: Array | None = None, relu: bool = False) -> Array:
-    """a b by tiles, from factors that lie transposed where that is asked for; what is around the result must stay."""
+def product(
+    a: Array, b: Array, turned_a: bool, turned_b: bool, bias: Array | None = None, relu: bool = False, y: Any = None
+) -> Array:
+    """a b by tiles, from factors that lie transposed where that is asked for; what is around the result must stay.
+
+    y : where it is not above 0, ReLU's derivative sets the product to 0
+    """
     whole = np.full((a.shape[0] + 2, b.shape[1]), 7, a.dtype)
     left = np.ascontiguousarray(a.T) if turned_a else a
     right = np.ascontiguousarray(b.T) if turned_b else b
-    linear.tiled_product(whole[1:-1], left, right, turned_a, turned_b, bias, relu)()
+    out = whole[1:-1]
+    program = linear.tiled_product(out, left, right, turned_a, turned_b, bias, relu)
+    if y is not None:
+        (derivative,) = common.elements("relu_backward", out, 0, 3, out, out, y, out.size)
+        program = Program.join([program, derivative])
+        assert machine().named(program.words)[1] == (*out.shape, a.shape[1])
+        assert len(program.words) == 19  # and nothing behind it
+    program()
     assert (whole[[0, -1]] == 7).all()
-    return whole[1:-1]
+    return out
 
 
 SIZES = st.one_of(st.integers(2, 40), st.integers(41, 600))
@@ -73,7 +85,7 @@ SIZES = st.one_of(st.integers(2, 40), st.integers(41, 600))
     m=SIZES,
     n=st.one_of(SIZES, st.integers(2, 16)),
     k=st.one_of(SIZES, st.integers(1000, 2200)),
-    flags=st.tuples(*[st.booleans()] * 4),
+    flags=st.tuples(*[st.booleans()] * 5),
 )
 @settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 3e-6), ("float64", 1e-14)])
@@ -81,12 +93,15 @@ def test_a_product_by_tiles_is_the_product(
     m: int, n: int, k: int, flags: tuple[bool, ...], dtype: str, bound: float
 ) -> None:
     a, b, bias = factors(m, n, k, dtype)
-    turned_a, turned_b, biased, relu = flags
+    turned_a, turned_b, biased, relu, gated = flags
+    y = np.random.default_rng(1).standard_normal((m, n)).astype(dtype) if gated else None
     exact = a.astype(np.longdouble) @ b.astype(np.longdouble)
     if biased:
         exact = exact + bias
         exact = np.maximum(exact, 0) if relu else exact
-    found = product(a, b, turned_a, turned_b, bias if biased else None, relu)
+    if y is not None:
+        exact = np.where(y > 0, exact, 0)
+    found = product(a, b, turned_a, turned_b, bias if biased else None, relu, y)
     assert np.abs(found - exact).max() <= bound * math.sqrt(k) * max(1.0, float(np.abs(exact).max()))
 
 
@@ -99,11 +114,12 @@ def test_a_product_by_tiles_is_the_product(
 )
 def test_the_number_of_threads_changes_no_bit(shape: tuple[int, int, int], dtype: str) -> None:
     a, b, bias = factors(*shape, dtype)
+    y = np.random.default_rng(1).standard_normal(shape[:2]).astype(dtype)
     for turned_a, turned_b in ((False, False), (True, False), (False, True)):
-        together = [product(a, b, turned_a, turned_b, bias, True).tobytes() for _ in range(10)]
+        together = [product(a, b, turned_a, turned_b, bias, True, y).tobytes() for _ in range(10)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(helpers, "wanted", lambda: 1)
-            once = product(a, b, turned_a, turned_b, bias, True).tobytes()
+            once = product(a, b, turned_a, turned_b, bias, True, y).tobytes()
         assert set(together) == {once}
 
 

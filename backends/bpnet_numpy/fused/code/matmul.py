@@ -8,7 +8,7 @@ whoever makes it: the number of threads changes no bit.
 
 Words of a product: team, the BLAS's function that tells its threads or 0, the body of a pass, whether the
 factors are transposed, m, n, k, a, its row length, b, its row length, c, its row length, bias or 0, whether max(x, 0)
-follows. Behind them a pass finds the first step of its part of the sum and their number, and into how many chunks the
+follows, and an array like c, where it lies as c does, or 0: where that is not above 0, c becomes 0. Behind them a pass finds the first step of its part of the sum and their number, and into how many chunks the
 rows are divided.
 """
 
@@ -20,12 +20,13 @@ from numba import njit
 
 from bpnet_numpy.fused.code.intrinsics import FLAGS, int64s, release, reserve, vector, word, words
 from bpnet_numpy.fused.code.registers import width
-from bpnet_numpy.fused.code.team import next_unit, shared
-from bpnet_numpy.fused.code.tiles import LOOSE, ROWS, move, shift_row, tile, turn
+from bpnet_numpy.fused.code.team import next_unit, see, shared
+from bpnet_numpy.fused.code.tiles import LOOSE, ROWS, fetch, gate_row, move, shift_row, tile, turn
+from bpnet_numpy.fused.state import TAKEN, UNITS
 
-(TEAM, THREADS, MULTIPLY, TA, TB, M, N, K, A, LDA, B, LDB, C, LDC, BIAS, RECTIFIED) = range(16)
-STEP, LENGTH, CHUNKS = range(16, 19)
-WORDS = 19
+(TEAM, THREADS, MULTIPLY, TA, TB, M, N, K, A, LDA, B, LDB, C, LDC, BIAS, RECTIFIED, GATE) = range(17)
+STEP, LENGTH, CHUNKS = range(17, 20)
+WORDS = 20
 
 PIECE = 256
 """Steps of a sum that stay in registers: so long is the panel of columns that the first-level cache holds."""
@@ -34,6 +35,8 @@ HELD = 1 << 20
 """Bytes of packed rows that stay in the second-level cache."""
 TOGETHER = 16
 """Panels that are packed together from rows that lie across them: so a cache line of these is read at once."""
+ROWS_AHEAD = 4
+"""How many rows before its turn such a row is asked for."""
 GRAIN = 8
 """Into how many units a product is divided at least, where it has as many panels."""
 GROUP = 4
@@ -41,6 +44,8 @@ GROUP = 4
 its lines are written beside each other."""
 BLOCK = 8
 """Panels of rows that are made with each panel of a group before the next ones."""
+AHEAD = 8
+"""A thread takes its next unit before it makes one, so as to pack for it, until this part of a product is left."""
 PANEL = 64 * 2 * PIECE
 """Bytes of a packed panel of columns: two vectors of the widest kind for each step."""
 
@@ -80,6 +85,8 @@ def _pack_turned(p: Any, a: Any, packed: Any, row: Any, rows: Any, panels: Any, 
         start, stop = _part(length, pieces, q), _part(length, pieces, q + 1)
         for s in range(stop - start):
             source = word(a, A) + ((word(a, STEP) + start + s) * stride + row) * size
+            for line in range(_part(rows, panels, low) * size, _part(rows, panels, high) * size, 64):
+                fetch(p, source + ROWS_AHEAD * stride * size + line)
             for panel in range(low, high):
                 first = _part(rows, panels, panel)
                 count = _part(rows, panels, panel + 1) - first
@@ -162,31 +169,57 @@ def _loose(p: Any, a: Any) -> Any:
 
 
 @njit(**FLAGS)
-def _multiply_group(p: Any, a: Any, packed: Any, right: Any, row: Any, rows: Any, column: Any, towards: Any) -> None:
-    """Pack one group of panels of columns, and multiply the packed rows with it.
+def _share(p: Any, a: Any, length: Any, parts: Any, i: Any) -> Any:
+    """Where part i of packing so many steps of a panel begins: anywhere, or at whole squares that are turned."""
+    start = _part(length, parts, i)
+    return start if word(a, TB) == 0 or i == parts else start // width(p) * width(p)
 
-    right : where the columns are packed; towards : 1 or -1, on which side this thread's next group will lie
+
+@njit(**FLAGS)
+def _pack_panels(p: Any, a: Any, out: Any, step: Any, column: Any, low: Any, high: Any, first: Any, last: Any) -> None:
+    """Pack steps `low` to before `high`, counted from `step`, of the panels `first` to before `last` from `column` on."""
+    size, lanes = vector(p, word(a, B), 1).itemsize, width(p)
+    wide = 2 * lanes
+    for g in range(first, last):
+        some = min(word(a, N) - column - g * wide, wide)
+        whole = wide if some > lanes else lanes
+        _pack_columns(
+            p, a, out + g * PANEL + low * whole * size, step + low, high - low, column + g * wide, some, whole
+        )
+
+
+@njit(**FLAGS)
+def _multiply_group(
+    p: Any, a: Any, packed: Any, right: Any, other: Any, sums: Any, row: Any, rows: Any, column: Any, ready: Any,
+    following: Any,
+) -> None:  # fmt: skip
+    """Multiply the packed rows with one group of panels of columns.
+
+    Each tile packs a part of what comes next, which the one before it has asked the memory for. Where many rows of the
+    second factor lie a power of two apart, a cache holds few of them at a time.
+
+    right, other : where columns are packed, in turn; sums : where the sums of a panel lie until its last piece
+    ready : whether the first piece is packed; following : this thread's next column, -1 where that is not known
     """
     size, lanes = vector(p, word(a, A), 1).itemsize, width(p)
     length, stride, wide = word(a, LENGTH), word(a, LDC), 2 * lanes
     columns = min(word(a, N) - column, _group(a) * wide)
     group = _pieces(columns, wide)
     panels, pieces, loose = _pieces(rows, ROWS), _pieces(length, PIECE), _loose(p, a)
+    if not ready:
+        _pack_panels(p, a, right, word(a, STEP), column, 0, _part(length, pieces, 1), 0, group)
     for q in range(pieces):
         start, stop = _part(length, pieces, q), _part(length, pieces, q + 1)
-        steps, adding = stop - start, 1 if word(a, STEP) + start > 0 else 0
-        for g in range(group):
-            some = min(columns - g * wide, wide)
-            whole = wide if some > lanes else lanes
-            _pack_columns(p, a, right + g * PANEL, word(a, STEP) + start, steps, column + g * wide, some, whole)
-        each, ahead, leap = 0, right, 0  # steps of what will be packed next that come into the cache with each tile
-        if word(a, TB) == 0:
-            each, leap = _pieces(steps, panels), word(a, LDB) * size
-            if q + 1 < pieces:
-                ahead = word(a, B) + (word(a, STEP) + stop) * leap + column * size
-            else:
-                ahead = word(a, B) + word(a, STEP) * leap + (column + towards * group * wide) * size
-        pace = _pace(steps, each)
+        steps, last_piece = stop - start, q + 1 == pieces
+        finished = last_piece and word(a, STEP) + stop == word(a, K)
+        step, coming, next_column, next_group = word(a, STEP), 0, following, 0
+        if not last_piece:
+            step, coming, next_column, next_group = step + stop, _part(length, pieces, q + 2) - stop, column, group
+        elif following >= 0:
+            coming, next_group = _part(length, pieces, 1), min(_pieces(word(a, N) - following, wide), _group(a))
+        leap = word(a, LDB) * size
+        asked = _pieces(coming, panels) if word(a, TB) == 0 else wide
+        pace = _pace(steps, asked)
         for block in range(0, panels, BLOCK):
             for g in range(group):
                 some = min(columns - g * wide, wide)
@@ -194,32 +227,54 @@ def _multiply_group(p: Any, a: Any, packed: Any, right: Any, row: Any, rows: Any
                     first, last = _part(rows, panels, panel), _part(rows, panels, panel + 1)
                     left = packed + (rows * start + first * steps) * size
                     place = word(a, C) + ((row + first) * stride + column + g * wide) * size
-                    soon = ahead + panel * each * leap + g * wide * size if each > 0 else right
+                    behind = _share(p, a, coming, panels, panel)
+                    soon, jump = right, 0
+                    if g < next_group and coming > 0:
+                        there, jump = next_column + g * wide, leap
+                        if word(a, TB) == 0:
+                            soon = word(a, B) + (step + behind) * leap + there * size
+                        else:
+                            soon = word(a, B) + there * leap + (step + behind) * size
                     vectors = 2 if some > lanes else 1
                     if loose:
                         left = word(a, A) + ((row + first) * word(a, LDA) + word(a, STEP) + start) * size
                         soon, vectors = word(a, LDA), LOOSE
+                    own = sums + first * wide * size
+                    to, to_stride = (place, stride) if last_piece else (own, wide)
+                    before, before_stride = (own, wide) if q > 0 else (place if word(a, STEP) > 0 else 0, stride)
                     tile(
-                        p, last - first, vectors, left, right + g * PANEL, place, steps, stride, some,
-                        adding, soon, leap, pace,
+                        p, last - first, vectors, left, right + g * PANEL, to, steps, to_stride, some,
+                        before, before_stride, soon, jump, pace,
                     )  # fmt: skip
-    if word(a, BIAS) != 0 and word(a, STEP) + length == word(a, K):
-        for i in range(rows):
-            for done in range(0, columns, wide):
-                place = word(a, C) + ((row + i) * stride + column + done) * size
-                bias = word(a, BIAS) + (column + done) * size
-                shift_row(p, place, bias, min(columns - done, wide), word(a, RECTIFIED))
+                    if word(a, BIAS) != 0 and finished:
+                        bias = word(a, BIAS) + (column + g * wide) * size
+                        for i in range(last - first):
+                            shift_row(p, place + i * stride * size, bias, some, word(a, RECTIFIED))
+                    if word(a, GATE) != 0 and finished:
+                        gate = word(a, GATE) - word(a, C)
+                        for i in range(last - first):
+                            gate_row(p, place + i * stride * size, place + i * stride * size + gate, some)
+                    if g < next_group and coming > 0:
+                        low = _share(p, a, coming, panels, max(panel - 1, 0))
+                        high = coming if panel + 1 == panels else behind
+                        _pack_panels(p, a, other, step, next_column, low, high, g, g + 1)
+        _pack_panels(p, a, other, step, next_column, 0, coming, group, next_group)
+        right, other = other, right
 
 
 def multiply(p: Any, team: Any, place: Any) -> None:
     """One thread's share of a pass: groups of panels of columns, with the chunk of rows that they belong to."""
     a = words(p)
     chunks, m, wide = word(a, CHUNKS), word(a, M), 2 * width(p) * _group(a)
-    groups = _pieces(word(a, N), wide)
-    held = (vector(p, word(a, A), 1).itemsize * _pieces(m, chunks) * word(a, LENGTH) + 63) // 64 * 64
-    space = reserve(held + _group(a) * PANEL + 64)
+    groups, units = _pieces(word(a, N), wide), word(team, UNITS)
+    size, high = vector(p, word(a, A), 1).itemsize, _pieces(m, chunks)
+    held = (size * high * word(a, LENGTH) + 63) // 64 * 64
+    sums = size * high * 2 * width(p) if word(a, LENGTH) > PIECE else 0
+    turns = _pieces(word(a, LENGTH), PIECE)
+    space = reserve(held + 2 * _group(a) * PANEL + sums + 64)
     packed = (space + 63) // 64 * 64
-    there, towards = -1, 1 if place % 2 == 0 else -1
+    right, other = packed + held, packed + held + _group(a) * PANEL
+    there, ready = -1, False
     unit = next_unit(team, place)
     while unit >= 0:
         chunk = unit // groups
@@ -228,8 +283,16 @@ def multiply(p: Any, team: Any, place: Any) -> None:
         if chunk != there and not _loose(p, a):
             _pack_rows(p, a, packed, row, rows)
             there = chunk
-        _multiply_group(p, a, packed, packed + held, row, rows, unit % groups * wide, towards)
-        unit = next_unit(team, place)
+        early = AHEAD * (units - see(team, TAKEN)) > units
+        after = next_unit(team, place) if early else -1
+        following = after % groups * wide if after >= 0 else -1
+        _multiply_group(
+            p, a, packed, right, other, packed + held + 2 * _group(a) * PANEL, row, rows, unit % groups * wide, ready,
+            following,
+        )  # fmt: skip
+        if turns % 2 == 1:
+            right, other = other, right
+        unit, ready = after if early else next_unit(team, place), following >= 0
     release(space)
 
 

@@ -50,11 +50,11 @@ def _fetch(b: Any, place: Any, size: int, writing: bool = False) -> None:
 def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int, loose: bool = False) -> Any:
     """The function that makes one tile of `rows` rows and `vectors` vectors of `count` numbers.
 
-    Its arguments: the packed factors, the place in the product, the length of the sum, the product's row length, how
-    many columns there are, whether it adds to what is there, and what will be needed soon: a place, the bytes from one
-    row there to the next, and the logarithm of the steps of the sum between two rows. Of each row two cache lines come
-    into the second-level cache, and those of a row of the product into the first. They are asked for once, and not many
-    at a time: what is asked for again holds up what the sum reads.
+    Its arguments: the packed factors, the place of the result, the length of the sum, the result's row length, how
+    many columns there are, the place of what it adds to, or 0, and its row length, and what will be needed soon: a
+    place, the bytes from one row there to the next, and the logarithm of the steps of the sum between two rows. Of each
+    row two cache lines come into the second-level cache, and those of a row of the result and of what it adds to into
+    the first. They are asked for once, and not many at a time: what is asked for again holds up what the sum reads.
 
     loose : the first factor is not packed; in the place of what will be needed stands its row length
     """
@@ -62,15 +62,16 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int, loose: bo
     if name in module.globals:
         return module.globals[name]
     vector, size = ir.VectorType(kind, count), 4 if kind == FLOAT else 8
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 10), name)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 11), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    a, b_, c, k, stride, columns, adding, soon, leap, pace = function.args
+    a, b_, c, k, stride, columns, before, before_stride, soon, leap, pace = function.args
     fma = declared(module, f"llvm.fma.{suffix_of(vector)}", vector, [vector] * 3)
     names = "entry", "loop", "fetch", "multiply", "behind"
     entry, loop, fetch, work, behind = (function.append_basic_block(each) for each in names)
     b = ir.IRBuilder(entry)
-    a, c, b_ = (b.inttoptr(each, kind.as_pointer()) for each in (a, c, b_))
+    adding = b.icmp_signed("!=", before, integer(0))
+    a, c, b_, before = (b.inttoptr(each, kind.as_pointer()) for each in (a, c, b_, before))
     length = soon if loose else integer(rows)
     lines = [b.gep(a, [b.mul(length, integer(i)) if loose else integer(i)]) for i in range(rows)]
     between = b.sub(b.shl(integer(1), pace), integer(1))
@@ -83,7 +84,10 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int, loose: bo
     b.position_at_end(fetch)
     row = b.ashr(step, pace)
     own = b.select(b.icmp_signed("<", row, integer(rows)), row, integer(rows - 1))
-    _fetch(b, b.ptrtoint(b.gep(c, [b.mul(stride, own)]), I64), vectors * VECTOR, writing=True)
+    place = b.gep(c, [b.mul(stride, own)])
+    _fetch(b, b.ptrtoint(place, I64), vectors * VECTOR, writing=True)
+    place = b.select(adding, b.gep(before, [b.mul(before_stride, own)]), place)
+    _fetch(b, b.ptrtoint(place, I64), vectors * VECTOR, writing=True)
     if not loose:
         _fetch(b, b.add(soon, b.mul(row, leap)), 128)
     b.branch(work)
@@ -107,17 +111,18 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int, loose: bo
     masks = [first_lanes(b, count, b.sub(columns, integer(j * count))) for j in range(vectors)]
     with b.if_else(full) as (whole, partly):
         for branch, masked in ((whole, False), (partly, True)):
-            with branch, b.if_else(b.icmp_signed("!=", adding, integer(0))) as (add, put):
+            with branch, b.if_else(adding) as (add, put):
                 for way, added in ((add, True), (put, False)):
                     with way:
                         for i in range(rows):
                             for j in range(vectors):
-                                place = at(b, c, b.add(b.mul(stride, integer(i)), integer(j * count)), vector)
                                 x = new[i][j]
-                                if added and masked:
-                                    x = b.fadd(load_some(b, place, vector, masks[j]), x)
-                                elif added:
-                                    x = b.fadd(b.load(place, align=size), x)
+                                if added:
+                                    there = b.add(b.mul(before_stride, integer(i)), integer(j * count))
+                                    there = at(b, before, there, vector)
+                                    old = load_some(b, there, vector, masks[j]) if masked else b.load(there, align=size)
+                                    x = b.fadd(old, x)
+                                place = at(b, c, b.add(b.mul(stride, integer(i)), integer(j * count)), vector)
                                 if masked:
                                     store_some(b, x, place, masks[j])
                                 else:
@@ -129,7 +134,7 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int, loose: bo
 @intrinsic
 def tile(
     typing: Any, p: Any, rows: Any, vectors: Any, a: Any, b: Any, c: Any, k: Any, stride: Any, columns: Any,
-    adding: Any, soon: Any, leap: Any, pace: Any,
+    before: Any, before_stride: Any, soon: Any, leap: Any, pace: Any,
 ) -> Any:  # fmt: skip
     """A tile of a product, by the numbers of its rows and its vectors, LOOSE: one, and a loose tile; see `_tile`."""
 
@@ -149,7 +154,7 @@ def tile(
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(p, *([types.int64] * 12)), generate
+    return types.void(p, *([types.int64] * 13)), generate
 
 
 @intrinsic
@@ -194,6 +199,17 @@ def move(typing: Any, p: Any, source: Any, out: Any, count: Any, written: Any) -
 
 
 @intrinsic
+def fetch(typing: Any, p: Any, place: Any) -> Any:
+    """Ask for the cache line at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _fetch(builder, arguments[1], 64)
+        return context.get_dummy_value()
+
+    return types.void(p, types.int64), generate
+
+
+@intrinsic
 def shift_row(typing: Any, p: Any, row: Any, bias: Any, count: Any, rectified: Any) -> Any:
     """Add a bias to up to two vectors of a row, and let max(x, 0) follow where `rectified` is not 0. NaN stays."""
 
@@ -215,3 +231,24 @@ def shift_row(typing: Any, p: Any, row: Any, bias: Any, count: Any, rectified: A
         return context.get_dummy_value()
 
     return types.void(p, *([types.int64] * 4)), generate
+
+
+@intrinsic
+def gate_row(typing: Any, p: Any, row: Any, gate: Any, count: Any) -> Any:
+    """Set up to two vectors of a row to 0 where those at `gate` are not above 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, row, gate, count = arguments
+        n, b = lanes(p), builder
+        vector = ir.VectorType(element_of(p), n)
+        row, gate = (b.inttoptr(each, element_of(p).as_pointer()) for each in (row, gate))
+        zero = ir.Constant(vector, [0.0] * n)
+        for j in range(2):
+            mask = first_lanes(b, n, b.sub(count, integer(j * n)))
+            place = at(b, row, integer(j * n), vector)
+            x = load_some(b, place, vector, mask)
+            y = load_some(b, at(b, gate, integer(j * n), vector), vector, mask)
+            store_some(b, b.select(b.fcmp_ordered(">", y, zero), x, zero), place, mask)
+        return context.get_dummy_value()
+
+    return types.void(p, *([types.int64] * 3)), generate

@@ -14,7 +14,7 @@ from bpnet_numpy.fused.helpers import MOST, team
 from bpnet_numpy.fused.instruction import FLOAT32, Program, address_of, instruction, machine
 from bpnet_numpy.fused.parts import CACHE_LINE, column_sums
 from bpnet_numpy.fused.sizes import TURNED
-from bpnet_numpy.fused.variants.common import LONG, check_place, fused
+from bpnet_numpy.fused.variants.common import LONG, check_place, elements, fused
 from bpnet_numpy.kernels.common import Array, bound, floating
 from bpnet_numpy.kernels.linear import (
     linear_accepts,
@@ -72,7 +72,7 @@ def row_product(out: Array, x: Array, W: Array, bias: Array | None = None, relu:
 def direct_product(
     out: Array, a: Array, b: Array, transpose_a: bool, transpose_b: bool, bias: Array | None = None, relu: bool = False
 ) -> Call:
-    """As `tiled_product`, without packing. ReLU's derivative right behind it, over its result, becomes part of it."""
+    """As `tiled_product`, without packing."""
     inner = a.shape[0] if transpose_a else a.shape[1]
     operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1], 0 if bias is None else bias)
     call = instruction("direct_product", out.dtype, transpose_a, transpose_b, *out.shape, inner, *operands, relu, 0)
@@ -81,27 +81,34 @@ def direct_product(
 
 
 def _with_gate(product: Program, behind: Program) -> Program | None:
-    """The direct product with ReLU's derivative over its result, where that is what is behind it."""
-    out = product.arrays[2]
-    place, words = address_of(out), behind.words.tolist()
-    if words[:4] != [machine().address("relu_backward", out.dtype), 4, place, place] or words[5] != out.size:
+    """The product with ReLU's derivative over its result, where that is what is behind it."""
+    if len(behind.arrays) != 3:
+        return None
+    out, gate = product.arrays[2], behind.arrays[2]
+    (wanted,) = elements("relu_backward", out, 0, 3, out, out, gate, out.size)
+    if not np.array_equal(behind.words, wanted.words):
         return None
     places = (*product.places, product.words.size - 1)
-    whole = Program(product.words.copy(), (*product.arrays, behind.arrays[2]), places)
-    whole.words[-1] = words[4]
+    whole = Program(product.words.copy(), (*product.arrays, gate), places)
+    whole.words[-1] = address_of(gate)
     return whole
 
 
 def tiled_product(
     out: Array, a: Array, b: Array, transpose_a: bool, transpose_b: bool, bias: Array | None = None, relu: bool = False
 ) -> Call:
-    """The call that sets `out` to the product, then adds a bias and applies max(x, 0) where that is wanted."""
+    """The call that sets `out` to the product, then adds a bias and applies max(x, 0) where that is wanted.
+
+    ReLU's derivative right behind it, over its result, becomes part of it.
+    """
     body = machine().address("multiply", out.dtype)
     inner = a.shape[0] if transpose_a else a.shape[1]
     operands = (a, a.shape[1], b, b.shape[1], out, out.shape[1], 0 if bias is None else bias)
-    return instruction(
-        "tiled_product", out.dtype, *team(), body, transpose_a, transpose_b, *out.shape, inner, *operands, relu
+    call = instruction(
+        "tiled_product", out.dtype, *team(), body, transpose_a, transpose_b, *out.shape, inner, *operands, relu, 0
     )
+    call.absorb = _with_gate
+    return call
 
 
 def product(out: Array, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> list[Call]:
