@@ -1,7 +1,7 @@
 """Which values of a recorded step lie in the same memory, and where in it.
 
-A value is in use from the call that makes it to the last one that reads it, or a view of it. What is never in use at the
-same time may have the same bytes, whatever its shape and dtype. How to lay out spans of time and bytes in the least
+A value is in use from the call that makes it to the last one that reads it, or a view of it. What is never in use at
+the same time may have the same bytes, whatever its shape and dtype. How to lay out spans of time and bytes in the least
 memory is a hard problem; the rule here is greedy: the largest first, each into the smallest gap that holds it between
 those already laid out that are in use meanwhile (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net
 Inference", 2020).

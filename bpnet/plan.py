@@ -1,8 +1,8 @@
 """A training step as a plan: recorded once, fused, bound to buffers, and replayed without Python between the calls.
 
 A step is a straight line of kernel calls, because layers touch arrays only through kernels. `bpnet.trace` notes them
-while the step runs eagerly. A `Plan` fuses neighbours, gives every intermediate its memory (the same bytes to those that
-are never in use together: `bpnet.arena`), lets results be written where they are wanted, and prepares each call.
+while the step runs eagerly. A `Plan` fuses neighbours, gives every intermediate its memory (the same bytes to what is
+never in use together: `bpnet.arena`), lets results be written where they are wanted, and prepares each call.
 `bpnet.planner` decides when it is trusted. Layers know nothing of it.
 """
 
@@ -186,7 +186,7 @@ class Plan:
 
     trace    : of an eager step; result : what the step returned, and replay returns a copy of
     prepared : whether some call is prepared, so that replaying saves something
-    bytes    : of the buffers
+    bytes    : of the buffers, and of the scratch that lies between them
     """
 
     def __init__(self, trace: Trace, result: Value, backend: Backend) -> None:

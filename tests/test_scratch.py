@@ -15,47 +15,61 @@ X = np.ones((64, 64), np.float32)
 
 
 def test_what_one_kernel_borrowed_the_next_one_borrows_again() -> None:
-    with shared() as between:
-        between()
+    memory = np.empty(3 * 64 * 64 * 4, np.uint8)
+    with shared() as scratch:
+        scratch.lend(memory)
         a, b = borrow((64, 64), np.float32, X), borrow_like(X)
         assert not np.shares_memory(a, b)
-        between()
-        c, d = borrow(5000, np.uint8, X), borrow((2, 4096), np.float32, X)
-        assert np.shares_memory(c, a) or np.shares_memory(c, b)
-        assert not any(np.shares_memory(d, each) for each in (a, b, c))
-        between()
-        e = borrow((32, 128), np.int32, X)
-        assert np.shares_memory(e, a) or np.shares_memory(e, b)  # and not the larger piece
-        assert (e.shape, e.dtype, e.flags.c_contiguous) == ((32, 128), np.dtype("int32"), True)
-    assert not np.shares_memory(borrow((64, 64), np.float32, X), a)
+        assert all(np.shares_memory(each, memory) for each in (a, b))
+        scratch.lend(memory)
+        c = borrow((32, 128), np.int32, X)
+        assert np.shares_memory(c, a)
+        assert (c.shape, c.dtype, c.flags.c_contiguous) == ((32, 128), np.dtype("int32"), True)
+    assert not np.shares_memory(borrow((64, 64), np.float32, X), memory)
+
+
+def test_what_is_asked_for_is_added_up_in_cache_lines_and_found_where_it_is_lent() -> None:
+    shapes = [((5001,), "uint8"), ((64, 65), "float32"), ((3, 5, 700), "float64")]
+    with shared() as scratch:
+        scratch.lend(None)
+        alone = [borrow(shape, dtype, X) for shape, dtype in shapes]
+        assert scratch.asked == 5056 + 64 * 65 * 4 + 3 * 5 * 700 * 8 + 32  # each a multiple of 64
+        memory = np.empty(scratch.asked, np.uint8)
+        scratch.lend(memory)
+        assert scratch.asked == 0
+        found = [borrow(shape, dtype, X) for shape, dtype in shapes]
+        beyond = borrow(2 * SMALL, np.uint8, X)
+    assert not any(np.shares_memory(each, memory) for each in (*alone, beyond))
+    assert all(np.shares_memory(each, memory) for each in found)
+    starts = [each.ctypes.data - memory.ctypes.data for each in found]
+    assert starts == [0, 5056, 5056 + 64 * 65 * 4]
+    assert [(each.shape, each.dtype.name) for each in found] == shapes
 
 
 def test_small_arrays_and_those_of_another_layout_are_made_for_themselves() -> None:
-    with shared() as between:
-        between()
+    memory = np.empty(1 << 20, np.uint8)
+    with shared() as scratch:
+        scratch.lend(memory)
         small = borrow(SMALL, np.uint8, X)
         turned = borrow_like(np.asfortranarray(X))
-        between()
-        again = [borrow(SMALL, np.uint8, X), borrow_like(X)]
+        assert scratch.asked == 0
     assert turned.flags.f_contiguous
-    assert not any(np.shares_memory(a, b) for a in (small, turned) for b in again)
+    assert not any(np.shares_memory(each, memory) for each in (small, turned))
 
 
 def test_blocks_lie_inside_of_each_other_and_belong_to_their_thread() -> None:
     found: list[Any] = []
-    with shared() as between:
-        between()
-        outer = borrow_like(X)
-        with shared() as inner_between:
-            inner_between()
-            inner = borrow_like(X)
-        between()
+    first, second = np.empty((2, 1 << 20), np.uint8)
+    with shared() as outer:
+        outer.lend(first)
+        with shared() as inner:
+            inner.lend(second)
+            assert np.shares_memory(borrow_like(X), second)
         thread = threading.Thread(target=lambda: found.append(borrow_like(X)))
         thread.start()
         thread.join()
-        assert np.shares_memory(outer, borrow_like(X))
-    assert not np.shares_memory(outer, inner)
-    assert not np.shares_memory(outer, found[0])
+        assert np.shares_memory(borrow_like(X), first)
+    assert not any(np.shares_memory(found[0], each) for each in (first, second))
 
 
 def network() -> bp.Layer:

@@ -1,8 +1,9 @@
 """Scratch: what a body writes and reads while it runs, and nobody before or behind it.
 
 The calls of a plan are made one after the other, so that what one call writes on the way may lie where another one did.
-`shared()` is a block in which the calls of one plan are bound. Before each kernel the plan lends memory that nobody uses
-while its calls run: what one kernel borrowed, the next one may borrow again, and arrays lie there before and after.
+`shared()` is a block in which the calls of one plan are bound. Before each kernel the plan lends memory that nobody
+else uses while its calls run: what one kernel borrowed, the next one may borrow again, and arrays lie there before and
+after.
 Calls that run at the same time are parts of one kernel, and so have memory of their own. Where nothing is shared, as in
 an eager step, what is borrowed is a new array, which goes with the call.
 
