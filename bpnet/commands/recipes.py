@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +26,7 @@ def recipes(
     if name is not None and of is not None:
         raise ConfigError("give either NAME (a recipe of bpnet) or --of MODEL (that of a saved model)")
     validated(RecipesSettings, name=name, of=of)
+    results: dict[str, Any]
     if of is not None:
         saved = Saved(of, "numpy")
         if saved.recipe is None:
