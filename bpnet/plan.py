@@ -101,7 +101,8 @@ UPDATES = (
 
 BEFORE_PRODUCTS = (
     ops.relu, ops.leaky_relu, ops.sigmoid, ops.tanh, ops.gelu, ops.gelu_tanh, ops.elu, ops.silu, ops.softplus, ops.mish,
-    ops.hardswish, ops.gelu_with_slope, ops.gelu_tanh_with_slope, ops.layer_norm, ops.rms_norm,
+    ops.hardswish, ops.gelu_with_slope, ops.gelu_tanh_with_slope, ops.layer_norm, ops.rms_norm, ops.dropout,
+    ops.attention_bf16, ops.self_attention_bf16,
 )  # fmt: skip
 
 

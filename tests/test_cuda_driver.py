@@ -115,7 +115,7 @@ def test_ops_on_cupys_arrays_launch_kernels(registered: Any) -> None:
     assert args[:2] == (y, x)
     assert [type(each) for each in args[2:]] == [np.int64, np.float32]
     assert dropped[0] == "dropout<float>"
-    assert dropped[3][:3] == (dx, keep, x)
+    assert dropped[3][:4] == (dx, keep, NULL, x)
 
 
 def test_large_arrays_take_more_blocks_but_not_without_limit(registered: Any) -> None:

@@ -224,6 +224,7 @@ def test_work_of_the_callers_stream_is_done_before_a_step_and_the_steps_before_w
     plain = bp.Trainer(MODELS["mlp"](), bp.SoftmaxCrossEntropy(), bp.SGD(0.1), backend="cupy", seed=1)
     x, y = cupy.asarray(train.x[:64]), cupy.asarray(train.y[:64])
     large = cupy.ones((4096, 4096), "float32")
+    cupy.cuda.Device().synchronize()  # these are made on another stream than they are read on
     for _ in range(5):
         with cupy.cuda.Stream(non_blocking=True):
             slow = large @ large  # keeps the stream busy while the step is asked for

@@ -116,6 +116,48 @@ __device__ inline double inverse(const double* total, double number) {
     return value == 0 ? 0.0 : 1.0 / value;
 }
 
+// ---- bits of bfloat16 ----
+
+// The bits of the nearest bfloat16, of two that are as near the even one; every NaN is 0x7fc0. By integers, which
+// -ftz=true leaves alone.
+__device__ inline unsigned short bf16_bits(float x) {
+    unsigned word = __float_as_uint(x);
+    if ((word & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
+    return (unsigned short)((word + 0x7fffu + (word >> 16 & 1u)) >> 16);
+}
+
+__device__ inline float bf16_number(unsigned short bits) { return __uint_as_float((unsigned)bits << 16); }
+
+// A number as a factor of a product of S: its bits where those are multiplied.
+template <class S, class T> __device__ S as_factor(T x) {
+    if constexpr (sizeof(S) == 2 && sizeof(T) > 2) {
+        return bf16_bits(x);
+    } else {
+        return x;
+    }
+}
+
+struct alignas(8) FourHalves {
+    unsigned short element[4];
+};
+
+// The copies in bfloat16 of m values from element i on, where copies are kept: of float only.
+template <class T, int m> __device__ void store_copy(unsigned short* copy, int64 i, const T (&w)[m]) {
+    if constexpr (sizeof(T) == 4) {
+        if (!copy) return;
+        if constexpr (m % 4 == 0) {
+            HOST_CHECK(address(copy + i) % 8 == 0);
+            for (int k = 0; k < m; k += 4) {
+                FourHalves halves;
+                for (int j = 0; j < 4; ++j) halves.element[j] = bf16_bits(w[k + j]);
+                *reinterpret_cast<FourHalves*>(copy + i + k) = halves;
+            }
+        } else {
+            for (int j = 0; j < m; ++j) copy[i + j] = bf16_bits(w[j]);
+        }
+    }
+}
+
 // ---- sums over threads ----
 
 constexpr unsigned ALL_LANES = 0xffffffffu;
@@ -464,6 +506,21 @@ __global__ void column_sum(T* out /* columns */, const T* dy /* rows * columns *
         partial, counter, rows, columns,
         [&](T (&sums)[1], int64 row, int64 column) { sums[0] += F::of(dy, x, row * columns + column); },
         [&](int64 column, T (&sums)[1]) { out[column] = sums[0]; });
+}
+
+// The same of dy itself, and dy's bits.
+template <int X>
+__global__ void column_sum_bf16(float* out /* columns */, unsigned short* bits /* rows * columns */,
+                                const float* dy /* rows * columns */, float* partial /* gridDim.y * columns? */,
+                                unsigned* counter /* gridDim.x? */, int64 rows, int64 columns) {
+    sum_columns<1, X>(
+        partial, counter, rows, columns,
+        [&](float (&sums)[1], int64 row, int64 column) {
+            float each = dy[row * columns + column];
+            bits[row * columns + column] = bf16_bits(each);
+            sums[0] += each;
+        },
+        [&](int64 column, float (&sums)[1]) { out[column] = sums[0]; });
 }
 
 // The sum over all elements: the derivative of prelu by a slope that all share.
@@ -935,22 +992,26 @@ template <int> __global__ void keep_mask(bool* keep /* n */, const int64* counte
 }
 
 template <class T>
-__global__ void dropout(T* y /* n */, bool* keep /* n */, const T* x /* n */, const int64* counters /* index + 1 */,
-                        int64 index, uint64 key0, uint64 key1, int64 n, unsigned threshold, T scale) {
+__global__ void dropout(T* y /* n */, bool* keep /* n */, unsigned short* copy /* n? */, const T* x /* n */,
+                        const int64* counters /* index + 1 */, int64 index, uint64 key0, uint64 key1, int64 n,
+                        unsigned threshold, T scale) {
     for (int64 b = first_thread(); 16 * b < n; b += all_threads()) {
         Words words = philox_block(b, counters, index, key0, key1);
         bool bits[16];
         for (int e = 0; e < 16; ++e) bits[e] = kept(words, e, threshold);
-        if (aligned(y, x) && aligned(keep) && 16 * b + 16 <= n) {
+        if (aligned(y, x) && aligned(keep) && address(copy) % 8 == 0 && 16 * b + 16 <= n) {
             T v[16];
             load(v, x + 16 * b);
             for (int e = 0; e < 16; ++e) v[e] = bits[e] ? v[e] * scale : T(0);
             store(y + 16 * b, v);
             store(keep + 16 * b, bits);
+            store_copy(copy, 16 * b, v);
         } else {
             for (int64 i = 16 * b; i < 16 * b + 16 && i < n; ++i) {
                 keep[i] = bits[i - 16 * b];
-                y[i] = keep[i] ? x[i] * scale : T(0);
+                T v[1] = {keep[i] ? x[i] * scale : T(0)};
+                y[i] = v[0];
+                store_copy(copy, i, v);
             }
         }
     }
@@ -968,44 +1029,6 @@ __global__ void dropout_backward(T* dx /* n */, const T* dy /* n */, const bool*
 }
 
 // ---- bfloat16 ----
-
-// The bits of the nearest bfloat16, of two that are as near the even one; every NaN is 0x7fc0. By integers, which
-// -ftz=true leaves alone.
-__device__ inline unsigned short bf16_bits(float x) {
-    unsigned word = __float_as_uint(x);
-    if ((word & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
-    return (unsigned short)((word + 0x7fffu + (word >> 16 & 1u)) >> 16);
-}
-
-__device__ inline float bf16_number(unsigned short bits) { return __uint_as_float((unsigned)bits << 16); }
-
-// A number as a factor of a product of S: its bits where those are multiplied.
-template <class S, class T> __device__ S as_factor(T x) {
-    if constexpr (sizeof(S) == 2 && sizeof(T) > 2) {
-        return bf16_bits(x);
-    } else {
-        return x;
-    }
-}
-
-struct alignas(8) FourHalves {
-    unsigned short element[4];
-};
-
-// The copies in bfloat16 of m values from element i on, where copies are kept: of float only.
-template <class T, int m> __device__ void store_copy(unsigned short* copy, int64 i, const T (&w)[m]) {
-    if constexpr (sizeof(T) == 4) {
-        if (!copy) return;
-        if constexpr (m == 4) {
-            HOST_CHECK(address(copy + i) % 8 == 0);
-            FourHalves halves;
-            for (int j = 0; j < 4; ++j) halves.element[j] = bf16_bits(w[j]);
-            *reinterpret_cast<FourHalves*>(copy + i) = halves;
-        } else {
-            for (int j = 0; j < m; ++j) copy[i + j] = bf16_bits(w[j]);
-        }
-    }
-}
 
 template <int> __global__ void to_bf16(unsigned short* out /* n */, const float* x /* n */, int64 n) {
     for_all<unsigned short>(n, aligned(out, x), [&](auto count, int64 i) {

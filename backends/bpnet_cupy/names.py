@@ -85,6 +85,7 @@ _INSTANCES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "combine": (REALS, ("Sum", "Product")),
     "fill": ((*REALS, "bool"),),
     "column_sum": (REALS, ("Term", "ScaledTerm"), LANES),
+    "column_sum_bf16": (LANES,),
     "slope_sum": (REALS,),
     "softmax": (REALS, WIDTHS),
     "softmax_backward": (REALS, WIDTHS),

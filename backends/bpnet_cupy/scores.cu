@@ -24,10 +24,11 @@ __global__ void split_heads(S* out /* parts * samples * heads * length * size */
 // The way back.
 template <class T>
 __global__ void join_heads(T* out /* samples * length * parts * heads * size */,
+                           unsigned short* copy /* samples * length * parts * heads * size? */,
                            const T* x /* parts * samples * heads * length * size */, int64 parts, int64 samples,
                            int64 heads, int64 length, int64 size) {
-    for_all<T>(samples * length * parts * heads * size, aligned(out, x) && size % Pack<T>::size == 0,
-               [&](auto count, int64 i) {
+    bool wide = aligned(out, x) && address(copy) % 8 == 0 && size % Pack<T>::size == 0;
+    for_all<T>(samples * length * parts * heads * size, wide, [&](auto count, int64 i) {
         T v[decltype(count)::value];
         int64 all = row_of(i, size), f = i - all * size;
         int64 row = row_of(all, parts * heads), place = all - row * parts * heads;
@@ -35,6 +36,7 @@ __global__ void join_heads(T* out /* samples * length * parts * heads * size */,
         int64 head = (part * samples + sample) * heads + place - part * heads;
         load(v, x + (head * length + row - sample * length) * size + f);
         store(out + i, v);
+        store_copy(copy, i, v);
     });
 }
 

@@ -106,10 +106,10 @@ class _Layout:
         self.calls.append(self.driver.launch(name, packs(self.driver, out.size, out.dtype), BLOCK, args))
         return _slices(out, parts)
 
-    def join(self, out: Array, x: Array, parts: int = 1) -> None:
-        """Write parts side by side."""
+    def join(self, out: Array, x: Array, parts: int = 1, bits: Array | None = None) -> None:
+        """Write parts side by side. bits : gets those of bfloat16, too"""
         sizes = self.sizes
-        args = (out, x, *map(np.int64, (parts, sizes.samples, sizes.heads, out.shape[1], sizes.size)))
+        args = (out, bits, x, *map(np.int64, (parts, sizes.samples, sizes.heads, out.shape[1], sizes.size)))
         grid = packs(self.driver, out.size, out.dtype)
         self.calls.append(self.driver.launch(f"join_heads<{named(out)}>", grid, BLOCK, args))
 
@@ -123,9 +123,9 @@ def _slices(x: Array, parts: int) -> tuple[Array, ...]:
     return tuple(x[i * n : (i + 1) * n] for i in range(parts))
 
 
-def forward(driver: Driver, out: tuple[Array, Array], given: tuple[Array, ...], sizes: Heads) -> list[Call]:
-    """The calls of an attention. out : y and what is kept; given : (qkv,) or (q, k, v)"""
-    y, kept = out
+def forward(driver: Driver, out: tuple[Array, ...], given: tuple[Array, ...], sizes: Heads) -> list[Call]:
+    """The calls of an attention. out : y, what is kept, perhaps a place for y's bits; given : (qkv,) or (q, k, v)"""
+    y, kept, *bits = out
     layout = _Layout(driver, sizes)
     q, k, v = layout.split(given[0], 3) if len(given) == 1 else (layout.split(each)[0] for each in given)
     found = layout.empty(sizes.n_queries)
@@ -142,7 +142,7 @@ def forward(driver: Driver, out: tuple[Array, Array], given: tuple[Array, ...], 
         name = f"softmax_scores<{named(s)}, {named(weights)}, {width}>"
         layout.calls.append(driver.launch(name, row_grid(driver, shape[0] * shape[1], width), BLOCK, args))
         layout.product(found[heads, queries], weights, v[heads])
-    layout.join(y, found)
+    layout.join(y, found, bits=bits[0] if bits else None)
     return layout.calls
 
 

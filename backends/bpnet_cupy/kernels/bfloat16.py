@@ -28,6 +28,14 @@ def widening(driver: Driver, out: Array, bits: Array) -> Call:
     return driver.launch("from_bf16<0>", packs(driver, bits.size, UINT16), BLOCK, (out, bits, np.int64(bits.size)))
 
 
+def rounded_gradient(driver: Driver, dy: Array, db: Array | None, rounds: bool) -> tuple[Array, list[Call]]:
+    """The bits of dy as products take them, and the calls that make them where `rounds`, and db of dy itself."""
+    bits = driver.empty(dy.shape, UINT16)
+    if db is not None:
+        return bits, [column_sum(driver, db, dy, bits=bits if rounds else None)]
+    return bits, [rounding(driver, bits, dy)] if rounds else []
+
+
 def register(array_type: type, driver: Driver) -> None:
     """Register the bodies for arrays of `array_type`."""
 
@@ -74,14 +82,9 @@ def register(array_type: type, driver: Driver) -> None:
     def _(out: Any, dy: Array, x: Array, W: Array, *_: bool) -> list[Call]:
         dx, dW, db = out
         dy, x = dy.reshape(-1, W.shape[1]), x.reshape(-1, W.shape[0])
-        calls: list[Call] = []
-        if dx is not None or dW is not None:
-            rounded = driver.empty(dy.shape, UINT16)
-            calls.append(rounding(driver, rounded, dy))
+        bits, calls = rounded_gradient(driver, dy, db, dx is not None or dW is not None)
         if dW is not None:
-            calls.append(plain(driver, dW, x.T, rounded))
-        if db is not None:  # of dy itself: the sums that an epilogue has would be those of the rounded numbers
-            calls.append(column_sum(driver, db, dy))
+            calls.append(plain(driver, dW, x.T, bits))
         if dx is not None:
-            calls.append(plain(driver, dx.reshape(x.shape), rounded, W.T))
+            calls.append(plain(driver, dx.reshape(x.shape), bits, W.T))
         return calls

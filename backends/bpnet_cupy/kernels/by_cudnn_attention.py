@@ -61,9 +61,12 @@ class _Attentions:
         return found.call(asked, arrays)
 
     def forward(self, asked: Attention, out: Any, converted: Conversions, *factors: Array) -> list[Call]:
-        """The calls that give y and the logarithms. factors : the bits of q, k and v, which `converted` makes"""
-        y, logs = out
-        bits = self.driver.empty(y.shape, UINT16)
+        """The calls that give y, the logarithms, and where `out` has a place for them the bits of y.
+
+        factors : the bits of q, k and v, which `converted` makes
+        """
+        y, logs, *places = out
+        bits = places[0] if places else self.driver.empty(y.shape, UINT16)
         arrays = dict(zip((graphs.Q, graphs.K, graphs.V, graphs.Y, graphs.LOGS), (*factors, bits, logs), strict=True))
         return [*converted.calls, self._call(asked, arrays), widening(self.driver, y, bits)]
 
@@ -109,7 +112,7 @@ def _register_apart(op: Kernel, op_backward: Kernel, array_type: type, driver: D
         out: Any, q: Array, k: Array, v: Array, mask: Any, keep: Any, heads: int, causal: bool, rate: float
     ) -> list[Call]:
         asked = asked_for("forward", q, k, mask, keep, heads, causal)
-        if asked is None or not by_cudnn.has(asked, (q, k, v), out[1]):
+        if asked is None or not by_cudnn.has(asked, (q, k, v), *out[1:]):
             return before.bind(out, q, k, v, mask, keep, heads, causal, rate)
         converted = Conversions(driver, [])
         return by_cudnn.forward(asked, out, converted, *(converted.bits(x) for x in (q, k, v)))
@@ -150,7 +153,7 @@ def _register_joined(op: Kernel, op_backward: Kernel, array_type: type, driver: 
     )
     def _(out: Any, qkv: Array, mask: Any, keep: Any, heads: int, causal: bool, rate: float) -> list[Call]:
         asked = asked_for_joined("forward", qkv, mask, keep, heads, causal)
-        if asked is None or not by_cudnn.has(asked, (qkv,), out[1]):
+        if asked is None or not by_cudnn.has(asked, (qkv,), *out[1:]):
             return before.bind(out, qkv, mask, keep, heads, causal, rate)
         converted = Conversions(driver, [])
         return by_cudnn.forward(asked, out, converted, *thirds(converted.bits(qkv)))

@@ -13,8 +13,8 @@ from bpnet import ops
 from bpnet.dispatch import Call, Kernel
 from bpnet.ops.windows import Window
 from bpnet_cupy.driver import Driver
-from bpnet_cupy.kernels.bfloat16 import rounding
-from bpnet_cupy.kernels.common import FLOAT32, UINT16, Array, halves, real
+from bpnet_cupy.kernels.bfloat16 import rounded_gradient
+from bpnet_cupy.kernels.common import FLOAT32, Array, halves, real
 from bpnet_cupy.kernels.convolution import (
     GRID_Z,
     After,
@@ -25,7 +25,7 @@ from bpnet_cupy.kernels.convolution import (
     is_depthwise,
     weight_gradient,
 )
-from bpnet_cupy.kernels.linear import EPILOGUES, column_sum
+from bpnet_cupy.kernels.linear import EPILOGUES
 
 
 def _accepts_bits(x: Array, W: Array, b: Array | None, activation: Kernel | None) -> bool:
@@ -71,12 +71,6 @@ def register(array_type: type, driver: Driver) -> None:
         windows = Windows(driver, out.shape, x.shape[1:3], window, groups)
         return input_gradient(windows, out, x, W, After(b, activation, settings))
 
-    def rounded(dy: Array, db: Array | None, others: tuple[Array | None, ...]) -> tuple[Array, list[Call]]:
-        """dy as the products take it, and the calls that make it and db."""
-        calls = [] if db is None else [column_sum(driver, db, dy)]  # of dy itself
-        bits = driver.empty(dy.shape, UINT16)
-        return bits, calls if all(each is None for each in others) else [*calls, rounding(driver, bits, dy)]
-
     def accepts(dy: Array, x: Array, W: Array, window: Window, groups: int, *_: Any) -> bool:
         fits = real(dy) and dy.dtype == FLOAT32 and halves(x, W)
         return fits and window.n_elements <= GRID_Z and not is_depthwise(W.shape[2] * groups, groups)
@@ -85,7 +79,7 @@ def register(array_type: type, driver: Driver) -> None:
     def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> list[Call]:
         dx, dW, db = out
         windows = Windows(driver, x.shape, dy.shape[1:3], window, groups)
-        bits, calls = rounded(dy, db, (dx, dW))
+        bits, calls = rounded_gradient(driver, dy, db, dx is not None or dW is not None)
         calls += [] if dW is None else weight_gradient(windows, dW, None, bits, x)
         return calls if dx is None else calls + input_gradient(windows, dx, bits, W, nothing_after)
 
@@ -93,6 +87,6 @@ def register(array_type: type, driver: Driver) -> None:
     def _(out: Any, dy: Array, x: Array, W: Array, window: Window, groups: int, *_: bool) -> list[Call]:
         dx, dW, db = out
         windows = Windows(driver, dy.shape, x.shape[1:3], window, groups)
-        bits, calls = rounded(dy, db, (dx, dW))
+        bits, calls = rounded_gradient(driver, dy, db, dx is not None or dW is not None)
         calls += [] if dW is None else weight_gradient(windows, dW, None, x, bits)
         return calls if dx is None else calls + convolve(windows, dx, bits, W, nothing_after)

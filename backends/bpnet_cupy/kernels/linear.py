@@ -18,8 +18,10 @@ SLAB = 64
 EPILOGUES = {**ACTIVATIONS, "normal_cdf": "NormalCdf", "": "Identity"}
 
 
-def column_sum(driver: Driver, out: Array, dy: Array, x: Array | None = None, term: str = "Term") -> Call:
-    """out[c] = the sum of dy[..., c] over all other axes, or of the terms made of dy and x."""
+def column_sum(
+    driver: Driver, out: Array, dy: Array, x: Array | None = None, term: str = "Term", bits: Array | None = None
+) -> Call:
+    """out[c] = the sum of dy[..., c] over all other axes, or of the terms made of dy and x. bits : gets those of dy"""
     columns = dy.shape[-1]
     rows = dy.size // columns
     width = 8 if columns <= 16 else 32
@@ -28,8 +30,11 @@ def column_sum(driver: Driver, out: Array, dy: Array, x: Array | None = None, te
     partial, counter = None, None
     if slabs > 1:
         partial, counter = driver.empty((slabs, columns), dy.dtype), driver.zeros(tiles, np.dtype("uint32"))
-    args = (out, dy, x, partial, counter, np.int64(rows), np.int64(columns))
-    kernel = f"column_sum<{named(dy)}, {term}, {width}>"
+    numbers = (partial, counter, np.int64(rows), np.int64(columns))
+    if bits is None:
+        kernel, args = f"column_sum<{named(dy)}, {term}, {width}>", (out, dy, x, *numbers)
+    else:
+        kernel, args = f"column_sum_bf16<{width}>", (out, bits, dy, *numbers)
     return driver.launch(kernel, (tiles, slabs), (width, 256 // width), args)
 
 

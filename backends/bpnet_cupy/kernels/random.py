@@ -57,8 +57,9 @@ def register(array_type: type, driver: Driver) -> None:
         allocate=lambda x, *_: (driver.empty(x.shape, x.dtype), driver.empty(x.shape, BOOL)),
     )
     def _(out: Any, x: Array, counters: Array, index: int, key: tuple[int, int], rate: float) -> list[Call]:
+        y, keep, *bits = out
         numbers = (np.int64(x.size), np.uint32(drop_threshold(rate)), x.dtype.type(keep_scale(rate)))
-        args = (*out, x, *stream(counters, index, key), *numbers)
+        args = (y, keep, bits[0] if bits else None, x, *stream(counters, index, key), *numbers)
         return [driver.launch(f"dropout<{named(x)}>", blocks(driver, -(-x.size // KEPT_AT_ONCE)), BLOCK, args)]
 
     def of_channels(out: Array, x: Array, keep: Array, rate: float) -> list[Call]:

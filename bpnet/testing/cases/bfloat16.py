@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpnet import ops
-from bpnet.testing.cases import images, recurrent, sequences, updates
+from bpnet.testing.cases import arrays, images, recurrent, sequences, updates
 from bpnet.testing.cases.common import SHAPES, Cases, normal, special
 
 SINGLE = "float32"
@@ -132,6 +132,13 @@ def also(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
         gain, bias = normal(rng, shape[-1:], SINGLE), normal(rng, shape[-1:], SINGLE)
         for given in ((ops.layer_norm, gain, bias), (ops.layer_norm, gain, None), (ops.rms_norm, gain)):
             yield (2 + normal(rng, shape, SINGLE), *given, 0.1)
+    for x, *rest in arrays.dropout(rng, SINGLE):
+        yield (x, ops.dropout, *rest)
+    for heads, size in ((1, 1), (2, 4), (3, 8)):
+        q, k, v = (halved(normal(rng, (2, length, heads * size), SINGLE)) for length in (3, 1, 1))
+        yield (q, ops.attention_bf16, k, v, None, None, heads, False, 0.0)  # of one key: y is v
+        qkv = halved(normal(rng, (2, 1, 3 * heads * size), SINGLE))
+        yield (qkv, ops.self_attention_bf16, None, None, heads, True, 0.0)
 
 
 def update(rng: Any, dtype: str) -> Iterator[tuple[Any, ...]]:
