@@ -221,14 +221,11 @@ class Kernel:
 
     def __call__(self, *args: Any) -> Any:
         """Run the variant for the arguments' library; show the call to this thread's recorder, if it has one."""
-        if _RECORDERS:
-            thread = threading.get_ident()
-            recorder = _RECORDERS.pop(thread, None)
-            if recorder is not None:  # as in `recording(None)`, which would take as long as a small kernel
-                try:
-                    return recorder.run(self, args)
-                finally:
-                    _RECORDERS[thread] = recorder
+        if _RECORDERS and (recorder := _RECORDERS.pop(thread := threading.get_ident(), None)) is not None:
+            try:
+                return recorder.run(self, args)
+            finally:
+                _RECORDERS[thread] = recorder
         if self.shortcut is not None:
             found = self.shortcut(args)
             if found is not MISSED:
@@ -388,12 +385,11 @@ def guarded(array_type: type) -> bool:
 
 
 @contextmanager
-def recording(recorder: Recorder | None) -> Iterator[None]:
-    """Show every kernel call that this thread makes in the block to `recorder` (None: to nobody)."""
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Show every kernel call that this thread makes in the block to `recorder`."""
     thread = threading.get_ident()
-    before = _RECORDERS.pop(thread, None)
-    if recorder is not None:
-        _RECORDERS[thread] = recorder
+    before = _RECORDERS.get(thread)
+    _RECORDERS[thread] = recorder
     try:
         yield
     finally:

@@ -82,15 +82,7 @@ class Trace:
         """Make one call and note it."""
         result = self.make(kernel, args)
         if not self.refusal:
-            name = kernel.name
-            noted = tuple(
-                [
-                    mapped(lambda arg: self._look_up(name, arg), arg)
-                    if type(arg) is tuple
-                    else self._look_up(name, arg)
-                    for arg in args
-                ]
-            )
+            noted = tuple([self._look_up(kernel.name, arg) for arg in args])
             for each in flat(result):
                 if each is not None and not is_array(each):
                     self.refusal = f"{kernel.name} returned a {type(each).__name__}, which is no array"
@@ -111,6 +103,8 @@ class Trace:
         known = self._known.get(id(arg))
         if known is not None:
             return known
+        if isinstance(arg, tuple):
+            return tuple([self._look_up(name, each) for each in arg])
         if not is_array(arg):
             if isinstance(arg, (list, dict, set)) and not self.refusal:
                 self.refusal = f"{name} got a {type(arg).__name__}; a planned kernel takes arrays, tuples and constants"

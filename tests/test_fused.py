@@ -176,6 +176,27 @@ def test_exponentials_are_exact_to_two_units_in_the_last_place(dtype: str) -> No
 
 
 @compiled
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [16, 17, 31, 65, 300])
+def test_softmax_of_many_classes_is_right_at_the_end_of_a_row_and_where_a_row_is_not_finite(
+    columns: int, dtype: str
+) -> None:
+    x = (30 * np.random.default_rng(columns).standard_normal((9, columns))).astype(dtype)
+    x[1, -1], x[2, : columns - 1], x[3, -1], x[4], x[5, 0] = 500, -np.inf, np.nan, -np.inf, np.inf
+    labels = np.array([columns - 1, columns - 1, columns - 1, 0, 1, 2, -1, columns, 0])
+    with np.errstate(invalid="ignore"):
+        e = np.exp((x - x.max(1, keepdims=True)).astype("float64"))
+        p = e / e.sum(1, keepdims=True)
+    one_hot = labels[:, None] == np.arange(columns)
+    found = bp.ops.softmax_cross_entropy_gradient(x, labels, 9.0, 2.0)[1]
+    np.testing.assert_allclose(found, (p - one_hot) * 2 / 9, rtol=0, atol=1e-6 if dtype == "float32" else 1e-13)
+    finite = [0, 1, 2, 6, 7, 8]
+    value = bp.ops.softmax_cross_entropy(x[finite], labels[finite], 6.0)[0]
+    wanted = -sum(math.log(p[i, labels[i]]) for i in finite if 0 <= labels[i] < columns) / 6
+    assert float(value) == pytest.approx(wanted, rel=1e-5 if dtype == "float32" else 1e-12)
+
+
+@compiled
 def test_the_loss_of_many_rows_is_the_sum_of_their_logarithms_however_large_their_product() -> None:
     logits = np.zeros((5000, 50))
     value, _ = bp.ops.softmax_cross_entropy(logits, np.zeros(5000, np.int64), 5000.0)
