@@ -17,8 +17,8 @@ from bpnet.ops.windows import Window
 Array = Any
 Arrays = dict[str, Array]
 
-IMAGE, WEIGHT, PLAIN = "image", "weight", "plain"
-"""How an array lies in bpnet: (N, H, W, C), (KH, KW, C, O), or as in PyTorch."""
+IMAGE, WEIGHT = "image", "weight"
+"""How an array lies in bpnet: (N, H, W, C), (KH, KW, C, O)."""
 
 
 @dataclass(frozen=True)

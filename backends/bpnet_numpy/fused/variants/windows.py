@@ -184,7 +184,22 @@ def panels(W: Array, elements: tuple[int, ...], groups: int, turned: bool) -> tu
             instruction("weight_panels", W.dtype, out, W, which, n, c, n_out, turned, groups, some.start, some.stop)
         ]
 
-    return split(groups * -(-columns // (2 * lanes)), groups * n * c * n_out, make, least=PASS), out
+    return list(split(groups * -(-columns // (2 * lanes)), groups * n * c * n_out, make, least=PASS)), out
+
+
+def _tables(x: Array, band: Band, part: Part, out: Array) -> tuple[Array, Array, Array]:
+    """Where the places of a band begin, each element of a window behind that, and their results."""
+    (down, across), width, n_out = part.apart, out.shape[2], out.shape[3]
+
+    def results() -> Array:
+        rows, columns = np.arange(band.rows, like=x)[:, None], np.arange(band.columns, like=x)
+        return ((rows * down * width + columns * across) * n_out).reshape(-1)
+
+    return (
+        _table(x, (band, "places"), lambda: band.places(x)),
+        _table(x, (band, "elements"), lambda: band.elements(x)),
+        _table(x, (band, down, across, width, n_out), results),
+    )
 
 
 def convolution(
@@ -197,27 +212,18 @@ def convolution(
     for part in parts:
         more, weight = panels(W, part.elements, groups, turned)
         calls += more
-        laid.append((part, Band.over(x, part.window, groups), weight))
-    width, n_out = out.shape[2], out.shape[3]
+        band = Band.over(x, part.window, groups)
+        laid.append((part, band, weight, _tables(x, band, part, out)))
+    row = out.shape[2] * out.shape[3]
 
     def make(some: slice) -> list[Program]:
         programs = []
-        for part, band, weight in laid:
-            (down, across), (row, column) = part.apart, part.first
-
-            def starts(band: Band = band, down: int = down, across: int = across) -> Array:
-                rows, columns = np.arange(band.rows, like=x)[:, None], np.arange(band.columns, like=x)
-                return ((rows * down * width + columns * across) * n_out).reshape(-1)
-
-            tables = (
-                _table(x, (band, "places"), partial(band.places, x)),
-                _table(x, (band, "elements"), partial(band.elements, x)),
-                _table(x, (band, down, across, width, n_out), starts),
-            )
+        for part, band, weight, tables in laid:
             scratch = borrow(band.size, x.dtype, x) if band.padded else 0
-            arrays = (out[some, row:, column:], x[some], weight, 0 if b is None else b, scratch, *tables)
-            sizes = (len(x[some]), x.shape[3], n_out, band.rows, x.itemsize, groups, out[0].size, down * width * n_out)
-            words = (*arrays, rectified, *sizes, *window_words(x, part.window))
+            place = out[some, part.first[0] :, part.first[1] :]
+            arrays = (place, x[some], weight, 0 if b is None else b, scratch, *tables)
+            sizes = (len(x[some]), x.shape[3], out.shape[3], band.rows, x.itemsize, groups, out[0].size)
+            words = (*arrays, rectified, *sizes, part.apart[0] * row, *window_words(x, part.window))
             programs.append(instruction(name, x.dtype, *words))
         return programs
 
