@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -262,6 +263,37 @@ def to_numpy(x: Any) -> Any:
 def host_if_foreign(x: Any, backend: Backend) -> Any:
     """`x` itself where `backend` takes it (its own arrays, the host's), else a host copy."""
     return x if isinstance(x, backend.array_type) else to_numpy(x)
+
+
+def check_no_mask(x: Any, name: str) -> None:
+    """Raise DTypeError when `x` is a masked array, whose mask would be dropped."""
+    masked = sys.modules.get("numpy.ma")  # who has such an array has loaded it, which takes a while
+    if masked is not None and isinstance(x, masked.MaskedArray):
+        raise DTypeError(f"{name} is a masked array; fill its gaps first, as with {name}.filled(...)")
+
+
+def as_numbers(x: Any, name: str) -> Any:
+    """Return `x` as it is when it is an array of some library, else as a NumPy array of numbers; DTypeError else."""
+    import numpy as np
+
+    check_no_mask(x, name)
+    given = x
+    if not isinstance(x, np.ndarray):
+        from array_api_compat import is_array_api_obj
+
+        if is_array_api_obj(x):
+            return x
+        try:
+            x = np.asarray(x)
+        except ValueError as error:
+            raise DTypeError(f"{name} is no rectangular array: {error}") from error
+    if x.dtype.kind not in "biuf":
+        found = type_name(given) if x.ndim == 0 and x is not given else f"dtype {x.dtype}"
+        hint = "; for labels, np.unique(y, return_inverse=True)[1] numbers them" if name == "y" else ""
+        if x.dtype.kind == "O" and x.ndim and not hint:
+            hint = "; if numbers are all that it holds, np.asarray(..., dtype=float) makes an array of them"
+        raise DTypeError(f"{name} must hold numbers, got {found}{hint}")
+    return x
 
 
 def type_name(x: Any) -> str:

@@ -12,9 +12,15 @@ from bpnet.errors import ConfigError
 
 def number(name: str, value: Any) -> float:
     """A real number; no truth value, no NaN."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ConfigError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError as error:
+        raise ConfigError(f"{name} must be a number that a float can hold: {error}") from error
+    if math.isnan(found):
+        raise ConfigError(f"{name} must be a number, got {value!r}")
+    return found
 
 
 def positive(name: str, value: Any) -> float:

@@ -109,13 +109,22 @@ def _temporary(target: Path) -> Iterator[tuple[int, str]]:
 
 def _regular(path: str | os.PathLike[str]) -> Path:
     """Return `path`; CheckpointError when it is a folder or a device such as /dev/null, which no file may replace."""
-    if not os.fspath(path):
-        raise CheckpointError("cannot write to '': name a file")
+    path = _named(path, "write to")
     if os.path.isdir(path):
         raise CheckpointError(f"cannot write {str(path)!r}: it is a folder; name a file in it")
     if os.path.exists(path) and not os.path.isfile(path):
         raise CheckpointError(f"cannot write {str(path)!r}: it is no regular file; name one, or a new one")
     return Path(os.path.realpath(path) if os.path.islink(path) else path)  # a link stays; its target is written
+
+
+def _named(path: Any, verb: str) -> str:
+    """The path as text; CheckpointError where it names no file. A number would be one of an open file."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise CheckpointError(f"cannot {verb} a file: its path must be a text or a pathlib.Path, got {path!r}")
+    name = os.fsdecode(path)
+    if not name or "\0" in name:
+        raise CheckpointError(f"cannot {verb} {name!r}: name a file")
+    return name
 
 
 def _reason(error: OSError) -> str:
@@ -181,12 +190,11 @@ def _parsed(path: str | os.PathLike[str], load: Callable[[bytes], dict[str, Any]
 
 def _content(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a regular file: of a device or a pipe there may be no end."""
+    path = _named(path, "read")
     try:
         kind = os.stat(path).st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-            raise CheckpointError(f"cannot read {str(path)!r}: it is no regular file")
-        return Path(path).read_bytes()
+        if stat.S_ISREG(kind) or stat.S_ISDIR(kind):
+            return Path(path).read_bytes()
     except OSError as error:
-        raise CheckpointError(f"cannot read {str(path)!r}: {_reason(error)}") from error
-    except ValueError as error:  # a zero byte in the name
-        raise CheckpointError(f"cannot read {str(path)!r}: {error}") from error
+        raise CheckpointError(f"cannot read {path!r}: {_reason(error)}") from error
+    raise CheckpointError(f"cannot read {path!r}: it is no regular file")

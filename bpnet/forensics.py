@@ -234,9 +234,8 @@ def _replay(fit: Fit, inputs: Inputs, dtype: str, wanted: tuple[int, tuple[int, 
     )
     total: Any = None
     with patched(methods), np.errstate(all="ignore"), recording(watch):
-        for part_x, part_y, part_w, *beside in Step(trainer, fit.micro_batch_size, counted=True).parts(
-            x, y, w, *side.values()
-        ):
+        step = Step(trainer, fit.micro_batch_size, counted=True, side=tuple(side))
+        for part_x, part_y, part_w, *beside in step.parts(x, y, w, *side.values()):
             watch.next_part(len(part_x))
             prediction = twin.forward(part_x, **dict(zip(side, beside, strict=True)))
             if total is None:

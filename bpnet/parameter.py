@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bpnet import ops
 from bpnet.abilities import scope_of
-from bpnet.backend import to_numpy
+from bpnet.backend import as_numbers, to_numpy
 from bpnet.checks import at_least_0
 from bpnet.dispatch import Array, note_change
 from bpnet.errors import ConfigError, ShapeError, StateError
@@ -88,8 +88,7 @@ class Parameter:
         if self._value is None:
             self._touch()
         assert self._store is not None
-        if not hasattr(new, "shape"):
-            new = self._store.backend.asarray(new, dtype=self._store.dtype)
+        new = as_numbers(new, f"the value of {self.label}")
         if tuple(new.shape) != self.shape:
             raise ShapeError(f"{self.label} has shape {self.shape}, got a value of shape {tuple(new.shape)}")
         with scope_of(self._store.backend):

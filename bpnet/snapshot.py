@@ -73,6 +73,8 @@ class Snapshot:
         if not store.filled:
             del kept["grads"]
         arrays = {STORE + name: to_numpy(array) for name, array in kept.items()}
+        if position is None:  # a step of one's own loop that changed nothing leaves the flag down, and is over
+            arrays[STORE + "ok"] = np.array(True)
         about: dict[str, Any] = {
             "now": described(trainer),
             "epoch": trainer.epoch,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from bpnet import ops
 from bpnet.beside import divided
+from bpnet.data.checks import check_lengths
 from bpnet.dispatch import Array
+from bpnet.errors import ShapeError
 
 if TYPE_CHECKING:
     from bpnet.trainer import Trainer
@@ -41,6 +43,10 @@ class Step:
     def __call__(self, x: Array, y: Array, *more: Array) -> Array:
         """Train on one batch; return its loss, a 0-d array. more : the weights, where there are any, the side inputs"""
         weight, side = divided(more, self.side)
+        if weight is not None and weight.shape != x.shape[:1]:
+            raise ShapeError(
+                f"sample_weight must have shape ({x.shape[0]},), one weight a sample of x, got {tuple(weight.shape)}"
+            )
         trainer, loss = self.trainer, self.trainer.loss
         model, store, totals = trainer.model, trainer.model.store, trainer.totals
         if not self.counted:
@@ -69,11 +75,14 @@ class Step:
         return value
 
     def parts(self, x: Array, *others: Array | None) -> Iterator[tuple[Any, ...]]:
-        """The micro-batches of a batch, in order."""
+        """The micro-batches of a batch, in order; ShapeError unless all have as many rows, which parts would hide."""
         n, size = x.shape[0], self.size
         if size is None or size >= n:
             yield x, *others
             return
+        for name, each in zip(("y", "sample_weight", *self.side), others, strict=True):
+            if each is not None:
+                check_lengths(x, each, name_y=name)
         for start in range(0, n, size):
             stop = min(start + size, n)
             yield tuple(None if each is None else ops.rows(each, start, stop) for each in (x, *others))

@@ -158,7 +158,7 @@ class Trainer(Working):
         return f"Trainer({self.model!r}, {self.loss!r}, {self.optimizer!r}, after {self.epoch} epochs)"
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_planner": None, "_totals": None, "_scoped": False}
+        return vars(self) | {"_planner": None, "_totals": None, "_scoped": False, "_fitting": False}
 
     @property
     def totals(self) -> Totals | None:
@@ -271,11 +271,13 @@ class Trainer(Working):
                            beginning. True: from the folder of `checkpoint` where it has any, else from the start.
         Ctrl-C takes effect at the end of the present step: the parameters are whole, and the History so far is returned
         with `interrupted` set; a second Ctrl-C interrupts at once, which may leave a step half made.
-        Raises DataError, ShapeError, DTypeError, ConfigError before anything is changed; NonFiniteError when the loss
+        Raises DataError, ShapeError, DTypeError, ConfigError, and StateError within a fit of this Trainer, before
+        anything is changed; NonFiniteError when the loss
         stops being finite, with the parameters as they were before that step; CheckpointError where a checkpoint cannot
         be written or read, or the bundle could not be. What does not fit the checkpoint to resume from is refused with
         what differs.
         """
+        self._check_alone()
         data = as_dataset(x, y, sample_weight, side)
         check_batch_size(batch_size)
         shuffle, progress = flag("shuffle", shuffle), flag("progress", progress)
@@ -312,7 +314,7 @@ class Trainer(Working):
         if found is None:
             self._check_schedule(fit.epochs * fit.n_steps)
         fit.go_on(found, checkpoint)
-        with self.working():
+        with self.working(), self._alone():
             return fit.run(prediction, progress)
 
     def stop(self, reason: str) -> None:

@@ -28,6 +28,7 @@ class Working(Tracked):
     plan: bool
     seed: int
     _planner: Planner | None = None
+    _fitting = False  # whether a fit is running, of which there can be one at a time
     _scoped = False  # whether the caller is on the backend's device and stream already
 
     @property
@@ -117,6 +118,23 @@ class Working(Tracked):
                 yield
             finally:
                 self._scoped = before
+
+    def _check_alone(self) -> None:
+        """Raise StateError while a fit is running: a second one would count its steps and epochs into the first."""
+        if self._fitting:
+            raise StateError(
+                "a fit of this Trainer is running already; a callback, or another thread, may call step, evaluate and "
+                "predict, or fit another Trainer"
+            )
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._check_alone()
+        self._fitting = True
+        try:
+            yield
+        finally:
+            self._fitting = False
 
     @property
     def _unplanned(self) -> str:

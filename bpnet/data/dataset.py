@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from bpnet.backend import to_numpy
+from bpnet.backend import as_numbers, to_numpy
 from bpnet.checks import flag
 from bpnet.data.checks import check_lengths
 from bpnet.data.lazy import LazyRows
@@ -17,31 +16,9 @@ from bpnet.errors import ConfigError, DataError, DTypeError, ShapeError
 from bpnet.random import HostStream
 
 
-def check_no_mask(x: Any, name: str) -> None:
-    """Raise DTypeError when `x` is a masked array, whose mask would be dropped."""
-    masked = sys.modules.get("numpy.ma")  # who has such an array has loaded it, which takes a while
-    if masked is not None and isinstance(x, masked.MaskedArray):
-        raise DTypeError(f"{name} is a masked array; fill its gaps first, as with {name}.filled(...)")
-
-
 def as_array(x: Any, name: str) -> Any:
     """Return `x` as it is when it is an array of some library, else as a NumPy array of numbers; DTypeError else."""
-    check_no_mask(x, name)
-    if isinstance(x, LazyRows):
-        return x
-    if not isinstance(x, np.ndarray):
-        from array_api_compat import is_array_api_obj
-
-        if is_array_api_obj(x):
-            return x
-        try:
-            x = np.asarray(x)
-        except ValueError as error:
-            raise DTypeError(f"{name} is no rectangular array: {error}") from error
-    if x.dtype.kind not in "biuf":
-        hint = "; for labels, np.unique(y, return_inverse=True)[1] numbers them" if name == "y" else ""
-        raise DTypeError(f"{name} must hold numbers, got dtype {x.dtype}{hint}")
-    return x
+    return x if isinstance(x, LazyRows) else as_numbers(x, name)
 
 
 class Dataset:

@@ -11,13 +11,13 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from bpnet.backend import Backend, get_backend, to_numpy
+from bpnet.backend import Backend, as_numbers, get_backend, to_numpy
 from bpnet.dispatch import Array, Tracked, dtype_name, version
 from bpnet.errors import ConfigError, StateError
 from bpnet.layers.checked import Checked
 from bpnet.layers.sequence import OnSequences
 from bpnet.layers.training import Trained
-from bpnet.layers.tree import first_of_each, held, live_config, recording, shown
+from bpnet.layers.tree import check_no_loop, first_of_each, forget_above, held, live_config, recording, shown
 from bpnet.parameter import Parameter, Stream
 from bpnet.random import check_seed
 from bpnet.store import Store
@@ -67,8 +67,11 @@ class Layer(Trained, OnSequences, Checked, Tracked):
             return
         if isinstance(vars(self).get(name), Parameter) and not isinstance(value, (Parameter, type(None))):
             raise ConfigError(f"{self!r}.{name} is a Parameter; to set its values, assign to .{name}.value")
+        whole = isinstance(value, (Layer, Parameter, Stream, *_MEMBERS))
+        if whole:
+            check_no_loop(self, held(Layer, name, value))
         super().__setattr__(name, value)
-        if isinstance(value, (Layer, Parameter, Stream, *_MEMBERS)):
+        if whole:
             self._adopt(name, value)
 
     # --- what a layer does ---
@@ -225,6 +228,7 @@ class Layer(Trained, OnSequences, Checked, Tracked):
     def _adopt(self, name: str, value: Any) -> None:
         """Be the parent of the layers, and the owner of the parameters and streams, that an attribute holds."""
         for _, child in held(Layer, name, value):
+            forget_above(self, child)
             child._parent = self
         for _, member in held((Parameter, Stream), name, value):
             if member._owner is None:
@@ -277,14 +281,15 @@ class Layer(Trained, OnSequences, Checked, Tracked):
     def asarray(self, x: Any, dtype: str | None = None) -> Array:
         """Return `x`, of any array library, as an array of the model's backend.
 
-        Floating values come in the model's dtype where none is given, others as they are.
+        Floating values come in the model's dtype where none is given, others as they are. Raises DTypeError where it
+        holds no numbers, or has a mask.
         """
         backend = self.backend
         if hasattr(x, "__dlpack__") and not isinstance(x, backend.array_type):
             x = to_numpy(x)
-        if dtype is None:
-            found = dtype_name(getattr(x, "dtype", None) or backend.asarray(x).dtype)
-            dtype = self.store.dtype if found.startswith(("float", "bfloat")) else None
+        x = as_numbers(x, "x")
+        if dtype is None and dtype_name(x.dtype).startswith(("float", "bfloat")):
+            dtype = self.store.dtype
         return backend.asarray(x, dtype=dtype)
 
     def zero_grad(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from bpnet.backend import type_name
+from bpnet.backend import check_no_mask, type_name
 from bpnet.dispatch import Array, dtype_name
 from bpnet.errors import DTypeError, ShapeError, StateError
 
@@ -32,11 +32,15 @@ class Checked:
 
     def check_input(self, x: Any, width: int, like: Array) -> None:
         """Raise unless `x` is an array of the model's library, device and dtype with a last axis of `width`."""
-        if type(x) is not type(like) and not isinstance(x, type(like)):
-            raise DTypeError(
-                f"{self!r} holds {type_name(like)} arrays, got {type_name(x)}; bring it over with model.asarray(x), "
-                "or move the model with model.to(...)"
-            )
+        if type(x) is not type(like):
+            if not isinstance(x, type(like)):
+                raise DTypeError(
+                    f"{self!r} holds {type_name(like)} arrays, got {type_name(x)}; bring it over with "
+                    "model.asarray(x), or move the model with model.to(...)"
+                )
+            check_no_mask(x, "x")
+            if type(x).__name__ == "matrix":
+                raise DTypeError(f"{self!r} got a {type_name(x)}, whose * is no product of elements; use np.asarray(x)")
         shape = x.shape
         if len(shape) < 2 or shape[-1] != width:
             hint = ""

@@ -164,7 +164,7 @@ def describe(model: Layer, info: dict[str, Any]) -> dict[str, str]:
             "info": json.dumps(model.info | info),
             "training": json.dumps(_training(model)),
         }
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:  # the latter two of what contains itself
         raise ConfigError(f"the info given to save must be JSON values: {error}") from error
 
 

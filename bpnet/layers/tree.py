@@ -9,6 +9,8 @@ import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from bpnet.errors import ConfigError
+
 PENALTIES = ("weight_l1", "weight_l2", "bias_l1", "bias_l2")
 
 
@@ -30,6 +32,25 @@ def first_of_each(members: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     for path, each in members:
         found.setdefault(id(each), (path, each))
     return dict(found.values())
+
+
+def check_no_loop(layer: Any, children: Iterable[tuple[str, Any]]) -> None:
+    """Raise ConfigError where what a layer is to hold is the layer itself, or has it below."""
+    for path, child in children:
+        if any(each is layer for _, each in child.walk()):
+            raise ConfigError(
+                f"{type(layer).__name__}.{path} cannot be this {type(child).__name__}: it is the layer itself, or "
+                "contains it, and layers form a tree; for a way back keep weakref.ref(...)"
+            )
+
+
+def forget_above(layer: Any, child: Any) -> None:
+    """Let nobody above a layer be part of what it is to hold: it once was, and has been taken out."""
+    while layer._parent is not None:
+        if layer._parent is child:
+            layer._parent = None
+            return
+        layer = layer._parent
 
 
 def recording(init: Callable[..., None]) -> Callable[..., None]:

@@ -10,9 +10,8 @@ from scipy.sparse import issparse
 from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
-from bpnet.backend import Backend, backend_names, backend_of, get_backend, selection, to_numpy
+from bpnet.backend import Backend, backend_names, backend_of, check_no_mask, get_backend, selection, to_numpy
 from bpnet.data.checks import check_finite, check_weights
-from bpnet.data.dataset import check_no_mask
 from bpnet.data.lazy import LazyRows
 from bpnet.dispatch import Array, dtype_name, namespace
 from bpnet.errors import BackendError, DataError, DTypeError, ShapeError
