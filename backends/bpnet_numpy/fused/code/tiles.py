@@ -87,6 +87,13 @@ def _load_some(b: Any, place: Any, vector: Any, mask: Any) -> Any:
     return b.call(load, [place, ir.Constant(I32, size), mask, ir.Constant(vector, [0.0] * vector.count)])
 
 
+def _load(b: Any, place: Any, vector: Any, mask: Any) -> Any:
+    """All elements, or where a mask is given those where it is true."""
+    if mask is not None:
+        return _load_some(b, place, vector, mask)
+    return b.load(place, align=4 if vector.element == FLOAT else 8)
+
+
 def _store_some(b: Any, x: Any, place: Any, mask: Any) -> None:
     """Write the elements where the mask is true."""
     masks = ir.VectorType(I1, x.type.count)
@@ -140,10 +147,9 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int, loose: bo
     b.position_at_end(fetch)
     row = b.ashr(step, pace)
     own = b.select(b.icmp_signed("<", row, _whole(rows)), row, _whole(rows - 1))
-    place = b.gep(c, [b.mul(stride, own)])
-    _fetch(b, b.ptrtoint(place, I64), vectors * VECTOR, writing=True)
-    place = b.select(adding, b.gep(before, [b.mul(before_stride, own)]), place)
-    _fetch(b, b.ptrtoint(place, I64), vectors * VECTOR, writing=True)
+    _fetch(b, b.ptrtoint(b.gep(c, [b.mul(stride, own)]), I64), vectors * VECTOR, writing=True)
+    with b.if_then(adding):
+        _fetch(b, b.ptrtoint(b.gep(before, [b.mul(before_stride, own)]), I64), vectors * VECTOR, writing=True)
     if not loose:
         _fetch(b, b.add(soon, b.mul(row, leap)), 128)
     b.branch(work)
@@ -177,10 +183,7 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int, loose: bo
                                 if added:
                                     there = b.add(b.mul(before_stride, _whole(i)), _whole(j * count))
                                     there = _at(b, before, there, vector)
-                                    old = (
-                                        _load_some(b, there, vector, masks[j]) if masked else b.load(there, align=size)
-                                    )
-                                    x = b.fadd(old, x)
+                                    x = b.fadd(_load(b, there, vector, masks[j] if masked else None), x)
                                 place = _at(b, c, b.add(b.mul(stride, _whole(i)), _whole(j * count)), vector)
                                 if masked:
                                     _store_some(b, x, place, masks[j])
