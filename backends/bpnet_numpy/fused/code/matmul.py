@@ -8,8 +8,8 @@ whoever makes it: the number of threads changes no bit.
 
 Words of a product: team, the BLAS's function that tells its threads or 0, the body of a pass, whether the
 factors are transposed, m, n, k, a, its row length, b, its row length, c, its row length, bias or 0, whether max(x, 0)
-follows, and an array like c, where it lies as c does, or 0: where that is not above 0, c becomes 0. Behind them a pass finds the first step of its part of the sum and their number, and into how many chunks the
-rows are divided.
+follows, an array that lies as c does, or 0: where that is not above 0, c becomes 0. Behind them a pass finds the first
+step of its part of the sum and their number, and into how many chunks the rows are divided.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _share(p: Any, a: Any, length: Any, parts: Any, i: Any) -> Any:
 
 @njit(**FLAGS)
 def _pack_panels(p: Any, a: Any, out: Any, step: Any, column: Any, low: Any, high: Any, first: Any, last: Any) -> None:
-    """Pack steps `low` to before `high`, counted from `step`, of the panels `first` to before `last` from `column` on."""
+    """Pack the steps from `low` to before `high`, counted from `step`, of some panels, counted from `column`."""
     size, lanes = vector(p, word(a, B), 1).itemsize, width(p)
     wide = 2 * lanes
     for g in range(first, last):

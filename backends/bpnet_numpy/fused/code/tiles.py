@@ -39,6 +39,13 @@ LOOSE = 3
 """What stands for the number of vectors where there is one and the first factor is not packed."""
 
 
+def _load(b: Any, place: Any, vector: Any, mask: Any) -> Any:
+    """All elements, or where a mask is given those where it is true."""
+    if mask is not None:
+        return load_some(b, place, vector, mask)
+    return b.load(place, align=4 if vector.element == FLOAT else 8)
+
+
 def _fetch(b: Any, place: Any, size: int, writing: bool = False) -> None:
     """Ask for so many bytes: for the second-level cache, or for the first where they will be written."""
     fetch = declared(b.module, "llvm.prefetch.p0", ir.VoidType(), [BYTE_POINTER, I32, I32, I32])
@@ -84,10 +91,9 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int, loose: bo
     b.position_at_end(fetch)
     row = b.ashr(step, pace)
     own = b.select(b.icmp_signed("<", row, integer(rows)), row, integer(rows - 1))
-    place = b.gep(c, [b.mul(stride, own)])
-    _fetch(b, b.ptrtoint(place, I64), vectors * VECTOR, writing=True)
-    place = b.select(adding, b.gep(before, [b.mul(before_stride, own)]), place)
-    _fetch(b, b.ptrtoint(place, I64), vectors * VECTOR, writing=True)
+    _fetch(b, b.ptrtoint(b.gep(c, [b.mul(stride, own)]), I64), vectors * VECTOR, writing=True)
+    with b.if_then(adding):
+        _fetch(b, b.ptrtoint(b.gep(before, [b.mul(before_stride, own)]), I64), vectors * VECTOR, writing=True)
     if not loose:
         _fetch(b, b.add(soon, b.mul(row, leap)), 128)
     b.branch(work)
@@ -120,8 +126,7 @@ def _tile(module: Any, kind: Any, count: int, rows: int, vectors: int, loose: bo
                                 if added:
                                     there = b.add(b.mul(before_stride, integer(i)), integer(j * count))
                                     there = at(b, before, there, vector)
-                                    old = load_some(b, there, vector, masks[j]) if masked else b.load(there, align=size)
-                                    x = b.fadd(old, x)
+                                    x = b.fadd(_load(b, there, vector, masks[j] if masked else None), x)
                                 place = at(b, c, b.add(b.mul(stride, integer(i)), integer(j * count)), vector)
                                 if masked:
                                     store_some(b, x, place, masks[j])

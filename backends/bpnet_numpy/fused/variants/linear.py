@@ -85,7 +85,7 @@ def _with_gate(product: Program, behind: Program) -> Program | None:
     if len(behind.arrays) != 3:
         return None
     out, gate = product.arrays[2], behind.arrays[2]
-    (wanted,) = elements("relu_backward", out, 0, 3, out, out, gate, out.size)
+    wanted: Any = elements("relu_backward", out, 0, 3, out, out, gate, out.size)[0]
     if not np.array_equal(behind.words, wanted.words):
         return None
     places = (*product.places, product.words.size - 1)
