@@ -1,13 +1,24 @@
-"""Checks of what users hand in as settings. Each returns the value as Python's, or raises ConfigError."""
+"""Checks of what users hand in as settings. Each returns the value as Python's, or raises ConfigError, or
+BackendError for what the environment says.
+"""
 
 from __future__ import annotations
 
 import math
 import numbers
 import operator
+import os
 from typing import Any
 
-from bpnet.errors import ConfigError
+from bpnet.errors import BackendError, ConfigError
+
+
+def switched_off(variable: str) -> bool:
+    """Whether an environment variable that is 0 or 1 is 0. Raises BackendError where it is something else."""
+    value = os.environ.get(variable, "").strip()
+    if value not in ("", "0", "1"):
+        raise BackendError(f"{variable} must be 0 or 1, got {value!r}")
+    return value == "0"
 
 
 def number(name: str, value: Any) -> float:

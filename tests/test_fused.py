@@ -57,6 +57,24 @@ def test_an_environment_variable_turns_them_off() -> None:
     assert done.stdout.split()[-1:] == ["False"], done.stderr
 
 
+def test_without_numbas_compiler_numpy_computes() -> None:
+    done = run(TRAINING, NUMBA_DISABLE_JIT="1")
+    assert done.stdout.split()[-1:] == ["False"], done.stderr
+
+
+def test_a_setting_that_is_neither_0_nor_1_is_refused_and_may_be_mended() -> None:
+    done = run(
+        "import os, bpnet as bp\n"
+        "try:\n    bp.Dense(2, 2).initialize()\n"
+        "except bp.BackendError as error:\n    print(error)\n"
+        "os.environ['BPNET_FUSED'] = '0'\n"
+        "print(bp.get_backend().name)",
+        BPNET_FUSED="off",
+    )
+    said = "the backend 'numpy' (from the default) cannot be used: BPNET_FUSED must be 0 or 1, got 'off'\n"
+    assert (done.stdout, done.stderr) == (said + "numpy\n", "")
+
+
 @compiled
 def test_a_training_has_the_same_bits_in_every_process_and_compiles_once(tmp_path: Path) -> None:
     first = run(TRAINING, BPNET_CACHE_DIR=str(tmp_path))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bpnet.checks import switched_off
 from bpnet.dispatch import Call
 from bpnet.errors import BackendError
 from bpnet_cupy.cublaslt import products_by
@@ -34,6 +35,7 @@ class CupyBackend:
     def __init__(self, device: str | None = None) -> None:
         if device is not None and not device.isdecimal():
             raise BackendError(f"a CUDA device is a number, as in 'cupy:1'; got {device!r}")
+        switched_off("BPNET_CUDNN")  # what the environment says must be sound
         cupy, xp = import_cupy()
         self._cupy = cupy
         count = device_count(cupy)

@@ -30,6 +30,9 @@ class NumpyBackend:
         self.array_type: Any = np.ndarray
         self.block = BLOCK
         self.alignment = CACHE_LINE
+        from bpnet_numpy import fused
+
+        fused.why_not()  # what the environment says must be sound before anything is registered
         import bpnet_numpy.kernels  # noqa: F401  (registers the variants)
         from bpnet_numpy import threads
 

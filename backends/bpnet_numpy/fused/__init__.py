@@ -40,13 +40,17 @@ import os
 import sys
 from importlib.util import find_spec
 
+from bpnet.checks import switched_off
+
 ENVIRONMENT_VARIABLE = "BPNET_FUSED"
 
 
 def why_not() -> str:
-    """Why the compiled bodies are not used, or '' where they are."""
-    if os.environ.get(ENVIRONMENT_VARIABLE, "").strip() == "0":
+    """Why the compiled bodies are not used, or '' where they are. Raises BackendError for BPNET_FUSED=yes."""
+    if switched_off(ENVIRONMENT_VARIABLE):
         return f"{ENVIRONMENT_VARIABLE}=0 turns them off"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "NUMBA_DISABLE_JIT turns numba's compiler off"
     if sys.byteorder != "little":
         return "they are made for little-endian processors"
     try:
