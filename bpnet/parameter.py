@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bpnet import ops
@@ -10,7 +13,7 @@ from bpnet.abilities import scope_of
 from bpnet.backend import as_numbers, to_numpy
 from bpnet.checks import at_least_0
 from bpnet.dispatch import Array, note_change
-from bpnet.errors import ConfigError, ShapeError, StateError
+from bpnet.errors import ConfigError, OutOfMemoryError, ShapeError, StateError
 from bpnet.initializers import INITIALIZERS, Initializer
 
 if TYPE_CHECKING:
@@ -327,3 +330,20 @@ class Stream:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
+
+
+@contextmanager
+def room_for(parameters: Mapping[str, Parameter], dtype: str) -> Iterator[None]:
+    """A block that makes the arrays of a model. Raises OutOfMemoryError with what they need where they do not fit."""
+    total = sum(each.size for each in parameters.values())
+    size = total * (8 if dtype == "float64" else 4)
+    try:
+        if size > sys.maxsize:
+            raise MemoryError("no array may be so large")
+        yield
+    except MemoryError as error:
+        path, largest = max(parameters.items(), key=lambda item: item[1].size)
+        raise OutOfMemoryError(
+            f"out of memory for a model of {total:,} parameters: their values alone are {size / 2**30:,.1f} GiB of "
+            f"{dtype}, and their gradients as many; the largest is {path!r} of shape {largest.shape} ({error})"
+        ) from error

@@ -154,3 +154,17 @@ def test_constant_fills_and_orthogonal_refuses_vectors() -> None:
     assert np.all(layer.weight.value == 0.25)
     with pytest.raises(bp.ConfigError, match="needs a shape of two or more axes"):
         bp.initializers.orthogonal(HostStream(0, "x"), (3,))
+
+
+@pytest.mark.parametrize("width", [2**31, 2**60])
+def test_a_model_that_no_memory_holds_says_what_it_needs(width: int) -> None:
+    model = bp.Sequential(bp.Dense(3, 4), bp.Dense(width, 2**21))
+    parameters, size = 16 + (width + 1) * 2**21, 4 * (16 + (width + 1) * 2**21) / 2**30
+    with pytest.raises(bp.OutOfMemoryError) as error:
+        model.initialize()
+    assert str(error.value).startswith(
+        f"out of memory for a model of {parameters:,} parameters: their values alone are {size:,.1f} GiB of float32, and "
+        f"their gradients as many; the largest is '1.weight' of shape ({width}, 2097152) ("
+    )
+    with pytest.raises(bp.OutOfMemoryError):
+        model(np.zeros((1, 3), np.float32))

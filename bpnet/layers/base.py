@@ -18,7 +18,7 @@ from bpnet.layers.checked import Checked
 from bpnet.layers.sequence import OnSequences
 from bpnet.layers.training import Trained
 from bpnet.layers.tree import check_no_loop, first_of_each, forget_above, held, live_config, recording, shown
-from bpnet.parameter import Parameter, Stream
+from bpnet.parameter import Parameter, Stream, room_for
 from bpnet.random import check_seed
 from bpnet.store import Store
 
@@ -206,7 +206,9 @@ class Layer(Trained, OnSequences, Checked, Tracked):
 
     def _build_store(self, seed: int, backend: Backend, dtype: str, redraw: bool) -> None:
         self._check_tree()
-        self._store = Store(self.parameters(), self.streams(), backend=backend, dtype=dtype, seed=seed, redraw=redraw)
+        parameters = self.parameters()
+        with room_for(parameters, dtype):
+            self._store = Store(parameters, self.streams(), backend=backend, dtype=dtype, seed=seed, redraw=redraw)
         for _, layer in self.walk():
             if layer is not self:
                 layer._store = None
