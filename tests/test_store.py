@@ -163,8 +163,8 @@ def test_a_model_that_no_memory_holds_says_what_it_needs(width: int) -> None:
     with pytest.raises(bp.OutOfMemoryError) as error:
         model.initialize()
     assert str(error.value).startswith(
-        f"out of memory for a model of {parameters:,} parameters: their values alone are {size:,.1f} GiB of float32, and "
-        f"their gradients as many; the largest is '1.weight' of shape ({width}, 2097152) ("
+        f"out of memory for a model of {parameters:,} parameters: their values alone are {size:,.1f} GiB of float32, "
+        f"and their gradients as many; the largest is '1.weight' of shape ({width}, 2097152) ("
     )
     with pytest.raises(bp.OutOfMemoryError):
         model(np.zeros((1, 3), np.float32))
