@@ -352,9 +352,14 @@ def ended(command: Sequence[str], seconds: float) -> tuple[int | None, str]:
 
     One that is stopped is interrupted first, as by Ctrl-C, so that it can write down what it has.
     """
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    # A shell's background jobs ignore interrupts, and so would what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         text, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
