@@ -12,7 +12,18 @@ from typing import Any
 
 from numba import njit
 
-from bpnet_numpy.fused.code.intrinsics import FLAGS, float64s, int64s, number, real, uint8s, vector, word, words
+from bpnet_numpy.fused.code.intrinsics import (
+    ANY_ORDER,
+    FLAGS,
+    float64s,
+    int64s,
+    number,
+    real,
+    uint8s,
+    vector,
+    word,
+    words,
+)
 from bpnet_numpy.fused.code.quotients import adam_elements
 
 
@@ -198,23 +209,14 @@ def average(p: Any) -> None:
             average[i] = real(p, 0) if abs(new) < tiny else new
 
 
-@njit(**FLAGS)
+@njit(**ANY_ORDER)
 def _squares(x: Any, n: Any, scale: Any) -> Any:
-    """The sum of (scale x)^2 in float64, in eight chains."""
-    s0, s1, s2, s3, s4, s5, s6, s7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for b in range(n // 8):
-        i = 8 * b
-        s0 += (scale * x[i]) * (scale * x[i])
-        s1 += (scale * x[i + 1]) * (scale * x[i + 1])
-        s2 += (scale * x[i + 2]) * (scale * x[i + 2])
-        s3 += (scale * x[i + 3]) * (scale * x[i + 3])
-        s4 += (scale * x[i + 4]) * (scale * x[i + 4])
-        s5 += (scale * x[i + 5]) * (scale * x[i + 5])
-        s6 += (scale * x[i + 6]) * (scale * x[i + 6])
-        s7 += (scale * x[i + 7]) * (scale * x[i + 7])
-    for i in range(n // 8 * 8, n):
-        s0 += (scale * x[i]) * (scale * x[i])
-    return ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
+    """The sum of (scale x)^2 in float64."""
+    total = 0.0
+    for i in range(n):
+        each = scale * float(x[i])
+        total += each * each
+    return total
 
 
 def clip_norm(p: Any) -> None:
