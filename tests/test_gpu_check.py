@@ -168,7 +168,10 @@ def test_outcomes_of_tests_are_counted() -> None:
     assert gpu_check.counted(xml.replace('<testcase name="a"></testcase>', ""))[0] is False  # nothing was tested
 
 
-def test_tests_are_run_and_those_that_take_too_long_leave_what_they_have_found(tmp_path: Path) -> None:
+def test_tests_are_run_and_those_that_take_too_long_leave_what_they_have_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)  # several processes would reach other tests in time
     (tmp_path / "test_one.py").write_text("def test_one(): pass\n")
     log = tmp_path / "log.txt"
     arguments = ["-c", "/dev/null", "--rootdir", str(tmp_path), str(tmp_path / "test_one.py")]
@@ -178,8 +181,8 @@ def test_tests_are_run_and_those_that_take_too_long_leave_what_they_have_found(t
     (tmp_path / "test_one.py").write_text(
         "import time\ndef test_one(): assert 'other' == 'bits'\ndef test_two(): time.sleep(60)\ndef test_late(): pass\n"
     )
-    finding = gpu_check.run_tests("tests", 10, arguments, log)
-    text = "stopped after 10 s, and what was cut short counts as passed: 1 passed, 1 failed, 0 skipped: test_one"
+    finding = gpu_check.run_tests("tests", 20, arguments, log)
+    text = "stopped after 20 s, and what was cut short counts as passed: 1 passed, 1 failed, 0 skipped: test_one"
     assert (finding.passed, finding.seen) == (False, text)
     assert "assert 'other' == 'bits'" in log.read_text()
     (tmp_path / "test_one.py").write_text("def test_one(: pass\n")
