@@ -244,7 +244,7 @@ def test_values_of_the_other_losses_by_hand() -> None:
         (math.exp(0.5) - 1.0 + math.exp(3.0) - 3.0 + math.exp(-2.0)) / 3, abs=1e-14
     )
     signs = np.array([1.0, 1.0, -1.0])
-    assert float(bp.Hinge()(np.array([0.5, 3.0, 2.0]), signs)) == (0.5 + 0.0 + 3.0) / 3
+    assert float(bp.Hinge()(np.array([0.5, 3.0, 2.0]), signs)) == pytest.approx((0.5 + 0.0 + 3.0) / 3, abs=1e-15)
     assert float(bp.Hinge(squared=True)(np.array([0.5, 3.0, 2.0]), signs)) == (0.25 + 0.0 + 9.0) / 3
     assert float(bp.Hinge()(np.array([0.5, 3.0, 2.0]), signs, np.array([1.0, 1.0, 2.0]))) == (0.5 + 6.0) / 4
     scores = np.array([[3.0, 1.0, 2.5], [0.0, 4.0, 1.0], [1.0, 1.0, 1.0]])
